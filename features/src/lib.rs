@@ -1,0 +1,15 @@
+//! The pure core of Interdict: events, schema, feature definitions, row versions, window state, aggregations,
+//! evaluation and encoding.
+//!
+//! Invariants:
+//! - No clock, no IO, no async, no randomness: every function's answer depends on its arguments alone.
+//! - Stream, request, backfill, batch scoring and audit call the same evaluation and give the same bits.
+
+pub mod change;
+pub mod config;
+pub mod decision;
+pub mod definition;
+pub mod expression;
+pub mod time;
+pub mod value;
+pub mod vector;

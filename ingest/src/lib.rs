@@ -1,0 +1,1 @@
+//! Sources, change decoding, micro-batches and dead letters.

@@ -1,0 +1,1 @@
+//! Decision log to Parquet, drift statistics and alerts.

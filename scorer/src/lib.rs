@@ -1,0 +1,1 @@
+//! Bundles, sessions, policy, decisions, actions and the HTTP edge.

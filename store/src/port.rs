@@ -1,0 +1,337 @@
+//! The port: what every store offers, in the shape that one pipelined round trip to Redis can serve.
+//!
+//! Reads are batched ([`Query`] asks for everything that a decision or a micro-batch needs); writes are batched and
+//! conditional ([`Commit`]).
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use interdict_features::decision::{EntityRef, ListKind};
+use interdict_features::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+
+/// Everything that is to be read at once. Answers come in the order of the questions.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// States of entities.
+    pub states: Vec<StateQuery>,
+    /// Row records.
+    pub rows: Vec<RowKey>,
+    /// Decision records.
+    pub decisions: Vec<Uuid>,
+    /// Entities whose list entries are wanted.
+    pub lists: Vec<EntityRef>,
+}
+
+/// Groups of one entity key.
+#[derive(Clone, Debug)]
+pub struct StateQuery {
+    /// The entity's name.
+    pub entity: Arc<str>,
+    /// Its key, encoded.
+    pub key: Box<[u8]>,
+    /// Identities of the groups wanted.
+    pub groups: Arc<[u64]>,
+}
+
+/// Where one row record stands.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RowKey {
+    /// The stream's name.
+    pub stream: Arc<str>,
+    /// The event id, encoded.
+    pub id: Box<[u8]>,
+}
+
+/// The answers to a [`Query`].
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// Per state query, per group: the state's bytes.
+    pub states: Vec<Vec<Option<Bytes>>>,
+    /// Per row: the record's bytes.
+    pub rows: Vec<Option<Bytes>>,
+    /// Per decision: the record's bytes.
+    pub decisions: Vec<Option<Bytes>>,
+    /// Per entity: its entries on all lists, expired ones included (time is the caller's).
+    pub lists: Vec<Vec<ListEntry>>,
+}
+
+/// When a commit must be on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// It survives the death of the process; a power failure may take what the last moments wrote.
+    #[default]
+    Process,
+    /// It survives power failure once `commit` returns.
+    Power,
+}
+
+/// Everything that is to be written together.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// States, absolute: the newest bytes of each dirty (group, key).
+    pub states: Vec<StateWrite>,
+    /// Row records, absolute.
+    pub rows: Vec<RowWrite>,
+    /// Decisions to be claimed.
+    pub claims: Vec<Claim>,
+    /// List entries to be set or removed.
+    pub lists: Vec<ListWrite>,
+    /// Entries for the logs.
+    pub appends: Vec<Append>,
+    /// Outbox entries that are finished.
+    pub finished: Vec<Finished>,
+    /// Offsets to be moved.
+    pub offsets: Vec<OffsetMove>,
+    /// What this commit must survive.
+    pub durability: Durability,
+}
+
+/// One state to be stored.
+#[derive(Clone, Debug)]
+pub struct StateWrite {
+    /// The entity's name.
+    pub entity: Arc<str>,
+    /// Its key, encoded.
+    pub key: Box<[u8]>,
+    /// The group's identity.
+    pub group: u64,
+    /// The state; `None` removes it.
+    pub bytes: Option<Bytes>,
+    /// After which event time nothing reads it any more; `None`: never expires.
+    pub expires: Option<Timestamp>,
+}
+
+/// One row record to be stored.
+#[derive(Clone, Debug)]
+pub struct RowWrite {
+    /// Where.
+    pub key: RowKey,
+    /// The record; `None` removes it.
+    pub bytes: Option<Bytes>,
+    /// After which event time nothing reads it any more.
+    pub expires: Option<Timestamp>,
+}
+
+/// A decision to be stored where none is.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Its id.
+    pub id: Uuid,
+    /// Its record, JSON.
+    pub record: Bytes,
+    /// The entities under which it is found as a recent decision.
+    pub entities: Vec<EntityRef>,
+    /// Its actions: they enter the outbox with the record, if the claim succeeds.
+    pub intents: Vec<Intent>,
+    /// List entries that come into being with it, if the claim succeeds (automatic blocks).
+    pub lists: Vec<ListEntry>,
+}
+
+/// An action that is to be done because of a decision.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Intent {
+    /// The decision.
+    pub decision: Uuid,
+    /// The configured action's name.
+    pub action: String,
+    /// What the action needs, JSON.
+    pub payload: String,
+    /// When it was decided.
+    pub created: Timestamp,
+}
+
+/// An outbox entry whose action is done or given up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Finished {
+    /// The decision.
+    pub decision: Uuid,
+    /// The action.
+    pub action: String,
+    /// What came of it, appended under the decision's id (JSON).
+    pub result: String,
+}
+
+/// What became of a claim.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClaimOutcome {
+    /// The record is stored and has this place in the decision log.
+    Claimed {
+        /// Position in the log [`LogName::DECISIONS`].
+        position: u64,
+    },
+    /// Another record was there first; it holds.
+    Existing(Bytes),
+}
+
+/// The answer to a [`Commit`].
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// Per claim.
+    pub claims: Vec<ClaimOutcome>,
+    /// Per append: its position in its log.
+    pub appended: Vec<u64>,
+}
+
+/// An entry of a list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListEntry {
+    /// Which list.
+    pub list: ListKind,
+    /// Who is on it.
+    pub entity: EntityRef,
+    /// Why.
+    pub reason: String,
+    /// The decision that put it there, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Uuid>,
+    /// Who put it there: a key's name, or `decision`.
+    pub author: String,
+    /// When it was put there.
+    pub created: Timestamp,
+    /// When it ends; `None`: when it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// A change of a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ListWrite {
+    /// Adds or replaces the entity's entry on a list.
+    Set(ListEntry),
+    /// Removes the entity's entry from a list.
+    Remove {
+        /// Which list.
+        list: ListKind,
+        /// Who.
+        entity: EntityRef,
+    },
+}
+
+/// A log: entries in order, numbered from 0 without gaps, trimmed from the front.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LogName(pub &'static str);
+
+impl LogName {
+    /// Requests, labels, pushes and list changes that came over HTTP.
+    pub const INPUT: Self = Self("input");
+    /// Decision records as they were claimed.
+    pub const DECISIONS: Self = Self("decisions");
+    /// Administrative acts.
+    pub const AUDIT: Self = Self("audit");
+}
+
+/// An entry for a log.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Which log; decisions enter theirs by being claimed.
+    pub log: LogName,
+    /// The entry.
+    pub bytes: Bytes,
+}
+
+/// Moves a source's offset from the value its writer left it at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OffsetMove {
+    /// The source's name.
+    pub source: String,
+    /// Its partition.
+    pub partition: u32,
+    /// The stored position must be this one (`None`: none stored yet).
+    pub from: Option<u64>,
+    /// The position of the last change applied.
+    pub to: u64,
+}
+
+/// A stored offset.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Offset {
+    /// Partition of the source.
+    pub partition: u32,
+    /// Position of the last change applied.
+    pub position: u64,
+}
+
+/// One decision with what was appended under its id.
+#[derive(Clone, Debug)]
+pub struct StoredDecision {
+    /// The record, JSON.
+    pub record: Bytes,
+    /// Results of actions, labels and late scores, in the order they came (JSON each).
+    pub appended: Vec<String>,
+}
+
+/// A bundle as the registry knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RegistryEntry {
+    /// Model name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// SHA-256 over the bundle's files, hex.
+    pub hash: String,
+    /// Where its folder is.
+    pub location: String,
+    /// When it was registered.
+    pub registered: Timestamp,
+}
+
+/// What every store offers. All positions and answers are in the order of the questions.
+///
+/// Durability: after `commit` returns Ok, everything in it is visible to every later call on this store and
+/// survives as [`Durability`] says. A future that is dropped may or may not have taken effect; repeating it is safe
+/// for claims (the first record is handed back) and detected for offsets ([`StoreError::Fenced`]).
+pub trait Store: Send + Sync + 'static {
+    /// Reads everything a decision or a micro-batch needs in one round trip.
+    fn fetch(&self, query: &Query) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
+
+    /// Writes everything together.
+    fn commit(&self, commit: Commit) -> impl Future<Output = Result<Committed, StoreError>> + Send;
+
+    /// The stored offsets of a source, checked against its identity: the first call for a source stores
+    /// `incarnation`, later ones compare it.
+    fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
+
+    /// A decision with what was appended under its id.
+    fn decision(&self, id: Uuid) -> impl Future<Output = Result<Option<StoredDecision>, StoreError>> + Send;
+
+    /// The newest decisions of an entity, newest first.
+    fn recent_decisions(
+        &self,
+        entity: &EntityRef,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Bytes>, StoreError>> + Send;
+
+    /// All list entries, in order of list, entity and key.
+    fn lists(&self) -> impl Future<Output = Result<Vec<ListEntry>, StoreError>> + Send;
+
+    /// Unfinished actions, oldest first.
+    fn outbox(&self, limit: usize) -> impl Future<Output = Result<Vec<Intent>, StoreError>> + Send;
+
+    /// Entries of a log from `position` on, at most `limit`, with their positions.
+    fn read_log(
+        &self,
+        log: LogName,
+        position: u64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + Send;
+
+    /// Forgets the entries of a log before `position`.
+    fn trim_log(&self, log: LogName, position: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Removes states and row records whose `expires` lies before `now`; returns how many.
+    fn expire(&self, now: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Registers a bundle; the same (name, version) with another hash is refused.
+    fn register(&self, entry: RegistryEntry) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// All registered bundles and the aliases (`model@alias` to version).
+    fn registry(&self) -> impl Future<Output = Result<(Vec<RegistryEntry>, Vec<(String, String)>), StoreError>> + Send;
+
+    /// Points `model@alias` at a version.
+    fn set_alias(&self, alias: &str, version: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
