@@ -155,6 +155,32 @@ pub enum Judge {
 }
 
 impl Stream {
+    /// A stream called `name` with one integer column `id` and nothing else declared.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn plain(name: &str) -> Self {
+        Self {
+            index: 0,
+            name: name.to_owned(),
+            columns: vec![Column { name: "id".to_owned(), kind: ColumnType::Int, sensitive: false }],
+            id: 0,
+            time: None,
+            zone: TimeZone::UTC,
+            partition_by: None,
+            label: None,
+            label_time: None,
+            labels: None,
+            append_only: false,
+            on_delete: OnDelete::Retract,
+            on_truncate: OnTruncate::Stop,
+            on_unmatched: OnUnmatched::Keep,
+            currency: None,
+            judge: None,
+            source_table: None,
+            mask_key: None,
+        }
+    }
+
     /// The index of the column called `name`.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
