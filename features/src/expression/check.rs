@@ -20,6 +20,33 @@ pub(super) fn check(tree: &IdedExpr, scope: &Scope) -> Result<(Tree, Vec<u32>), 
     Ok((tree, checker.slots.into_iter().collect()))
 }
 
+/// The names that a tree uses, sorted.
+pub(super) fn names(tree: &IdedExpr) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    collect_names(tree, &mut names);
+    names.into_iter().collect()
+}
+
+fn collect_names(tree: &IdedExpr, names: &mut BTreeSet<String>) {
+    match &tree.expr {
+        Expr::Ident(name) => {
+            names.insert(name.clone());
+        }
+        Expr::Select(select) => match qualified(select) {
+            Some(name) => {
+                names.insert(name);
+            }
+            None => collect_names(&select.operand, names),
+        },
+        Expr::Call(call) => {
+            call.target.as_deref().into_iter().chain(&call.args).for_each(|part| collect_names(part, names));
+        }
+        Expr::List(list) => list.elements.iter().for_each(|element| collect_names(element, names)),
+        // The others are refused by the check.
+        _ => {}
+    }
+}
+
 pub(super) struct Checker<'s> {
     scope: &'s Scope,
     slots: BTreeSet<u32>,

@@ -150,6 +150,14 @@ impl Expression {
         Ok(Self { source: source.to_owned(), slots, tree })
     }
 
+    /// The names that `source` uses, whether or not they are declared anywhere; each once, sorted.
+    ///
+    /// # Errors
+    /// `source` is not CEL, or beyond the limits.
+    pub fn names(source: &str) -> Result<Vec<String>, ExpressionError> {
+        Ok(check::names(&parse::parse(source)?))
+    }
+
     /// The text it was compiled from.
     #[must_use]
     pub fn source(&self) -> &str {
