@@ -301,7 +301,7 @@ pub struct RegistryEntry {
 pub const EXPIRY_SLACK: Span = Span::DAY;
 
 /// The longest key (entity name and key, stream and event id, ...) and the longest text in a key, bytes.
-pub const KEY_BYTES_MAX: usize = 32 * 1024;
+pub const KEY_BYTES_MAX: usize = 16 * 1024;
 
 /// The largest single value, bytes.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
