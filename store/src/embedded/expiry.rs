@@ -114,7 +114,8 @@ pub(super) fn sweep(engine: &Engine, index: &mut Index, now: Timestamp) -> Resul
         };
         if let Some(value) = snapshot.get(keyspace, key).map_err(|error| engine.failure(error))? {
             let (expires, _) = layout::split_perishable(&value)?;
-            if expires < now.micros() {
+            // Older entries of a record that was rewritten go alone: the one of its own day takes the record along.
+            if layout::day(Timestamp::from_micros(expires)) == day {
                 batch.remove(keyspace, key);
                 removed += 1;
             }
