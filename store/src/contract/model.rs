@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use interdict_features::decision::{EntityRef, ListKind};
 use interdict_features::time::{Span, Timestamp};
+use proptest::bool::weighted;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -219,7 +220,7 @@ fn expiries() -> impl Strategy<Value = Option<Timestamp>> {
 
 fn commits() -> impl Strategy<Value = Commit> {
     let writes = (vec(states(), 0..4), vec(rows(), 0..4), vec(claims(), 0..4), vec(list_writes(), 0..3));
-    let rest = (vec(appends(), 0..3), vec(finished(), 0..4), vec(notes(), 0..3), vec(moves(), 0..3), any::<bool>());
+    let rest = (vec(appends(), 0..3), vec(finished(), 0..4), vec(notes(), 0..3), vec(moves(), 0..3), weighted(0.1));
     (writes, rest).prop_map(|((states, rows, claims, lists), (appends, finished, notes, offsets, is_power))| {
         let durability = if is_power { Durability::Power } else { Durability::Process };
         Commit { states, rows, claims, lists, appends, finished, notes, offsets, durability }
