@@ -156,16 +156,17 @@ pub enum Judge {
 }
 
 impl Stream {
-    /// A stream called `name` with one integer column `id` and nothing else declared.
+    /// A stream of the given columns with every option at its default and a fixed secret, for the tests of other
+    /// crates: definitions of a deployment come from [`Definitions::read`].
     #[doc(hidden)]
     #[must_use]
-    pub fn plain(name: &str) -> Self {
+    pub fn of_columns(name: &str, columns: Vec<Column>, id: usize, time: Option<usize>) -> Self {
         Self {
             index: 0,
             name: name.to_owned(),
-            columns: vec![Column { name: "id".to_owned(), kind: ColumnType::Int, sensitive: false }],
-            id: 0,
-            time: None,
+            columns,
+            id,
+            time,
             zone: TimeZone::UTC,
             partition_by: None,
             label: None,
@@ -178,7 +179,7 @@ impl Stream {
             currency: None,
             judge: None,
             source_table: None,
-            mask_key: None,
+            mask_key: Some([7; 32]),
         }
     }
 
