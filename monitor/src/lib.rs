@@ -9,3 +9,4 @@
 
 pub mod error;
 pub mod log;
+pub mod drift;
