@@ -56,6 +56,12 @@ pub enum MonitorError {
         /// Why.
         source: parquet::errors::ParquetError,
     },
+    /// An earlier batch could not be encoded.
+    #[error("an earlier batch of decisions could not be encoded; open the log anew, it goes on at position {position}")]
+    Broken {
+        /// The durable position.
+        position: u64,
+    },
     /// A Parquet file could not be decoded.
     #[error("{path} is not readable Parquet: {source}")]
     Decode {
@@ -86,8 +92,13 @@ impl MonitorError {
     pub fn class(&self) -> Class {
         match self {
             Self::DiskFull { .. } | Self::Io { .. } => Class::Transient,
-            Self::Encode { .. } | Self::Json(_) | Self::Reference { .. } => Class::Rejected,
-            Self::Locked { .. } | Self::Corrupt { .. } | Self::Decode { .. } | Self::Client(_) => Class::Fatal,
+            Self::Json(_) | Self::Reference { .. } => Class::Rejected,
+            Self::Encode { .. }
+            | Self::Broken { .. }
+            | Self::Locked { .. }
+            | Self::Corrupt { .. }
+            | Self::Decode { .. }
+            | Self::Client(_) => Class::Fatal,
         }
     }
 

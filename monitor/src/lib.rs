@@ -7,6 +7,10 @@
 //! - Nothing here reads a clock: time is an argument, and the time of a decision is the one in its record.
 //! - The monitor never changes a decision, and a decision never waits for the monitor.
 
+pub mod alert;
+pub mod config;
+pub mod drift;
 pub mod error;
 pub mod log;
-pub mod drift;
+pub mod metrics;
+pub mod monitor;

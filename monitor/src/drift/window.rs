@@ -74,7 +74,8 @@ impl Window {
             sample.add(column, value);
         }
         self.rows += 1;
-        let span = self.span.get_or_insert(WindowSpan { first_position: position, last_position: position, since: now });
+        let span =
+            self.span.get_or_insert(WindowSpan { first_position: position, last_position: position, since: now });
         span.first_position = span.first_position.min(position);
         span.last_position = span.last_position.max(position);
     }

@@ -166,11 +166,8 @@ impl Rows {
             builder.append_option(number);
         }
         let model = champion(record);
-        let texts = [
-            model.map(|model| &model.name),
-            model.map(|model| &model.version),
-            model.map(|model| &model.bundle_hash),
-        ];
+        let texts =
+            [model.map(|model| &model.name), model.map(|model| &model.version), model.map(|model| &model.bundle_hash)];
         for (builder, text) in self.model.iter_mut().zip(texts) {
             builder.append_option(text);
         }

@@ -73,6 +73,15 @@ pub struct LogCounts {
     pub repeated: u64,
 }
 
+/// What became of a record handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pushed {
+    /// It is in the open batch.
+    Taken,
+    /// It was taken before.
+    Repeated,
+}
+
 /// Writes decisions to Parquet, each exactly once. Calls block on the disk: not for an async thread.
 #[derive(Debug)]
 pub struct LogWriter {
@@ -85,6 +94,8 @@ pub struct LogWriter {
     /// The position after the last record taken.
     next: u64,
     counts: LogCounts,
+    /// A batch could not be encoded: its records are not in any file, and nothing after them may be.
+    is_broken: bool,
 }
 
 impl LogWriter {
@@ -108,20 +119,22 @@ impl LogWriter {
             sealed: None,
             next,
             counts: LogCounts::default(),
+            is_broken: false,
         };
         Ok((writer, next))
     }
 
-    /// Takes one record; not durable before a flush says so. A record before the durable position is passed over.
+    /// Takes one record; not durable before a flush says so. A record that was taken before is passed over.
     /// A full batch is published first.
     ///
     /// # Errors
     /// The record was not taken: Transient when the batches before it cannot be written, push it again later;
-    /// Rejected when it cannot be encoded.
-    pub fn push(&mut self, position: u64, record: &DecisionRecord, now: Timestamp) -> Result<(), MonitorError> {
+    /// Fatal when a batch could not be encoded: open the log anew, it goes on at the durable position.
+    pub fn push(&mut self, position: u64, record: &DecisionRecord, now: Timestamp) -> Result<Pushed, MonitorError> {
+        self.check_broken()?;
         if position < self.next {
             self.counts.repeated += 1;
-            return Ok(());
+            return Ok(Pushed::Repeated);
         }
         let json = serde_json::to_string(record)?;
         if self.is_full() {
@@ -136,7 +149,7 @@ impl LogWriter {
         self.open[index].1.push(position, record, &json);
         self.since.get_or_insert(now);
         self.next = position.saturating_add(1);
-        Ok(())
+        Ok(Pushed::Taken)
     }
 
     /// Publishes what is due by size or age. Returns the durable position.
@@ -153,12 +166,15 @@ impl LogWriter {
     ///
     /// # Errors
     /// Transient when the disk fails or is full: nothing is lost, the next call tries again from where this one
-    /// stopped. Rejected when records cannot be encoded.
+    /// stopped. Fatal when records cannot be encoded.
     pub fn flush(&mut self) -> Result<u64, MonitorError> {
+        self.check_broken()?;
         self.publish_sealed()?;
         if !self.open.is_empty() {
             let rows = self.open.iter().map(|(_, rows)| rows.rows()).sum();
-            let files = std::mem::take(&mut self.open).into_iter().map(encode).collect::<Result<_, _>>()?;
+            let open = std::mem::take(&mut self.open);
+            let files =
+                open.into_iter().map(encode).collect::<Result<_, _>>().inspect_err(|_| self.is_broken = true)?;
             self.sealed = Some(Sealed { files, next_position: self.next, rows, stage: Stage::Encoded });
             self.since = None;
             self.publish_sealed()?;
@@ -174,6 +190,16 @@ impl LogWriter {
             self.sealed = None;
         }
         Ok(())
+    }
+
+    fn check_broken(&self) -> Result<(), MonitorError> {
+        if self.is_broken { Err(MonitorError::Broken { position: self.durable() }) } else { Ok(()) }
+    }
+
+    /// The position after the last record taken.
+    #[must_use]
+    pub fn next_position(&self) -> u64 {
+        self.next
     }
 
     /// The position before which every record is durable.
@@ -198,9 +224,7 @@ impl LogWriter {
     fn is_full(&self) -> bool {
         let rows: usize = self.open.iter().map(|(_, rows)| rows.rows()).sum();
         let bytes: usize = self.open.iter().map(|(_, rows)| rows.bytes()).sum();
-        rows >= self.options.rows_max
-            || bytes >= self.options.bytes_max
-            || self.open.len() >= self.options.files_max
+        rows >= self.options.rows_max || bytes >= self.options.bytes_max || self.open.len() >= self.options.files_max
     }
 }
 
