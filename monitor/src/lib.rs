@@ -14,3 +14,5 @@ pub mod error;
 pub mod log;
 pub mod metrics;
 pub mod monitor;
+#[cfg(test)]
+mod records;

@@ -224,7 +224,7 @@ impl std::fmt::Debug for Publisher {
 }
 
 /// The one name of a partition's file in `_staging`.
-fn staged_name(folder: &str, name: &str) -> String {
+pub(super) fn staged_name(folder: &str, name: &str) -> String {
     format!("{}--{name}.tmp", uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, folder.as_bytes()))
 }
 

@@ -40,7 +40,7 @@ pub fn read(dir: &Path) -> Result<Entries, MonitorError> {
 #[derive(Debug)]
 pub struct Entries {
     /// Files not yet opened, the next one last.
-    files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     open: Option<(PathBuf, ParquetRecordBatchReader)>,
     batch: Option<(RecordBatch, usize)>,
 }
