@@ -13,7 +13,7 @@ pub mod event;
 pub mod outbox;
 pub mod signature;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

@@ -37,7 +37,7 @@ pub(crate) struct Bins {
 
 impl Bins {
     /// Makes bins for `sorted` values out of `rows` rows, the rest of which are null.
-    fn of(sorted: &[f64], rows: usize) -> Self {
+    pub(super) fn of(sorted: &[f64], rows: usize) -> Self {
         let mass = rows.div_ceil(ATOM_ONE_IN).max(1);
         let (mut atoms, mut rest) = (Vec::new(), Vec::new());
         #[expect(clippy::float_cmp, reason = "an atom is one value, bit for bit")]
@@ -80,7 +80,7 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    fn new(name: String, values: impl Iterator<Item = Option<f64>>) -> Self {
+    pub(super) fn new(name: String, values: impl Iterator<Item = Option<f64>>) -> Self {
         let (mut sorted, mut rows) = (Vec::new(), 0);
         for value in values {
             rows += 1;

@@ -80,6 +80,24 @@ impl Window {
         span.last_position = span.last_position.max(position);
     }
 
+    /// Adds what another window of the same reference holds.
+    #[cfg(test)]
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (own, theirs) in self.samples.iter_mut().zip(&other.samples) {
+            own.values.extend_from_slice(&theirs.values);
+            for (count, more) in own.counts.iter_mut().zip(&theirs.counts) {
+                *count += more;
+            }
+        }
+        self.rows += other.rows;
+        if let Some(span) = other.span {
+            let merged = self.span.get_or_insert(span);
+            merged.first_position = merged.first_position.min(span.first_position);
+            merged.last_position = merged.last_position.max(span.last_position);
+            merged.since = merged.since.min(span.since);
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         for sample in &mut self.samples {
             sample.values.clear();

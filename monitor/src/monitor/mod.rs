@@ -6,6 +6,9 @@
 //! After a crash the caller goes on at [`Monitor::next_position`]; the drift window that was filling is lost and fills
 //! anew, an open episode is not.
 
+#[cfg(test)]
+mod tests;
+
 use interdict_features::decision::DecisionRecord;
 use interdict_features::time::Timestamp;
 use prometheus_client::registry::Registry;
