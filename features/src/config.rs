@@ -417,6 +417,21 @@ impl<'a> Section<'a> {
         self.file.as_section(&format!("{}.{key}", self.path), item, self.table.key(key))
     }
 
+    /// The tables of an array `[[section.key]]`, in file order.
+    #[must_use]
+    pub fn array(&self, key: &str) -> Vec<Section<'a>> {
+        let Some(item) = self.item(key) else {
+            return Vec::new();
+        };
+        let path = format!("{}.{key}", self.path);
+        if let Some(tables) = item.as_array_of_tables() {
+            return tables.iter().map(|table| self.file.of_table(&path, table, table.span())).collect();
+        }
+        let help = format!("write [[{path}]] above each");
+        self.file.report(item.span(), format!("'{path}' must be a list of tables"), help);
+        Vec::new()
+    }
+
     /// The keys of this table in file order, each with its place; marks all of them as known.
     #[must_use]
     pub fn keys(&self) -> Vec<Spanned<String>> {
