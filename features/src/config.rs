@@ -375,6 +375,12 @@ impl<'a> Section<'a> {
         self.table.get(key).is_some_and(Item::is_table_like)
     }
 
+    /// Whether the value of `key` is a string, for keys that take a number or a word.
+    #[must_use]
+    pub fn is_text(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(Item::is_str)
+    }
+
     /// Ends the reading of this section: reports the keys that nobody asked for.
     pub fn finish(self) {
         let asked = self.asked.take();

@@ -155,6 +155,31 @@ pub enum Judge {
 }
 
 impl Stream {
+    /// A stream with the defaults of every option: rows that are not judged, without label and sensitive columns.
+    #[must_use]
+    pub fn new(index: usize, name: &str, columns: Vec<Column>, id: usize, time: Option<usize>) -> Self {
+        Self {
+            index,
+            name: name.to_owned(),
+            columns,
+            id,
+            time,
+            zone: TimeZone::UTC,
+            partition_by: None,
+            label: None,
+            label_time: None,
+            labels: None,
+            append_only: false,
+            on_delete: OnDelete::Retract,
+            on_truncate: OnTruncate::Stop,
+            on_unmatched: OnUnmatched::Keep,
+            currency: None,
+            judge: None,
+            source_table: None,
+            mask_key: None,
+        }
+    }
+
     /// The index of the column called `name`.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
