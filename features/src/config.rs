@@ -84,6 +84,13 @@ impl ConfigFile {
         }
     }
 
+    /// The values that stand before every table. What is not asked for here or by another reader is reported by
+    /// [`Self::finish`].
+    #[must_use]
+    pub fn root(&self) -> Section<'_> {
+        Section { is_root: true, ..self.of_table(&self.name, &self.root, None) }
+    }
+
     /// The table `[name]` at the top, if the file has it.
     #[must_use]
     pub fn section(&self, name: &str) -> Option<Section<'_>> {
@@ -138,7 +145,14 @@ impl ConfigFile {
     }
 
     fn of_table<'a>(&'a self, path: &str, table: &'a dyn TableLike, span: Option<Range<usize>>) -> Section<'a> {
-        Section { file: self, path: path.to_owned(), table, span, asked: RefCell::new(BTreeSet::new()) }
+        Section {
+            file: self,
+            path: path.to_owned(),
+            table,
+            span,
+            is_root: false,
+            asked: RefCell::new(BTreeSet::new()),
+        }
     }
 
     /// Notes a mistake at a byte range of the source (the file's beginning when `None`).
@@ -185,6 +199,7 @@ pub struct Section<'a> {
     path: String,
     table: &'a dyn TableLike,
     span: Option<Range<usize>>,
+    is_root: bool,
     asked: RefCell<BTreeSet<String>>,
 }
 
@@ -384,6 +399,10 @@ impl<'a> Section<'a> {
     /// Ends the reading of this section: reports the keys that nobody asked for.
     pub fn finish(self) {
         let asked = self.asked.take();
+        if self.is_root {
+            self.file.asked.borrow_mut().extend(asked);
+            return;
+        }
         for (key, item) in self.table.iter() {
             if !asked.contains(key) {
                 let span = self.table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
