@@ -7,6 +7,8 @@
 //!   request goes out again under the same `webhook-id`, by which the receiver knows it.
 
 pub mod delivery;
+pub mod metrics;
 pub mod payload;
+mod queue;
 pub mod signature;
 pub mod webhook;
