@@ -40,7 +40,7 @@ pub enum InputError {
         help: String,
     },
     /// Text and instants are no numbers.
-    #[error("input '{name}' is a {kind}; models take numbers: declare a derived feature that makes one of it")]
+    #[error("input '{name}' is {kind}; models take numbers: declare a derived feature that makes one of it")]
     NotANumber {
         /// The name.
         name: String,
@@ -66,7 +66,7 @@ pub fn resolve(input: &InputName, definitions: &Definitions, stream: &Stream) ->
     if let Some(index) = definitions.feature(&input.name) {
         let kind = definitions.features[index].kind;
         if matches!(kind, Type::Text | Type::Timestamp) {
-            return Err(InputError::NotANumber { name: name(), kind: format!("{kind:?}").to_lowercase() });
+            return Err(InputError::NotANumber { name: name(), kind: kind.to_string() });
         }
         if definitions.derived.iter().any(|derived| derived.name == input.name && derived.stream != stream.index) {
             return Err(InputError::OtherStream { name: name(), stream: stream.name.clone() });
@@ -81,7 +81,7 @@ pub fn resolve(input: &InputName, definitions: &Definitions, stream: &Stream) ->
     };
     let kind = stream.columns[column].kind;
     if matches!(kind, ColumnType::Text | ColumnType::Uuid | ColumnType::Timestamp) {
-        return Err(InputError::NotANumber { name: name(), kind: kind.to_string() });
+        return Err(InputError::NotANumber { name: name(), kind: format!("of type {kind}") });
     }
     Ok(Input { place: Place::Column(column), missing: input.missing })
 }

@@ -189,7 +189,13 @@ pub mod slots {
         let features = definitions.features.iter().map(|feature| (feature.name.to_string(), feature.kind));
         let score = std::iter::once((SCORE.to_owned(), Type::Double));
         for (index, (name, kind)) in (0_u32..).zip(columns.chain(features).chain(score)) {
-            scope.declare(name, index, kind);
+            match definitions.derived.iter().find(|derived| derived.name == name) {
+                Some(derived) if derived.stream != stream.index && stream.column(&name).is_none() => {
+                    let other = &definitions.streams[derived.stream].name;
+                    scope.refuse(name, format!("it is derived from events of '{other}', not of '{}'", stream.name));
+                }
+                _ => scope.declare(name, index, kind),
+            }
         }
         scope
     }

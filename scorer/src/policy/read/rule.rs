@@ -87,7 +87,7 @@ fn read_when(section: &Section<'_>, definitions: &Definitions, stream: &Stream) 
     match Expression::compile(&when.value, &slots::scope(definitions, stream)) {
         Ok(expression) if expression.kind() == Type::Bool => Some(Arc::new(expression)),
         Ok(expression) => {
-            let message = format!("a rule must be true or false, this is {:?}", expression.kind());
+            let message = format!("a rule must be true or false, this is {}", expression.kind());
             section.file().report(when.span, message, "compare it with something: ... > 10");
             None
         }
