@@ -8,11 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{MANIFEST, data, definitions, runtime, write_bundle};
 
-fn activate_with(
-    manifest: &str,
-    model: &str,
-    change: impl FnOnce(&Path),
-) -> Result<Active, ActivationError> {
+fn activate_with(manifest: &str, model: &str, change: impl FnOnce(&Path)) -> Result<Active, ActivationError> {
     let folder = tempfile::tempdir().unwrap();
     write_bundle(folder.path(), manifest, model);
     change(folder.path());
@@ -86,7 +82,12 @@ fn everything_that_does_not_fit_the_definitions_is_listed() {
         ],
     );
     let unnamed = MANIFEST.replace("customer_spend = \"0123456789abcdef\"", "");
-    check_refused(&unnamed, "forest.onnx", |_| {}, &["comes from group 'customer_spend', whose hash is not in [groups]"]);
+    check_refused(
+        &unnamed,
+        "forest.onnx",
+        |_| {},
+        &["comes from group 'customer_spend', whose hash is not in [groups]"],
+    );
 }
 
 #[test]
@@ -131,10 +132,12 @@ fn files_that_are_no_models_are_refused() {
 fn outputs_that_are_no_scores_are_refused() {
     let zipmap = MANIFEST.replace("\"probabilities\"", "\"output_probability\"");
     check_refused(&zipmap, "zipmap.onnx", |_| {}, &["zipmap=False"]);
-    check_refused(&MANIFEST.replace("\"probabilities\"", "\"score\""), "forest.onnx", |_| {}, &[
-        "no output 'score'",
-        "'label', 'probabilities'",
-    ]);
+    check_refused(
+        &MANIFEST.replace("\"probabilities\"", "\"score\""),
+        "forest.onnx",
+        |_| {},
+        &["no output 'score'", "'label', 'probabilities'"],
+    );
     let label = MANIFEST.replace("\"probabilities\"", "\"label\"");
     check_refused(&label, "forest.onnx", |_| {}, &["must be float32"]);
 }

@@ -95,11 +95,15 @@ missing = 0.0
 
 #[test]
 fn golden_vectors_that_prove_nothing_are_refused() {
-    let with = |text: &'static str| move |folder: &std::path::Path| fs::write(folder.join("golden.json"), text).unwrap();
+    let with =
+        |text: &'static str| move |folder: &std::path::Path| fs::write(folder.join("golden.json"), text).unwrap();
     check_refused(with("{"), "not golden vectors");
     check_refused(with(r#"{"vectors": [[1, 2, 3]], "scores": [], "outcomes": []}"#), "1 vectors, 0 scores");
     check_refused(with(r#"{"vectors": [[1, 2, 3]], "scores": [0.1], "outcomes": ["approve"]}"#), "give 20 to 200");
-    check_refused(with(r#"{"vectors": [[NaN, 2, 3]], "scores": [0.1], "outcomes": ["approve"]}"#), "not golden vectors");
+    check_refused(
+        with(r#"{"vectors": [[NaN, 2, 3]], "scores": [0.1], "outcomes": ["approve"]}"#),
+        "not golden vectors",
+    );
     let many = |row: &str, score: &str| {
         let list = |item: &str| vec![item; 20].join(",");
         format!(r#"{{"vectors":[{}],"scores":[{}],"outcomes":[{}]}}"#, list(row), list(score), list("\"approve\""))

@@ -35,19 +35,20 @@ fn an_entry_counts_until_its_end_and_not_at_it() {
 
 #[test]
 fn hits_come_in_the_order_in_which_they_bind() {
-    let lists = Lists::new(10, [
-        entry(ListKind::AutomaticBlock, "1", None),
-        entry(ListKind::Allow, "2", None),
-        entry(ListKind::ManualBlock, "3", None),
-        entry(ListKind::ManualBlock, "1", None),
-    ])
+    let lists = Lists::new(
+        10,
+        [
+            entry(ListKind::AutomaticBlock, "1", None),
+            entry(ListKind::Allow, "2", None),
+            entry(ListKind::ManualBlock, "3", None),
+            entry(ListKind::ManualBlock, "1", None),
+        ],
+    )
     .unwrap();
-    assert_eq!(kinds(&lists, &["1", "2", "3"], at(0)), [
-        ListKind::ManualBlock,
-        ListKind::ManualBlock,
-        ListKind::Allow,
-        ListKind::AutomaticBlock,
-    ]);
+    assert_eq!(
+        kinds(&lists, &["1", "2", "3"], at(0)),
+        [ListKind::ManualBlock, ListKind::ManualBlock, ListKind::Allow, ListKind::AutomaticBlock,]
+    );
 }
 
 #[test]
@@ -79,11 +80,14 @@ fn full_lists_refuse_and_change_nothing_and_take_replacements() {
 
 #[test]
 fn ended_entries_are_removed_with_what_the_store_must_remove() {
-    let mut lists = Lists::new(10, [
-        entry(ListKind::AutomaticBlock, "1", Some(at(10))),
-        entry(ListKind::ManualBlock, "1", None),
-        entry(ListKind::Allow, "2", Some(at(11))),
-    ])
+    let mut lists = Lists::new(
+        10,
+        [
+            entry(ListKind::AutomaticBlock, "1", Some(at(10))),
+            entry(ListKind::ManualBlock, "1", None),
+            entry(ListKind::Allow, "2", Some(at(11))),
+        ],
+    )
     .unwrap();
     let removed = lists.expire(at(10));
     assert_eq!(removed, [ListWrite::Remove { list: ListKind::AutomaticBlock, entity: customer("1") }]);

@@ -6,7 +6,7 @@ use interdict_scorer::policy::{ActionKind, OnDegraded, SecretSource, Trigger};
 
 use crate::support::read_policy;
 
-pub const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [scorer]
 bundle = "bundles/forest"
 thresholds = { review = 0.4 }
@@ -55,7 +55,10 @@ fn a_policy_is_read_whole() {
     assert_eq!((&policy.actions[1].trigger, policy.actions[1].entity), (&Trigger::Rules(vec![0]), 0));
     let ActionKind::Webhook(webhook) = &policy.actions[1].kind else { panic!("a webhook") };
     assert_eq!(webhook.secret, SecretSource::Environment("DESK_SECRET".to_owned()));
-    assert_eq!((webhook.timeout, webhook.columns.as_slice()), (Duration::from_secs(5), ["amount".to_owned()].as_slice()));
+    assert_eq!(
+        (webhook.timeout, webhook.columns.as_slice()),
+        (Duration::from_secs(5), ["amount".to_owned()].as_slice())
+    );
 }
 
 #[test]

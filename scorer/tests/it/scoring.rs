@@ -10,7 +10,7 @@ use interdict_scorer::subject::Subject;
 
 use crate::support::{Event, MANIFEST, context, definitions, flagged, reading, runtime, write_bundle};
 
-pub fn active(manifest: &str, model: &str, golden: Option<&str>) -> Arc<Active> {
+pub(crate) fn active(manifest: &str, model: &str, golden: Option<&str>) -> Arc<Active> {
     let folder = tempfile::tempdir().unwrap();
     write_bundle(folder.path(), manifest, model);
     if let Some(golden) = golden {

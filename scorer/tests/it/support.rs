@@ -18,11 +18,10 @@ use interdict_scorer::policy::Policy;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_scorer::subject::{Context, Subject};
 
-pub const GROUP_HASH: u64 = 0x0123_4567_89ab_cdef;
-pub const FEATURES: usize = 5;
+pub(crate) const GROUP_HASH: u64 = 0x0123_4567_89ab_cdef;
 
 /// The library, loaded once. Fails with what to do where it is missing.
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let load = || {
         let named = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
@@ -33,12 +32,12 @@ pub fn runtime() -> Runtime {
     RUNTIME.get_or_init(load).clone()
 }
 
-pub fn data(name: &str) -> PathBuf {
+pub(crate) fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 /// Transactions of customers at terminals; features `customer_spend.{tx_count,amount_avg}_{1d,7d}` and `is_large`.
-pub fn definitions() -> Definitions {
+pub(crate) fn definitions() -> Definitions {
     let column = |name: &str, kind| Column { name: name.to_owned(), kind, sensitive: false };
     let columns = vec![
         column("transaction_id", ColumnType::Int),
@@ -96,7 +95,7 @@ pub fn definitions() -> Definitions {
     }
 }
 
-pub fn read_policy(text: &str) -> Result<Policy, Problems> {
+pub(crate) fn read_policy(text: &str) -> Result<Policy, Problems> {
     let file = ConfigFile::parse("interdict.toml", text)?;
     let policy = Policy::read(&file, &definitions());
     file.finish()?;
@@ -104,7 +103,7 @@ pub fn read_policy(text: &str) -> Result<Policy, Problems> {
 }
 
 /// The bundle of `forest.onnx` over (count, average, amount).
-pub const MANIFEST: &str = r#"
+pub(crate) const MANIFEST: &str = r#"
 format = 1
 name = "forest"
 version = "1"
@@ -133,7 +132,7 @@ auc = 0.9
 "#;
 
 /// A bundle folder with `manifest`, the model of the test data called `model`, and its golden vectors.
-pub fn write_bundle(folder: &Path, manifest: &str, model: &str) {
+pub(crate) fn write_bundle(folder: &Path, manifest: &str, model: &str) {
     std::fs::write(folder.join("bundle.toml"), manifest).unwrap();
     std::fs::copy(data(model), folder.join("model.onnx")).unwrap();
     std::fs::copy(data("golden.json"), folder.join("golden.json")).unwrap();
@@ -142,28 +141,28 @@ pub fn write_bundle(folder: &Path, manifest: &str, model: &str) {
 
 /// An event under construction.
 #[derive(Clone, Debug)]
-pub struct Event {
-    pub customer: Option<i64>,
-    pub amount_cents: i64,
-    pub country: Option<&'static str>,
-    pub vector: Vec<Reading>,
-    pub entities: Vec<EntityRef>,
+pub(crate) struct Event {
+    pub(crate) customer: Option<i64>,
+    pub(crate) amount_cents: i64,
+    pub(crate) country: Option<&'static str>,
+    pub(crate) vector: Vec<Reading>,
+    pub(crate) entities: Vec<EntityRef>,
 }
 
-pub fn reading(value: Value) -> Reading {
+pub(crate) fn reading(value: Value) -> Reading {
     Reading { value, ..Reading::MISSING }
 }
 
-pub fn flagged(value: Value, flags: Flags) -> Reading {
+pub(crate) fn flagged(value: Value, flags: Flags) -> Reading {
     Reading { value, flags, edge_events: 0 }
 }
 
-pub fn customer(key: &str) -> EntityRef {
+pub(crate) fn customer(key: &str) -> EntityRef {
     EntityRef { entity: "customer".to_owned(), key: key.to_owned() }
 }
 
 impl Event {
-    pub fn new(count: i64, average: f64, amount_cents: i64) -> Self {
+    pub(crate) fn new(count: i64, average: f64, amount_cents: i64) -> Self {
         let double = |value| reading(Value::Double(value));
         Self {
             customer: Some(7),
@@ -180,7 +179,7 @@ impl Event {
         }
     }
 
-    pub fn batch(&self, definitions: &Definitions) -> ChangeBatch {
+    pub(crate) fn batch(&self, definitions: &Definitions) -> ChangeBatch {
         let mut batch = ChangeBatch::new(Arc::clone(&definitions.streams[0]), 0);
         let mut row = batch.begin();
         row.set_cell(0, 1001);
@@ -196,14 +195,14 @@ impl Event {
     }
 
     /// Calls `with` with the event as a subject.
-    pub fn judged<T>(&self, definitions: &Definitions, with: impl FnOnce(&Subject<'_>) -> T) -> T {
+    pub(crate) fn judged<T>(&self, definitions: &Definitions, with: impl FnOnce(&Subject<'_>) -> T) -> T {
         let batch = self.batch(definitions);
         let context = context();
         with(&Subject { row: batch.row(0), vector: &self.vector, entities: &self.entities, context: &context })
     }
 }
 
-pub fn context() -> Context {
+pub(crate) fn context() -> Context {
     let position = SeenPosition { partition: "file/0".to_owned(), position: 1 };
     Context {
         event_id: "1001".to_owned(),
@@ -220,6 +219,6 @@ pub fn context() -> Context {
     }
 }
 
-pub fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
 }
