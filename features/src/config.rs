@@ -181,7 +181,13 @@ impl ConfigFile {
     }
 
     fn of_table<'a>(&'a self, path: &str, table: &'a dyn TableLike, span: Option<Range<usize>>) -> Section<'a> {
-        Section { file: self, path: path.to_owned(), table, span, asked: RefCell::new(BTreeSet::new()) }
+        Section {
+            file: self,
+            path: path.to_owned(),
+            table,
+            span,
+            asked: RefCell::new(BTreeSet::new()),
+        }
     }
 
     /// Notes a mistake at a byte range of the source (the file's beginning when `None`).
@@ -449,6 +455,12 @@ impl<'a> Section<'a> {
     #[must_use]
     pub fn is_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(Item::is_table_like)
+    }
+
+    /// Whether the value of `key` is a string, for keys that take a number or a word.
+    #[must_use]
+    pub fn is_text(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(Item::is_str)
     }
 
     /// Ends the reading of this section: reports the keys that nobody asked for.
