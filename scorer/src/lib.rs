@@ -1,1 +1,3 @@
 //! Bundles, sessions, policy, decisions, actions and the HTTP edge.
+
+pub mod http;
