@@ -109,6 +109,12 @@ impl ConfigFile {
             .collect()
     }
 
+    /// Whether `name` stands at the top as an array of tables, `[[name]]`.
+    #[must_use]
+    pub fn is_array(&self, name: &str) -> bool {
+        self.root.get(name).is_some_and(|item| item.is_array_of_tables() || item.is_array())
+    }
+
     /// The tables of an array `[[name]]`, in file order.
     #[must_use]
     pub fn array(&self, name: &str) -> Vec<Section<'_>> {

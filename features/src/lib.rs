@@ -8,6 +8,7 @@
 pub mod change;
 pub mod config;
 pub mod decision;
+pub mod decode;
 pub mod definition;
 pub mod expression;
 pub mod time;
