@@ -276,3 +276,55 @@ pub(super) struct ListEntryShape {
     #[schema(format = DateTime)]
     expires: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Every field present.
+    fn full_record() -> Value {
+        let entity = json!({"entity": "customer", "key": "7"});
+        let time = "2026-11-20T10:00:00Z";
+        json!({
+            "decision_id": Uuid::nil(), "idempotency_key": "k", "stream": "transactions", "event_id": "1",
+            "judgement": 0, "position": {"partition": "requests/0", "position": 3}, "event_time": time,
+            "arrival_time": time, "decide_time": time, "as_of": {"customer": time}, "entities": [entity],
+            "outcome": "block", "score": 0.5, "thresholds": {"review": 0.25, "block": 0.75},
+            "rules": [{"id": "r", "version": 2, "hit": false, "missing": ["a"], "error": "e"}],
+            "models": [{
+                "name": "m", "version": "1", "bundle_hash": "ab", "score": null, "micros": 5, "role": "champion",
+            }],
+            "features": [{"name": "f", "value": 1.5, "flags": 12, "edge_events": 4}],
+            "event": {"amount": 12.5, "card": null}, "seen": [{"partition": "file/0", "position": 9}],
+            "list_hits": [{"list": "manual_block", "entity": entity, "reason": "mule"}],
+            "reasons": [{"code": "c", "text": "t"}], "decided_by": "fast_model", "deadline_micros": 1000,
+            "left_micros": -3, "degraded": ["f"], "actions": [{"action": "a", "target": entity}], "arm": "b",
+            "late": true,
+        })
+    }
+
+    #[test]
+    fn the_shape_of_a_record_is_that_of_the_record() {
+        let full = full_record();
+        let record: interdict_features::decision::DecisionRecord = serde_json::from_value(full.clone()).unwrap();
+        let stored = serde_json::to_value(&record).unwrap();
+        assert_eq!(stored, full, "the example holds every field of the record");
+        let shape: RecordShape = serde_json::from_value(stored).unwrap();
+        assert_eq!(serde_json::to_value(&shape).unwrap(), full);
+    }
+
+    #[test]
+    fn the_shape_of_a_list_entry_is_that_of_the_entry() {
+        let full = json!({
+            "list": "automatic_block", "entity": {"entity": "customer", "key": "7"}, "reason": "r",
+            "decision": Uuid::nil(), "author": "decision", "created": "2026-11-20T10:00:00Z",
+            "expires": "2026-11-21T10:00:00Z",
+        });
+        let entry: interdict_store::port::ListEntry = serde_json::from_value(full.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&entry).unwrap(), full);
+        let shape: ListEntryShape = serde_json::from_value(full.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&shape).unwrap(), full);
+    }
+}
