@@ -9,6 +9,7 @@ pub mod action;
 pub mod activation;
 pub mod bundle;
 pub mod decide;
+pub mod http;
 pub mod input;
 pub mod judge;
 pub mod lists;
