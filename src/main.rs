@@ -1,2 +1,8 @@
 //! The `interdict` command line.
-fn main() {}
+
+mod simulate;
+
+fn main() {
+    let count = simulate::generator::Generator::new(simulate::generator::Config::default()).count();
+    eprintln!("{count}");
+}
