@@ -1,8 +1,8 @@
 //! The `interdict` command line.
 
+mod cli;
 mod simulate;
 
-fn main() {
-    let count = simulate::generator::Generator::new(simulate::generator::Config::default()).count();
-    eprintln!("{count}");
+fn main() -> std::process::ExitCode {
+    cli::run()
 }

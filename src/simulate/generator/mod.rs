@@ -290,6 +290,8 @@ enum Draw {
     Burst = 5,
     Takeover = 6,
     Report = 7,
+    Disturbance = 8,
+    Delivery = 9,
 }
 
 /// Days have 28 bits in a stream's number.
@@ -299,5 +301,21 @@ const LAST_DAY: u32 = (1 << 28) - 1;
 fn stream(seed: u64, draw: Draw, day: u32, index: u32) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(((draw as u64) << 60) | (u64::from(day) << 32) | u64::from(index));
+    random
+}
+
+/// The random stream that disturbs one transaction's changes.
+pub(crate) fn disturbance_stream(seed: u64, id: i64) -> ChaCha8Rng {
+    numbered_stream(seed, Draw::Disturbance, id.unsigned_abs())
+}
+
+/// The random stream that disturbs the delivery of one commit.
+pub(crate) fn delivery_stream(seed: u64, commit: u64) -> ChaCha8Rng {
+    numbered_stream(seed, Draw::Delivery, commit)
+}
+
+fn numbered_stream(seed: u64, draw: Draw, number: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(((draw as u64) << 60) | (number & ((1 << 60) - 1)));
     random
 }
