@@ -96,7 +96,9 @@ impl Groups {
             self.doubt.prefix("");
             return String::new();
         };
-        names::check(section.file(), "group", &name);
+        if !names::check(section.file(), "group", &name) && name.value.is_empty() {
+            self.doubt.prefix("");
+        }
         if !self.names.insert(name.value.clone()) {
             let message = format!("a group '{}' was declared before", name.value);
             section.file().report(name.span, message, "give each group a name of its own");

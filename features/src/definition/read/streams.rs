@@ -180,6 +180,7 @@ impl StreamDraft {
         if declared != kind {
             let message = format!("'{key}' names '{}', which is {declared}", name.value);
             section.file().report(name.span, message, format!("name a column of type {kind}"));
+            return None;
         }
         Some(index)
     }
