@@ -142,6 +142,12 @@ impl ConfigFile {
             .collect()
     }
 
+    /// Whether `name` stands at the top as an array of tables, `[[name]]`.
+    #[must_use]
+    pub fn is_array(&self, name: &str) -> bool {
+        self.root.get(name).is_some_and(|item| item.is_array_of_tables() || item.is_array())
+    }
+
     /// The tables of an array `[[name]]`, in file order.
     #[must_use]
     pub fn array(&self, name: &str) -> Vec<Section<'_>> {
@@ -179,7 +185,13 @@ impl ConfigFile {
     }
 
     fn of_table<'a>(&'a self, path: &str, table: &'a dyn TableLike, span: Option<Range<usize>>) -> Section<'a> {
-        Section { file: self, path: path.to_owned(), table, span, asked: RefCell::new(BTreeSet::new()) }
+        Section {
+            file: self,
+            path: path.to_owned(),
+            table,
+            span,
+            asked: RefCell::new(BTreeSet::new()),
+        }
     }
 
     /// Notes a mistake at a byte range of the source (the file's beginning when `None`).
@@ -426,6 +438,21 @@ impl<'a> Section<'a> {
         self.file.as_section(&format!("{}.{key}", self.path), item, self.table.key(key))
     }
 
+    /// The tables of an array `[[section.key]]`, in file order.
+    #[must_use]
+    pub fn array(&self, key: &str) -> Vec<Section<'a>> {
+        let Some(item) = self.item(key) else {
+            return Vec::new();
+        };
+        let path = format!("{}.{key}", self.path);
+        if let Some(tables) = item.as_array_of_tables() {
+            return tables.iter().map(|table| self.file.of_table(&path, table, table.span())).collect();
+        }
+        let help = format!("write [[{path}]] above each");
+        self.file.report(item.span(), format!("'{path}' must be a list of tables"), help);
+        Vec::new()
+    }
+
     /// The keys of this table in file order, each with its place; marks all of them as known.
     #[must_use]
     pub fn keys(&self) -> Vec<Spanned<String>> {
@@ -443,6 +470,12 @@ impl<'a> Section<'a> {
     #[must_use]
     pub fn is_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(Item::is_table_like)
+    }
+
+    /// Whether the value of `key` is a string, for keys that take a number or a word.
+    #[must_use]
+    pub fn is_text(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(Item::is_str)
     }
 
     /// Ends the reading of this section: reports the keys that nobody asked for.

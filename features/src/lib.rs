@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod change;
 pub mod config;
 pub mod decision;
+pub mod decode;
 pub mod definition;
 pub mod engine;
 pub mod expression;

@@ -75,6 +75,11 @@ impl EntityTable {
         self.index.get(key)
     }
 
+    /// Touches what an event of the key at `place` will need.
+    pub(super) fn warm(&self, place: u32) -> i64 {
+        self.states(place).iter().fold(i64::from(self.dirty[place as usize]), |sum, state| sum ^ state.warm())
+    }
+
     pub(super) fn states(&self, place: u32) -> &[State] {
         let from = place as usize * self.groups;
         &self.states[from..from + self.groups]

@@ -146,6 +146,15 @@ impl State {
         size_of::<Self>() + self.lanes.capacity() * 8 + rare
     }
 
+    /// Touches the memory that the next event will need and returns something that depends on it. Called for many states in a row before
+    /// they are used, so that the machine waits for all of them at once.
+    pub(crate) fn warm(&self) -> i64 {
+        let last = (self.start + self.len).saturating_sub(1) as usize;
+        let capacity = self.capacity as usize;
+        self.lanes.iter().skip(last).step_by(capacity.max(1)).fold(0, |sum, word| sum ^ word)
+            ^ self.times().first().copied().unwrap_or(0)
+    }
+
     fn tiles(&self) -> Option<&Tiles> {
         self.rare.as_ref().and_then(|rare| rare.tiles.as_ref())
     }
@@ -386,10 +395,9 @@ impl State {
     fn prune(&mut self, program: &Program) {
         let Some(newest) = self.newest() else { return };
         let horizon = newest - program.retention;
-        let times = self.times();
-        if times.first().is_some_and(|oldest| *oldest <= horizon) {
-            let count = times.partition_point(|time| *time <= horizon);
-            self.drop_front(program, count);
+        let gone = self.times().iter().take_while(|time| **time <= horizon).count();
+        if gone > 0 {
+            self.drop_front(program, gone);
         }
         if let Some(rare) = &mut self.rare {
             if let Some(tiles) = &mut rare.tiles {

@@ -166,7 +166,12 @@ impl State {
     pub fn read(&self, program: &Program, as_of: AsOf, scratch: &mut Scratch, out: &mut [Readout]) {
         let mut ranges = std::mem::take(&mut scratch.ranges);
         ranges.clear();
-        ranges.extend((0..program.windows.len()).map(|window| self.window(program, window, as_of)));
+        let mut within = self.times().len();
+        for window in 0..program.windows.len() {
+            let range = self.window(program, window, within, as_of);
+            within = range.low;
+            ranges.push(range);
+        }
         for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
             self.read_output(program, output.read, as_of, &ranges, scratch, out);
             for (readout, range) in out.iter_mut().zip(&ranges) {
@@ -215,11 +220,12 @@ impl State {
         }
     }
 
-    fn window(&self, program: &Program, window: usize, as_of: AsOf) -> Window {
+    /// Finds a window; its first event is among the first `within` and the one after (windows are nested, narrowest first).
+    fn window(&self, program: &Program, window: usize, within: usize, as_of: AsOf) -> Window {
         let upper = as_of.time - program.delay;
         let lower = upper.saturating_sub(program.windows[window]);
         let times = self.times();
-        let low = times.partition_point(|time| *time <= lower);
+        let low = times[..within].partition_point(|time| *time <= lower);
         let mut high = match times.last() {
             Some(last) if *last <= upper => times.len(),
             _ => times.partition_point(|time| *time <= upper),
