@@ -37,7 +37,13 @@ impl RowTable {
     }
 
     /// Reads the record of `id` into `record`; a row of which nothing is known gives an empty one.
-    pub(super) fn read(&self, stream: &Stream, needed: &[usize], id: &Key<'_>, record: &mut RowRecord) -> Result<(), Damaged> {
+    pub(super) fn read(
+        &self,
+        stream: &Stream,
+        needed: &[usize],
+        id: &Key<'_>,
+        record: &mut RowRecord,
+    ) -> Result<(), Damaged> {
         match self.index.get(id).map(|place| self.entries[place as usize]) {
             Some(entry) if entry.len > 0 => {
                 record.decode(stream, needed, &self.bytes[entry.offset..entry.offset + entry.len as usize])
