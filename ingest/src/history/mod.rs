@@ -30,6 +30,9 @@ use columns::Plan;
 /// Rows converted at a time: their cells stay within the second-level cache while the columns are filled one by one.
 const ROWS_PER_STEP: usize = 8192;
 
+/// Rows that room is made for before any was read: one group as most writers make them.
+const ROWS_RESERVED_MAX: usize = 1 << 20;
+
 /// One Parquet file of a stream's history. Reading opens the file anew per call, so that threads share one of these.
 #[derive(Debug)]
 pub struct HistoryFile {
@@ -122,6 +125,8 @@ impl HistoryFile {
     /// When `group` is not below [`Self::row_groups`].
     pub fn read_group(&self, group: usize) -> Result<(ChangeBatch, Vec<DeadLetter>), SourceError> {
         let mut batch = ChangeBatch::new(Arc::clone(&self.stream), 0);
+        // A damaged footer may claim any number of rows: room is made for at most the rows of a usual group.
+        batch.reserve(usize::try_from(self.group_rows(group)).unwrap_or(usize::MAX).min(ROWS_RESERVED_MAX));
         let mut dead = Vec::new();
         let mut reader = self.read_group_from(group, 0)?;
         while reader.read_into(self, ROWS_PER_STEP, &mut batch, &mut dead)? > 0 {}

@@ -147,17 +147,19 @@ pub fn read(file: &ConfigFile, streams: &[Arc<Stream>]) -> Vec<SourceConfig> {
         }
         return sources;
     }
+    let mut names: Vec<String> = Vec::new();
     for section in file.array("source") {
-        if let Some(source) = read_one(&section, streams, None) {
-            if sources.iter().any(|other| other.name == source.name) {
+        if let Some(name) = section.text("name") {
+            if names.contains(&name) {
                 section.report(
                     "name",
-                    format!("two sources are called '{}'", source.name),
+                    format!("two sources are called '{name}'"),
                     "give each a name of its own: its offset is kept under it",
                 );
             }
-            sources.push(source);
+            names.push(name);
         }
+        sources.extend(read_one(&section, streams, None));
         section.finish();
     }
     sources
