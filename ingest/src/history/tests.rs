@@ -14,6 +14,8 @@ use interdict_store::error::Class;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::fixture::{cards, shown, transactions};
 
@@ -88,14 +90,14 @@ fn threads_read_groups_of_one_file() {
 }
 
 /// The cells that one array becomes in a column of type `kind`, dead letters as their reason's code.
-fn converted(kind: &str, array: ArrayRef) -> Vec<String> {
+fn converted(kind: &str, array: &ArrayRef) -> Vec<String> {
     let column = |name: &str, kind| Column { name: name.to_owned(), kind, sensitive: false };
     let columns = vec![column("id", ColumnType::Int), column("x", ColumnType::parse(kind).unwrap())];
     let stream = Arc::new(Stream::of_columns("s", columns, 0, None));
     let ids = Int64Array::from_iter_values(1..=i64::try_from(array.len()).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
-    write(&path, vec![("id", Arc::new(ids)), ("x", array)], 1000);
+    write(&path, vec![("id", Arc::new(ids)), ("x", Arc::clone(array))], 1000);
     let (batch, dead) = HistoryFile::open(&path, stream).unwrap().read_group(0).unwrap();
     let mut found: Vec<_> = batch
         .iter()
@@ -159,7 +161,7 @@ fn every_type_that_fits_is_exact_or_a_dead_letter() {
     ];
     for (kind, array, expected) in cases {
         let found = array.data_type().to_string();
-        assert_eq!(converted(kind, array), expected, "{found} as {kind}");
+        assert_eq!(converted(kind, &array), expected, "{found} as {kind}");
     }
 }
 
@@ -291,4 +293,32 @@ fn folders_and_patterns_are_read_in_order_of_name() {
     assert_eq!(open("2018-0?.parquet").unwrap().rows(), 10);
     assert_eq!(open("2018-04.parquet").unwrap().rows(), 5);
     assert!(matches!(open("2020-*.parquet").unwrap_err(), SourceError::NoFiles { .. }));
+}
+
+proptest! {
+    #[test]
+    fn damaged_bytes_give_errors_or_every_row(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        write(&path, rows(9), 3);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (at, byte) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(file) = HistoryFile::open(&path, transactions()) {
+            for group in 0..file.row_groups() {
+                if let Ok((batch, dead)) = file.read_group(group) {
+                    prop_assert_eq!((batch.len() + dead.len()) as u64, file.group_rows(group));
+                }
+            }
+        }
+    }
 }

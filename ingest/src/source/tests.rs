@@ -75,7 +75,7 @@ fn write_text(path: &Path, format: Format, count: u64) {
             _ => json_row(id),
         };
         match id % 7 {
-            2 => text.push_str("\n"),
+            2 => text.push('\n'),
             4 => text.push_str("{\"broken\n"),
             5 => text.push_str(&format!("{row}\r\n")),
             _ => text.push_str(&format!("{row}\n")),
@@ -282,6 +282,29 @@ fn a_missing_file_or_stream_is_reported() {
     assert!(open(&nowhere).to_string().contains("/nowhere/at/all"));
     let unnamed = FileConfig { stream: None, ..nowhere };
     assert!(matches!(open(&unnamed), SourceError::UnknownStream { .. }));
+}
+
+#[test]
+fn standard_input_has_no_offset() {
+    let config = FileConfig { input: Input::Stdin, ..config(Path::new(""), Format::Json, AtEnd::Stop) };
+    let mut source = open(&config);
+    assert_eq!(source.incarnation().unwrap(), None);
+    source.resume(0).unwrap();
+    assert!(matches!(source.resume(3).unwrap_err(), SourceError::NoResume { position: 3 }));
+}
+
+#[test]
+fn two_streams_of_one_table_are_a_mistake() {
+    let mut twin = Stream::clone(&chargebacks());
+    twin.name = "twin".to_owned();
+    let text = "[source]\ntype = \"file\"\npath = \"f\"\nformat = \"debezium\"\n";
+    let check = |text: &str| {
+        let file = ConfigFile::parse("interdict.toml", text).unwrap();
+        let sources = config::read(&file, &[chargebacks(), Arc::new(twin.clone())]);
+        (sources.len(), file.finish().map_err(|problems| problems.0.len()))
+    };
+    assert_eq!(check(text), (0, Err(1)));
+    assert_eq!(check(&format!("{text}stream = \"twin\"\n")), (1, Ok(())));
 }
 
 /// What the configuration says, or its problems.
