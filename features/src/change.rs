@@ -69,7 +69,7 @@ pub struct Change {
 }
 
 /// Text of many cells in one allocation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TextArena {
     bytes: String,
     ends: Vec<usize>,

@@ -10,3 +10,6 @@ pub mod dead_letter;
 mod decoder;
 pub mod history;
 pub mod source;
+
+#[cfg(test)]
+mod fixture;

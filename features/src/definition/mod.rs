@@ -3,6 +3,7 @@
 //! [`Definitions::read`] checks a configuration file as a whole; what it returns is consistent: every index is in
 //! range, every column exists with a fitting type, every expression compiles. The engine relies on that.
 
+mod kinds;
 mod read;
 
 use std::sync::Arc;

@@ -130,10 +130,10 @@ impl Fields {
         if self.text.len() < line.len() + 1 {
             self.text.resize(line.len() + 1, 0);
         }
-        let (mut read, mut written, mut ends) = (0, 0, 0);
+        let (mut written, mut ends) = (0, 0);
         // The line break that the reader took off ends the record, unless a quoted field swallows it.
         for input in [line.as_bytes(), b"\n"] {
-            read = 0;
+            let mut read = 0;
             while read < input.len() {
                 let (result, used, filled, ended) =
                     self.reader.read_record(&input[read..], &mut self.text[written..], &mut self.ends[ends..]);
@@ -153,7 +153,6 @@ impl Fields {
                 }
             }
         }
-        let _all_was_read = read;
         Err(Fault::new(
             DeadReason::UnclosedQuote,
             "the line ends inside a quoted field; a quoted field may not hold a line break",

@@ -90,7 +90,7 @@ impl Plan {
             conversion::fill(&mut block, column, rows.column(*place), &mut faults);
         }
         let ops = self.ops(rows, rows_as, &mut faults);
-        let versions = self.versions(rows, rows_before, &mut faults);
+        let versions = self.versions(rows, &mut faults);
         require_cells(&block, &ops, &mut faults);
         let mut faults = faults.in_order().into_iter().peekable();
         block.finish(|row| {
@@ -125,8 +125,7 @@ impl Plan {
         Ops::Each(ops)
     }
 
-    fn versions(&self, rows: &RecordBatch, rows_before: u64, faults: &mut Faults) -> Versions {
-        let _ordinal_otherwise = rows_before;
+    fn versions(&self, rows: &RecordBatch, faults: &mut Faults) -> Versions {
         let Some(place) = self.position else {
             return Versions::Ordinal;
         };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use interdict_features::decode::unquote;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::dead_letter::Fault;
@@ -274,12 +274,4 @@ fn sequence_lsn(raw: &RawValue) -> Option<u64> {
     let text = unquote(raw.get()).ok()?;
     let items: Vec<Option<Cow<'_, str>>> = serde_json::from_str(&text).ok()?;
     items.into_iter().nth(1)??.parse().ok()
-}
-
-impl<'de> Deserialize<'de> for Source<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut source = Self::default();
-        SourceSeed(&mut source).deserialize(deserializer)?;
-        Ok(source)
-    }
 }

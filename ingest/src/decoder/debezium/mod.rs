@@ -111,7 +111,9 @@ impl DebeziumRows {
             }
         }
         let outcome = finish(writer, change)?;
-        self.settle(version, position);
+        if self.versions == Versions::Unsettled {
+            self.versions = if envelope.source.lsn().is_some() { Versions::Lsn } else { Versions::Ordinal };
+        }
         Ok(outcome)
     }
 
@@ -151,12 +153,6 @@ impl DebeziumRows {
                 DeadReason::VersionMismatch,
                 "the record has no LSN, the first change of this source had one; read the two as two sources",
             )),
-        }
-    }
-
-    fn settle(&mut self, version: Version, position: u64) {
-        if self.versions == Versions::Unsettled {
-            self.versions = if version == Version::new(position) { Versions::Ordinal } else { Versions::Lsn };
         }
     }
 }

@@ -43,9 +43,7 @@ impl ValueReader {
         if raw == UNAVAILABLE {
             return unavailable(writer, column, op);
         }
-        let declared = &writer.stream().columns[column];
-        let (name, kind) = (declared.name.clone(), declared.kind);
-        let set = match kind {
+        let set = match writer.stream().columns[column].kind {
             ColumnType::Timestamp => return self.set_time(writer, column, raw, encoding),
             ColumnType::Decimal { scale } => return self.set_money(writer, column, raw, encoding, scale),
             ColumnType::Int | ColumnType::Double => match encoding {
@@ -55,7 +53,10 @@ impl ValueReader {
             },
             ColumnType::Bool | ColumnType::Text | ColumnType::Uuid => set_raw_json(writer, column, raw, None),
         };
-        set.map_err(|error| Fault::of_cell(&name, kind, error))
+        set.map_err(|error| {
+            let declared = &writer.stream().columns[column];
+            Fault::of_cell(&declared.name, declared.kind, error)
+        })
     }
 
     fn set_time(&self, writer: &mut RowWriter<'_>, column: usize, raw: &str, encoding: Encoding) -> Result<(), Fault> {
