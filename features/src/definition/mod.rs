@@ -81,8 +81,6 @@ pub enum OnDelete {
 pub enum OnTruncate {
     /// Intake stops with a message.
     Stop,
-    /// Every event of the stream is forgotten.
-    Clear,
     /// Nothing.
     Ignore,
 }
