@@ -38,6 +38,8 @@ const MAJOR: usize = 2;
 const LABEL: usize = 3;
 /// The least capacity of a state's block, in events.
 const CAPACITY_MIN: usize = 8;
+/// Bytes of an earlier label: time 8, id 10, label 10.
+const EARLIER_BYTES: usize = 28;
 
 /// An event as a group's state takes it.
 #[derive(Clone, Copy, Debug)]
@@ -332,6 +334,9 @@ impl State {
         }
         if let Some(at) = self.find(new.time, new.id) {
             self.set_labels(at, new);
+            if self.raw_cost(program) > RAW_BYTES_MAX {
+                self.roll(program);
+            }
             return true;
         }
         let Some(tiles) = self.rare.as_mut().and_then(|rare| rare.tiles.as_mut()) else { return false };
@@ -414,7 +419,8 @@ impl State {
     }
 
     fn raw_cost(&self, program: &Program) -> usize {
-        self.len as usize * program.slot_bytes + self.rare.as_ref().map_or(0, |rare| rare.text_bytes)
+        let rare = self.rare.as_ref().map_or(0, |rare| rare.text_bytes + rare.earlier.len() * EARLIER_BYTES);
+        self.len as usize * program.slot_bytes + rare
     }
 
     /// Moves the oldest events into tiles until half the raw budget is free.
@@ -422,10 +428,11 @@ impl State {
         let mut tiles = self.rare().tiles.take().unwrap_or_else(|| Tiles::new(program));
         let newest = self.newest().unwrap_or(i64::MIN);
         tiles.newest = newest;
+        let mut words = Vec::with_capacity(program.columns.len());
         while self.raw_cost(program) > RAW_BYTES_MAX / 2 && self.len > 0 {
             let (time, first, id) = self.order(0);
-            let words: Vec<i64> =
-                (0..program.columns.len()).map(|c| self.lane(program.first_column() + c)[0]).collect();
+            words.clear();
+            words.extend((0..program.columns.len()).map(|column| self.lane(program.first_column() + column)[0]));
             let label = if program.has_label { LabelWord::from_word(self.lane(LABEL)[0]) } else { LabelWord::UNKNOWN };
             let texts = self.rare.as_ref().map(|rare| &rare.texts);
             tiles.add(program, (time, first, id), label, &words, texts);
@@ -445,6 +452,9 @@ impl State {
         if let Some(tiles) = tiles {
             tiles.add(program, (slot.time, slot.first, slot.id), label, &words, Some(texts));
         }
+        if rare.texts.is_crowded() {
+            self.sweep_texts(program);
+        }
     }
 
     fn tile_retract(&mut self, program: &Program, slot: &Slot<'_>) -> Removed {
@@ -454,12 +464,19 @@ impl State {
             return Removed::Absent;
         }
         let words = intern_words(program, slot, texts);
-        if tiles.retract(program, slot, &words) { Removed::Tiled } else { Removed::Absent }
+        let removed = if tiles.retract(program, slot, &words) { Removed::Tiled } else { Removed::Absent };
+        if rare.texts.is_crowded() {
+            self.sweep_texts(program);
+        }
+        removed
     }
 
     /// Forgets the texts that neither an event nor a tile refers to.
     fn sweep_texts(&mut self, program: &Program) {
         let Some(mut rare) = self.rare.take() else { return };
+        if let Some(tiles) = &mut rare.tiles {
+            tiles.bound_texts(program, &rare.texts);
+        }
         let mut sweep = rare.texts.begin_sweep();
         for (column, spec) in program.columns.iter().enumerate() {
             if spec.kind == WordKind::Text {

@@ -9,10 +9,24 @@ use crate::expression::{Expression, Operand, Slots, Type};
 use crate::time::Span;
 use crate::value::{ColumnType, NULL, UNCHANGED, double_cell, double_of, major_units};
 
+use super::read::Readout;
+
 /// Bytes of raw events a state may hold before its oldest events move into tiles (DESIGN section 5).
 pub const RAW_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of a fully tiled state; `check` refuses a group that could pass it (DESIGN 3.1).
 pub const TILED_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the texts that tiles refer to, beyond those of raw events: the rarest give way.
+pub(crate) const TILE_TEXTS_BYTES_MAX: usize = 4 * 1024;
+/// How many texts that are.
+pub(crate) const TILE_TEXTS_MAX: usize = 256;
+/// Bytes of a state beside its events, tiles and texts: format, kinds of columns, counts, the tiles' boundary, checksum.
+const STATE_HEAD_BYTES: usize = 128;
+/// Bytes of a tile beside its parts: index 2, count 4, first and last event 7 each, flags 2.
+const TILE_HEAD_BYTES: usize = 22;
+/// A tile's flag: its first or last event was retracted.
+pub(crate) const TIMES_INEXACT: i64 = 1 << 60;
+/// A window's flag: a label in its tiles was reported after the as-of.
+pub(crate) const LABELS_INEXACT: i64 = 1 << 61;
 /// Rows a table state holds per key: the latest, and a few before it in case the latest is deleted.
 pub(crate) const TABLE_ROWS_MAX: usize = 8;
 /// A tile is at most this part of its window (DESIGN 3.1).
@@ -135,7 +149,10 @@ pub(crate) enum Read {
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub(crate) read: Read,
-    pub(crate) default: Option<f64>,
+    /// What stands for a window without values.
+    pub(crate) default: Option<Readout>,
+    /// The tile flags that make it inexact.
+    pub(crate) inexact: i64,
 }
 
 /// What a tile holds beside the count and the times of its first and last event.
@@ -199,9 +216,16 @@ impl Program {
             Builder { columns: Vec::new(), parts: Vec::new(), has_label: false, column_types: &stream.columns };
         let (windows, delay, outputs, is_table) = match &group.kind {
             GroupKind::Windowed { windows, delay, features } => {
-                let outputs = features
+                let outputs: Vec<Output> = features
                     .iter()
-                    .map(|feature| Output { read: builder.read(&feature.aggregation), default: feature.default })
+                    .map(|feature| {
+                        let is_int = feature.aggregation.kind(stream) == Type::Int;
+                        #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number")]
+                        let readout =
+                            |value: f64| if is_int { Readout::int(value as i64) } else { Readout::double(value) };
+                        let read = builder.read(&feature.aggregation);
+                        Output { read, default: feature.default.map(readout), inexact: 0 }
+                    })
                     .collect();
                 (windows.iter().map(|window| window.micros()).collect(), delay.micros(), outputs, false)
             }
@@ -210,7 +234,7 @@ impl Program {
                     .iter()
                     .map(|(_, expression)| {
                         let column = builder.column(&Source::Expression(Arc::clone(expression)));
-                        Output { read: Read::Latest(column), default: None }
+                        Output { read: Read::Latest(column), default: None, inexact: 0 }
                     })
                     .collect();
                 (vec![UNBOUNDED], 0, outputs, true)
@@ -227,6 +251,8 @@ impl Program {
                 .collect()
         };
         let slot_bytes = slot_bytes(&builder.columns, builder.has_label);
+        let outputs =
+            outputs.into_iter().map(|output| Output { inexact: builder.inexact(output.read), ..output }).collect();
         Self {
             columns: builder.columns,
             has_label: builder.has_label,
@@ -281,9 +307,24 @@ impl Program {
     /// Bytes a state takes when raw events and every tile are full.
     #[must_use]
     pub fn tiled_bytes_max(&self) -> usize {
-        let tile_bytes: usize = 18 + self.parts.iter().map(|part| part_bytes(*part)).sum::<usize>();
+        let tile_bytes: usize =
+            TILE_HEAD_BYTES + self.parts.iter().map(|part| part_bytes(&self.columns, *part)).sum::<usize>();
         let tiles: i64 = self.tiers.iter().map(|tier| tier.reach / tier.width + 2).sum();
-        RAW_BYTES_MAX + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
+        let texts = if self.has_tile_texts() { TILE_TEXTS_BYTES_MAX } else { 0 };
+        STATE_HEAD_BYTES
+            + RAW_BYTES_MAX
+            + texts
+            + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
+    }
+
+    /// Whether tiles refer to texts.
+    pub(crate) fn has_tile_texts(&self) -> bool {
+        self.parts.iter().any(|part| self.text_part(*part))
+    }
+
+    /// Whether a part's values are texts.
+    pub(crate) fn text_part(&self, part: Part) -> bool {
+        matches!(part, Part::First(column) | Part::Last(column) | Part::Top(column) if self.columns[column].kind == WordKind::Text)
     }
 
     /// Whether events of `row` belong to the group.
@@ -401,6 +442,30 @@ impl Builder<'_> {
         }
     }
 
+    /// The tile flags that make what `read` gives inexact.
+    fn inexact(&self, read: Read) -> i64 {
+        let part = match read {
+            Read::Count | Read::Latest(_) | Read::TravelSpeed(..) => return 0,
+            Read::TimeSinceLast | Read::TimeSinceFirst => return TIMES_INEXACT,
+            Read::ShareLabel => return LABELS_INEXACT,
+            Read::Sum(column) | Read::Mean(column) | Read::Stddev(column) => {
+                let is_moments = |part: &Part| matches!(part, Part::Moments { column: own, .. } if *own == column);
+                return part_flag(self.parts.iter().position(is_moments).unwrap_or(0));
+            }
+            Read::Min(column) => Part::Min(column),
+            Read::Max(column) => Part::Max(column),
+            Read::First(column) => Part::First(column),
+            Read::Last(column) => Part::Last(column),
+            Read::DistinctCount(column) => Part::Distinct(column),
+            Read::Quantile(column, _) => Part::Quantiles(column),
+            Read::MostFrequent(column) => Part::Top(column),
+            Read::Share(column) => Part::True(column),
+            Read::DecayedCount(half_life) => Part::Decayed { column: None, half_life },
+            Read::DecayedSum(column, half_life) => Part::Decayed { column: Some(column), half_life },
+        };
+        part_flag(self.parts.iter().position(|known| *known == part).unwrap_or(0))
+    }
+
     fn single(&mut self, source: &Source, read: impl Fn(usize) -> Read, part: impl Fn(usize) -> Part) -> Read {
         let column = self.column(source);
         self.part(part(column));
@@ -440,15 +505,22 @@ fn slot_bytes(columns: &[SlotColumn], has_label: bool) -> usize {
     7 + 9 + 9 + 1 + if has_label { 8 } else { 0 } + columns
 }
 
-fn part_bytes(part: Part) -> usize {
+/// The flag of the part at `place`; parts beyond the sixtieth share flags.
+pub(crate) const fn part_flag(place: usize) -> i64 {
+    1 << (place % 60)
+}
+
+/// The most bytes a part takes in the encoding, of fewer than 2^28 events and of sums below 2^90.
+fn part_bytes(columns: &[SlotColumn], part: Part) -> usize {
+    let word = |column: usize| if columns[column].kind == WordKind::Text { 2 } else { 9 };
     match part {
         Part::Moments { squares, .. } => 4 + 13 + if squares { 19 } else { 0 },
-        Part::Min(_) | Part::Max(_) => 9,
-        Part::First(_) | Part::Last(_) => 9 + 6 + 9,
-        Part::Distinct(_) => super::sketch::HLL_REGISTERS,
-        Part::Quantiles(_) => super::sketch::HISTOGRAM_BINS * 5,
-        Part::Top(_) => super::sketch::TOP_VALUES * 7,
-        Part::True(_) | Part::Fraud => 4,
+        Part::Min(_) | Part::Max(_) => 1 + 9,
+        Part::First(column) | Part::Last(column) => 1 + 7 + 9 + word(column),
+        Part::Distinct(_) => 1 + super::sketch::HLL_REGISTERS * 6 / 8,
+        Part::Quantiles(_) => 1 + super::sketch::HISTOGRAM_BINS * 6,
+        Part::Top(column) => 1 + super::sketch::TOP_VALUES * (word(column) + 4),
+        Part::True(_) | Part::Fraud => 5,
         Part::Decayed { .. } => 8,
     }
 }

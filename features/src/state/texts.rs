@@ -32,6 +32,11 @@ impl Texts {
         usize::try_from(word).ok().and_then(|at| self.entries.get(at))
     }
 
+    /// How many texts are held.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn is_crowded(&self) -> bool {
         self.entries.len() > SWEEP_MIN.max(self.kept_at_last_sweep * 2)
     }
