@@ -170,7 +170,9 @@ impl StateShard {
         self.warm.clear();
         for &(shard, place) in places {
             let resolved = &rows[shard as usize].resolved;
-            let Some(version) = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new) else { continue };
+            let Some(version) = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new) else {
+                continue;
+            };
             let row = resolved.row(stream, &version);
             for route in routes {
                 if let Some(key) = key_of(row, &route.key, &mut self.key_new)
@@ -283,7 +285,10 @@ impl StateShard {
             let program = &plan.programs[plan.entity_groups[route.entity][group]];
             let out = &mut self.readouts[offset..offset + program.width()];
             offset += program.width();
-            let enters = is_transient && route.applies.contains(&group) && program.admits(&side.row);
+            let is_own = route.applies.contains(&group);
+            let enters = is_transient && is_own && program.admits(&side.row);
+            // Ids and versions of another stream's events do not compare with this one's.
+            let as_of = if is_own { as_of } else { AsOf::instant(as_of.time) };
             match states.get(group) {
                 _ if enters => {
                     self.words.new.clear();

@@ -144,9 +144,14 @@ fn needed_columns(definitions: &Definitions, stream: &Stream, routes: &[Route]) 
             }
         }
     }
+    let width = stream.columns.len();
     if let Some(Judge::When(condition)) = &stream.judge {
-        let width = stream.columns.len();
         needed.extend(slots(condition.slots()).into_iter().map(|slot| slot % width));
+    }
+    if stream.judge.is_some() {
+        // An insert that arrives after an update of its row is judged by the row record.
+        let derived = definitions.derived.iter().filter(|derived| derived.stream == stream.index);
+        needed.extend(derived.flat_map(|derived| slots(derived.expression.slots())).filter(|slot| *slot < width));
     }
     needed.sort_unstable();
     needed.dedup();

@@ -1,1 +1,6 @@
-//! Tests of the engine.
+//! Tests of the engine, and through it of row records and states.
+
+mod history;
+mod model;
+mod oracle;
+mod world;
