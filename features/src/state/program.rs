@@ -327,6 +327,12 @@ impl Program {
         matches!(part, Part::First(column) | Part::Last(column) | Part::Top(column) if self.columns[column].kind == WordKind::Text)
     }
 
+    /// Words of one slot.
+    #[cfg(test)]
+    pub(crate) fn raw_words(&self) -> usize {
+        self.columns.len()
+    }
+
     /// Whether events of `row` belong to the group.
     #[must_use]
     pub fn admits(&self, row: &Row<'_>) -> bool {

@@ -224,10 +224,6 @@ impl Shell {
         self.deliver(deliveries, |_| Cut::Nowhere)
     }
 
-    pub(super) fn one(&mut self, delivery: &Delivery) -> Answer {
-        self.batch(std::slice::from_ref(delivery)).remove(0)
-    }
-
     fn batch(&mut self, deliveries: &[Delivery]) -> Vec<Answer> {
         let plan = Arc::clone(self.engine.plan());
         let mut batch = ChangeBatch::new(Arc::clone(&plan.definitions.streams[deliveries[0].stream]), 0);
