@@ -77,12 +77,11 @@ impl StreamPlan {
     fn compile(definitions: &Definitions, programs: &[Program], entity_groups: &[Vec<usize>], stream: &Stream) -> Self {
         let mut routes: Vec<Route> = Vec::new();
         let mut route = |entity: usize, key: &[usize]| {
-            let at = routes.iter().position(|route| route.entity == entity && route.key == key).unwrap_or_else(|| {
+            routes.iter().position(|route| route.entity == entity && route.key == key).unwrap_or_else(|| {
                 let key = key.to_vec();
                 routes.push(Route { entity, key, applies: Vec::new(), reads: Vec::new(), width: 0 });
                 routes.len() - 1
-            });
-            at
+            })
         };
         let mut touched = Vec::new();
         for (entity, groups) in entity_groups.iter().enumerate() {

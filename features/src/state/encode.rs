@@ -383,14 +383,12 @@ fn decode_column(kind: WordKind, words: &mut [i64], from: &mut Reader<'_>) -> Re
 }
 
 fn put_bits(bits: impl Iterator<Item = bool>, out: &mut Vec<u8>) {
-    let mut used = 0;
-    for bit in bits {
+    for (used, bit) in bits.enumerate() {
         if used % 8 == 0 {
             out.push(0);
         }
         if bit && let Some(byte) = out.last_mut() {
             *byte |= 1 << (used % 8);
         }
-        used += 1;
     }
 }

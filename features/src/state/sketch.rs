@@ -100,9 +100,9 @@ pub(crate) fn bin_value(bin: i32) -> f64 {
 }
 
 /// Unpacks a histogram word into bin and count.
-#[expect(clippy::cast_possible_truncation, reason = "packed from 32 bits each")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "packed from 32 bits each")]
 pub(crate) const fn bin_unpack(word: i64) -> (i32, u32) {
-    ((word >> 32) as i32, (word & 0xffff_ffff) as u32)
+    ((word >> 32) as i32, word as u32)
 }
 
 pub(crate) fn bin_pack(bin: i32, count: u32) -> i64 {

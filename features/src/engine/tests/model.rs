@@ -29,8 +29,8 @@ impl Event {
 
     /// The label known at `instant`.
     pub(super) fn label(&self, instant: i64) -> Option<bool> {
-        let known = self.labels.iter().filter(|(reported, _)| reported.is_none_or(|reported| reported <= instant));
-        known.last().and_then(|(_, label)| *label)
+        let known = self.labels.iter().rfind(|(reported, _)| reported.is_none_or(|reported| reported <= instant));
+        known.and_then(|(_, label)| *label)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The oracle: every aggregation by its definition, from a plain list of events, once more for every read.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+
 use crate::change::Version;
 use crate::definition::{Aggregation, GroupKind, Operand as Source, Stream, WindowedFeature};
 use crate::engine::{OwnedKey, Plan, key_of};

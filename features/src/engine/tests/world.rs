@@ -182,11 +182,14 @@ pub(super) struct Answer {
     pub(super) as_of: Vec<i64>,
 }
 
+/// Bytes by entity, key and group.
+pub(super) type States = BTreeMap<(usize, Box<[u8]>, usize), Vec<u8>>;
+
 /// What checkpoints wrote.
 #[derive(Default)]
 struct Kept {
     rows: BTreeMap<(usize, Box<[u8]>), Vec<u8>>,
-    states: BTreeMap<(usize, Box<[u8]>, usize), Vec<u8>>,
+    states: States,
 }
 
 /// An engine with its caller.
@@ -294,7 +297,7 @@ impl Shell {
     }
 
     /// The bytes of every state, on disk or in memory.
-    pub(super) fn states(&mut self) -> BTreeMap<(usize, Box<[u8]>, usize), Vec<u8>> {
+    pub(super) fn states(&mut self) -> States {
         self.forget();
         self.kept.states.clone()
     }
