@@ -442,6 +442,11 @@ impl RowRecord {
         time.max(self.reports.iter().filter_map(|report| report.reported).max())
     }
 
+    /// Whether a column's value is from an older version than the newest.
+    pub(crate) fn has_carried(&self) -> bool {
+        !self.carried.is_empty()
+    }
+
     /// Whether a snapshot or a later insert already covers version `version`.
     #[must_use]
     pub fn is_covered(&self, version: Version) -> bool {

@@ -283,3 +283,23 @@ fn what_is_not_carried_out_is_not_accepted() {
         assert!(problems.contains(message), "{problems}");
     }
 }
+
+#[test]
+fn a_key_put_together_from_two_versions_is_loaded() {
+    let toml = PLAIN.replace("OPTIONS", "").replace("key = \"who\"", "key = [\"who\", \"status\"]");
+    let mut shell = Shell::new(&plan(&toml), 1, Evaluate::Nothing);
+    let keyed = |op, id, version, who, status: Option<&str>| {
+        let mut change = order(op, version, status, Some(1));
+        change.cells[0] = Cell::Word(id);
+        change.cells[2] = who;
+        change
+    };
+    shell.all(&[keyed(Op::Insert, 1, 1, Cell::Word(8), Some("b")), keyed(Op::Insert, 2, 1, Cell::Word(7), Some("a"))]);
+    shell.forget();
+    // The second row moves to the key of the first, half of which each version names.
+    shell.all(&[keyed(Op::Update, 2, 2, Cell::Word(8), None), keyed(Op::Update, 2, 3, Cell::Unchanged, Some("b"))]);
+    shell.forget();
+    let mut fresh = Shell::new(&plan(&toml), 1, Evaluate::Nothing);
+    fresh.all(&[keyed(Op::Insert, 1, 1, Cell::Word(8), Some("b")), keyed(Op::Insert, 2, 1, Cell::Word(8), Some("b"))]);
+    assert_eq!(shell.states(), fresh.states());
+}
