@@ -1,6 +1,8 @@
 //! What a group's definition compiles to: which words an event leaves in a state, which reductions its tiles hold,
 //! and how features are read from both.
 
+mod size;
+
 use std::sync::Arc;
 
 use crate::change::{Row, TextArena};
@@ -10,6 +12,7 @@ use crate::time::Span;
 use crate::value::{ColumnType, NULL, UNCHANGED, double_cell, double_of, major_units};
 
 use super::read::Readout;
+use size::{slot_bytes, tile_width};
 
 /// Bytes of raw events a state may hold before its oldest events move into tiles (DESIGN section 5).
 pub const RAW_BYTES_MAX: usize = 8 * 1024;
@@ -19,18 +22,12 @@ pub const TILED_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const TILE_TEXTS_BYTES_MAX: usize = 4 * 1024;
 /// How many texts that are.
 pub(crate) const TILE_TEXTS_MAX: usize = 256;
-/// Bytes of a state beside its events, tiles and texts: format, kinds of columns, counts, the tiles' boundary, checksum.
-const STATE_HEAD_BYTES: usize = 128;
-/// Bytes of a tile beside its parts: index 2, count 4, first and last event 7 each, flags 2.
-const TILE_HEAD_BYTES: usize = 22;
 /// A tile's flag: its first or last event was retracted.
 pub(crate) const TIMES_INEXACT: i64 = 1 << 60;
 /// A window's flag: a label in its tiles was reported after the as-of.
 pub(crate) const LABELS_INEXACT: i64 = 1 << 61;
 /// Rows a table state holds per key: the latest, and a few before it in case the latest is deleted.
 pub(crate) const TABLE_ROWS_MAX: usize = 8;
-/// A tile is at most this part of its window (DESIGN 3.1).
-const TILES_PER_WINDOW: i64 = 100;
 /// The span of a table group's only window: every instant lies in it.
 const UNBOUNDED: i64 = i64::MAX / 4;
 
@@ -304,19 +301,6 @@ impl Program {
         self.tiers.iter().map(|tier| Span::from_micros(tier.width))
     }
 
-    /// Bytes a state takes when raw events and every tile are full.
-    #[must_use]
-    pub fn tiled_bytes_max(&self) -> usize {
-        let tile_bytes: usize =
-            TILE_HEAD_BYTES + self.parts.iter().map(|part| part_bytes(&self.columns, *part)).sum::<usize>();
-        let tiles: i64 = self.tiers.iter().map(|tier| tier.reach / tier.width + 2).sum();
-        let texts = if self.has_tile_texts() { TILE_TEXTS_BYTES_MAX } else { 0 };
-        STATE_HEAD_BYTES
-            + RAW_BYTES_MAX
-            + texts
-            + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
-    }
-
     /// Whether tiles refer to texts.
     pub(crate) fn has_tile_texts(&self) -> bool {
         self.parts.iter().any(|part| self.text_part(*part))
@@ -479,54 +463,7 @@ impl Builder<'_> {
     }
 }
 
-/// The widest round width of at most a hundredth of `window`.
-fn tile_width(window: i64) -> i64 {
-    const MILLISECOND: i64 = 1_000;
-    const ROUND: [i64; 25] = [
-        1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000,
-        600_000, 900_000, 1_800_000, 3_600_000, 7_200_000, 10_800_000, 21_600_000,
-    ];
-    let widest = window / TILES_PER_WINDOW;
-    let days = widest / Span::DAY.micros();
-    if days >= 1 {
-        return days * Span::DAY.micros();
-    }
-    if widest >= 43_200_000 * MILLISECOND {
-        return 43_200_000 * MILLISECOND;
-    }
-    ROUND.iter().rev().map(|width| width * MILLISECOND).find(|width| *width <= widest).unwrap_or_else(|| widest.max(1))
-}
-
-/// The most bytes one raw event takes in the encoding: time 7, id 9, version 9, minor version 1, report time and
-/// label 8, a number 9, a text's index 2.
-fn slot_bytes(columns: &[SlotColumn], has_label: bool) -> usize {
-    let columns: usize = columns
-        .iter()
-        .map(|column| match column.kind {
-            WordKind::Bool => 1,
-            WordKind::Text => 2,
-            WordKind::Integer { .. } | WordKind::Double | WordKind::Timestamp => 9,
-        })
-        .sum();
-    7 + 9 + 9 + 1 + if has_label { 8 } else { 0 } + columns
-}
-
 /// The flag of the part at `place`; parts beyond the sixtieth share flags.
 pub(crate) const fn part_flag(place: usize) -> i64 {
     1 << (place % 60)
-}
-
-/// The most bytes a part takes in the encoding, of fewer than 2^28 events and of sums below 2^90.
-fn part_bytes(columns: &[SlotColumn], part: Part) -> usize {
-    let word = |column: usize| if columns[column].kind == WordKind::Text { 2 } else { 9 };
-    match part {
-        Part::Moments { squares, .. } => 4 + 13 + if squares { 19 } else { 0 },
-        Part::Min(_) | Part::Max(_) => 1 + 9,
-        Part::First(column) | Part::Last(column) => 1 + 7 + 9 + word(column),
-        Part::Distinct(_) => 1 + super::sketch::HLL_REGISTERS * 6 / 8,
-        Part::Quantiles(_) => 1 + super::sketch::HISTOGRAM_BINS * 6,
-        Part::Top(column) => 1 + super::sketch::TOP_VALUES * (word(column) + 4),
-        Part::True(_) | Part::Fraud => 5,
-        Part::Decayed { .. } => 8,
-    }
 }
