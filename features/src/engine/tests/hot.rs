@@ -266,3 +266,34 @@ fn what_is_behind_the_retention_is_refused_and_leaves_tiles_alone() {
     assert_eq!(shell.all(&[late]).remove(0).outcome, Outcome::Applied);
     assert_ne!(shell.states(), before);
 }
+
+#[test]
+fn long_texts_in_tiles_stay_within_their_bound() {
+    let plan = plan(HOT);
+    let mut shell = Shell::new(&plan, 1, Evaluate::Nothing);
+    let mut dice = Dice(8);
+    let payments: Vec<Delivery> = (0..6_000)
+        .map(|n| {
+            let mut paid = paid(n * 10, 8);
+            paid.cells[5] = if dice.one_in(5) { Cell::text("often") } else { Cell::Text(format!("{n:0900}")) };
+            paid
+        })
+        .collect();
+    shell.all(&payments);
+    // Late ones go to tiles without an append that would sweep.
+    let late: Vec<Delivery> = (0..1_500)
+        .map(|n| {
+            let mut late = paid(n * 20, 9);
+            late.cells[0] = Cell::Word(1_000_000 + n);
+            late.cells[5] = Cell::Text(format!("late {n:0900}"));
+            late
+        })
+        .collect();
+    shell.all(&late);
+    let found = read(&plan, &mut shell, at(60_000));
+    assert_eq!(found["texts.top_1d"].value, Value::Text("often".into()));
+    assert!(found["texts.top_1d"].flags.has(Flags::INEXACT));
+    let bytes = shell.states().into_iter().find(|((.., group), _)| *group == 2).unwrap().1;
+    println!("with long texts: {} bytes of at most {}", bytes.len(), plan.programs[2].tiled_bytes_max());
+    assert!(bytes.len() <= plan.programs[2].tiled_bytes_max());
+}

@@ -2,7 +2,9 @@
 
 use super::{Part, Program, RAW_BYTES_MAX, SlotColumn, TILE_TEXTS_BYTES_MAX, WordKind};
 use crate::state::sketch;
+use crate::state::texts::UNSWEPT_BYTES_MAX;
 use crate::time::Span;
+use crate::value::TEXT_BYTES_MAX;
 
 /// Bytes of a state beside its events, tiles and texts: format, kinds of columns, counts, the tiles' boundary, checksum.
 const STATE_HEAD_BYTES: usize = 128;
@@ -18,7 +20,8 @@ impl Program {
         let tile_bytes: usize =
             TILE_HEAD_BYTES + self.parts.iter().map(|part| part_bytes(&self.columns, *part)).sum::<usize>();
         let tiles: i64 = self.tiers.iter().map(|tier| tier.reach / tier.width + 2).sum();
-        let texts = if self.has_tile_texts() { TILE_TEXTS_BYTES_MAX } else { 0 };
+        let texts = TILE_TEXTS_BYTES_MAX + UNSWEPT_BYTES_MAX + TEXT_BYTES_MAX;
+        let texts = if self.has_tile_texts() { texts } else { 0 };
         STATE_HEAD_BYTES
             + RAW_BYTES_MAX
             + texts
