@@ -1,2 +1,8 @@
 //! The `interdict` command line.
-fn main() {}
+
+mod cli;
+mod simulate;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -15,8 +15,10 @@ use toml_edit::{Item, TableLike, Value};
 
 use crate::time::Span;
 
-/// The largest configuration file in bytes: a thousand times the largest example.
-const SOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest configuration file in bytes: a hundred times the largest example.
+const SOURCE_BYTES_MAX: usize = 1024 * 1024;
+/// How many mistakes are kept; whoever has more mends these first.
+const PROBLEMS_MAX: usize = 200;
 /// How much of a message is kept, in characters: what it quotes may be of any length.
 const MESSAGE_CHARS_MAX: usize = 300;
 /// How many known names a suggestion lists when none is near.
@@ -66,6 +68,7 @@ pub struct ConfigFile {
     source: String,
     root: toml_edit::Table,
     problems: RefCell<Vec<Problem>>,
+    problem_count: Cell<usize>,
     asked: RefCell<BTreeSet<String>>,
 }
 
@@ -90,6 +93,7 @@ impl ConfigFile {
                 source: source.to_owned(),
                 root: document.as_table().clone(),
                 problems: RefCell::new(Vec::new()),
+                problem_count: Cell::new(0),
                 asked: RefCell::new(BTreeSet::new()),
             }),
             Err(error) => {
@@ -181,24 +185,35 @@ impl ConfigFile {
     }
 
     fn of_table<'a>(&'a self, path: &str, table: &'a dyn TableLike, span: Option<Range<usize>>) -> Section<'a> {
-        Section { file: self, path: path.to_owned(), table, span, asked: RefCell::new(BTreeSet::new()) }
+        Section {
+            file: self,
+            path: path.to_owned(),
+            table,
+            span,
+            asked: RefCell::new(BTreeSet::new()),
+        }
     }
 
     /// Notes a mistake at a byte range of the source (the file's beginning when `None`).
     pub fn report(&self, span: Option<Range<usize>>, message: impl Into<String>, help: impl Into<String>) {
+        if self.problem_count.get() >= PROBLEMS_MAX {
+            self.problem_count.set(self.problem_count.get() + 1);
+            return;
+        }
         let (line, column) = position(&self.source, span.map_or(0, |span| span.start));
         let (message, help) = (shortened(message.into()), shortened(help.into()));
         let problem = Problem { file: self.name.clone(), line, column, message, help };
         let mut problems = self.problems.borrow_mut();
         if !problems.contains(&problem) {
             problems.push(problem);
+            self.problem_count.set(self.problem_count.get() + 1);
         }
     }
 
-    /// How many mistakes were noted so far.
+    /// How many mistakes were found so far, those beyond the bound included.
     #[must_use]
     pub fn problem_count(&self) -> usize {
-        self.problems.borrow().len()
+        self.problem_count.get()
     }
 
     /// Ends the reading: reports top-level tables that nobody asked for, then every mistake in order of line.
@@ -219,6 +234,12 @@ impl ConfigFile {
         }
         let mut problems = self.problems.into_inner();
         problems.sort();
+        if let (Some(left_out @ 1..), Some(last)) =
+            (self.problem_count.get().checked_sub(problems.len()), problems.last().cloned())
+        {
+            let message = format!("{left_out} more mistakes are not shown");
+            problems.push(Problem { message, help: "mend these first".to_owned(), ..last });
+        }
         if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
     }
 }
@@ -449,6 +470,12 @@ impl<'a> Section<'a> {
     #[must_use]
     pub fn is_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(Item::is_table_like)
+    }
+
+    /// Whether the value of `key` is a string, for keys that take a number or a word.
+    #[must_use]
+    pub fn is_text(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(Item::is_str)
     }
 
     /// Ends the reading of this section: reports the keys that nobody asked for.

@@ -173,7 +173,12 @@ impl RowRecord {
     ///
     /// # Errors
     /// [`Ignored::Duplicate`] when it is known.
-    pub fn apply_label(&mut self, version: Version, value: Option<bool>, reported: Option<Timestamp>) -> Result<(), Ignored> {
+    pub fn apply_label(
+        &mut self,
+        version: Version,
+        value: Option<bool>,
+        reported: Option<Timestamp>,
+    ) -> Result<(), Ignored> {
         let report = Report { origin: Origin::Stream, version, value, reported };
         if self.report(report) { Ok(()) } else { Err(Ignored::Duplicate) }
     }
@@ -230,7 +235,9 @@ impl RowRecord {
         if self.presence == Presence::Live {
             for eight in needed.chunks(8) {
                 let is_null = |column: &usize| self.cells[*column] <= UNCHANGED;
-                out.push(eight.iter().enumerate().fold(0, |byte, (bit, column)| byte | u8::from(is_null(column)) << bit));
+                out.push(
+                    eight.iter().enumerate().fold(0, |byte, (bit, column)| byte | u8::from(is_null(column)) << bit),
+                );
             }
             for &column in needed {
                 let cell = self.cells[column];
@@ -312,6 +319,13 @@ impl RowRecord {
             self.reports.push(Report { origin, version, value, reported });
         }
         if from.is_empty() { Ok(()) } else { Err(Damaged) }
+    }
+
+    /// The latest time the record knows: of the event, or of a report.
+    #[must_use]
+    pub fn newest(&self, stream: &Stream) -> Option<Timestamp> {
+        let time = stream.time.map(|column| self.cells[column]).filter(|cell| *cell > UNCHANGED).map(Timestamp::from_micros);
+        time.max(self.reports.iter().filter_map(|report| report.reported).max())
     }
 
     /// Whether a snapshot or a later insert already covers version `version`.

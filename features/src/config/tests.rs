@@ -71,7 +71,7 @@ fn tables_by_dotted_keys_and_in_arrays_have_places() {
 fn what_is_no_toml_or_too_large_is_one_problem() {
     assert_eq!(problems("a = \n", |_| ()).len(), 1);
     assert_eq!(problems(&"[".repeat(100_000), |_| ()).len(), 1);
-    assert_eq!(problems(&"#".repeat(SOURCE_BYTES_MAX + 1), |_| ())[0].2, "the file has 4194305 bytes");
+    assert_eq!(problems(&"#".repeat(SOURCE_BYTES_MAX + 1), |_| ())[0].2, "the file has 1048577 bytes");
 }
 
 #[test]
@@ -92,4 +92,12 @@ fn suggestions_name_the_nearest_or_a_dozen() {
     assert_eq!(suggestion("zzz", std::iter::empty()), "");
     let many: Vec<String> = (0..20).map(|index| format!("column_{index}")).collect();
     assert!(suggestion("zzz", many.iter().map(String::as_str)).ends_with("and 8 more"));
+}
+
+#[test]
+fn the_number_of_mistakes_shown_is_bounded() {
+    let source = (0..900).map(|index| format!("key_{index} = 1\n")).collect::<String>();
+    let found = problems(&source, |file| assert_eq!(file.problem_count(), 0));
+    assert_eq!(found.len(), PROBLEMS_MAX + 1);
+    assert_eq!(found[PROBLEMS_MAX].2, "700 more mistakes are not shown");
 }

@@ -90,7 +90,13 @@ impl StateShard {
         newest(table.states(table.find(key)?))
     }
 
-    pub(super) fn load(&mut self, plan: &Plan, entity: usize, key: &Key<'_>, bytes: &[Option<&[u8]>]) -> Result<(), StateError> {
+    pub(super) fn load(
+        &mut self,
+        plan: &Plan,
+        entity: usize,
+        key: &Key<'_>,
+        bytes: &[Option<&[u8]>],
+    ) -> Result<(), StateError> {
         self.tables[entity].load(plan, entity, key, bytes)
     }
 
@@ -125,7 +131,14 @@ impl StateShard {
     }
 
     /// Applies a resolved batch to the states of this shard, in order.
-    pub(super) fn apply(&mut self, plan: &Plan, stream: usize, rows: &[RowShard], places: &[(u32, u32)], evaluate: Evaluate) {
+    pub(super) fn apply(
+        &mut self,
+        plan: &Plan,
+        stream: usize,
+        rows: &[RowShard],
+        places: &[(u32, u32)],
+        evaluate: Evaluate,
+    ) {
         self.readings.clear();
         self.readouts.clear();
         self.late.clear();
@@ -217,7 +230,14 @@ impl StateShard {
     }
 
     /// Replaces one version by another in every group of a key; true when every group found the new one too late.
-    fn exchange(&mut self, plan: &Plan, route: &Route, key: &Key<'_>, old: Option<Side<'_>>, new: Option<Side<'_>>) -> bool {
+    fn exchange(
+        &mut self,
+        plan: &Plan,
+        route: &Route,
+        key: &Key<'_>,
+        old: Option<Side<'_>>,
+        new: Option<Side<'_>>,
+    ) -> bool {
         if route.applies.is_empty() {
             return false;
         }

@@ -98,7 +98,13 @@ impl EntityTable {
     }
 
     /// Takes over what the store holds of `key`: bytes per group, in the entity's order of groups.
-    pub(super) fn load(&mut self, plan: &Plan, entity: usize, key: &Key<'_>, bytes: &[Option<&[u8]>]) -> Result<(), StateError> {
+    pub(super) fn load(
+        &mut self,
+        plan: &Plan,
+        entity: usize,
+        key: &Key<'_>,
+        bytes: &[Option<&[u8]>],
+    ) -> Result<(), StateError> {
         let place = self.place(key);
         for (group, bytes) in bytes.iter().enumerate() {
             if let Some(bytes) = bytes {

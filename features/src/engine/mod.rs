@@ -104,6 +104,8 @@ pub struct RowImage {
     pub id: Box<[u8]>,
     /// The record's bytes.
     pub bytes: Vec<u8>,
+    /// The latest time it knows: of the event, or of a report.
+    pub newest: Option<Timestamp>,
 }
 
 /// Row records and states in memory, and what happens to them.
@@ -231,7 +233,15 @@ impl Engine {
 
     /// Reads the features of some groups of an entity key as of an instant; `groups` are places in the entity's list of groups.
     /// Writes one readout per feature and window, group by group; texts go to `scratch`.
-    pub fn read(&self, entity: usize, key: &Key<'_>, groups: &[usize], as_of: AsOf, scratch: &mut Scratch, out: &mut Vec<Readout>) {
+    pub fn read(
+        &self,
+        entity: usize,
+        key: &Key<'_>,
+        groups: &[usize],
+        as_of: AsOf,
+        scratch: &mut Scratch,
+        out: &mut Vec<Readout>,
+    ) {
         let shard = &self.states[self.shard_of(key)];
         for &group in groups {
             let program = &self.plan.programs[self.plan.entity_groups[entity][group]];

@@ -160,7 +160,8 @@ impl Output {
         // A judged event none of whose entities has a key still has a vector, of missing features.
         for (change, vector) in (0_u32..).zip(&mut self.vectors) {
             let is_judged = self.judgements[change as usize].is_some();
-            let is_refused = matches!(self.outcomes[change as usize], Outcome::Refused(refused) if refused != Refused::TooLate);
+            let is_refused =
+                matches!(self.outcomes[change as usize], Outcome::Refused(refused) if refused != Refused::TooLate);
             if vector.is_some() || (is_judged && !is_refused) {
                 *vector = Some(u32::try_from(self.changes.len()).expect("batches are bounded"));
                 self.changes.push(change);
@@ -177,7 +178,8 @@ impl Output {
             let (shard, place) = places[changes[vector] as usize];
             let resolved = &rows[shard as usize].resolved;
             let new = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new.as_ref());
-            let row = new.map_or_else(|| batch.row(changes[vector] as usize), |version| resolved.row(declared, version));
+            let row =
+                new.map_or_else(|| batch.row(changes[vector] as usize), |version| resolved.row(declared, version));
             derive_into(plan, stream, row, texts, readouts, first);
         };
         if self.changes.len() >= PARALLEL_CHANGES_MIN {
@@ -189,7 +191,14 @@ impl Output {
 }
 
 /// Computes the derived features of one vector, in order, from its event and the features before.
-pub(super) fn derive_into(plan: &Plan, stream: usize, row: Row<'_>, texts: &[Arc<str>], readouts: &mut [Readout], first: usize) {
+pub(super) fn derive_into(
+    plan: &Plan,
+    stream: usize,
+    row: Row<'_>,
+    texts: &[Arc<str>],
+    readouts: &mut [Readout],
+    first: usize,
+) {
     for (place, derived) in plan.definitions.derived.iter().enumerate() {
         if derived.stream != stream {
             continue;

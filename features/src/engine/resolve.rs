@@ -126,7 +126,9 @@ impl RowShard {
 
     pub(super) fn checkpoint(&mut self, visit: &mut impl FnMut(RowImage)) {
         for (stream, table) in self.tables.iter_mut().enumerate() {
-            table.drain_dirty(|id, bytes| visit(RowImage { stream, id: Box::from(id), bytes: bytes.to_vec() }));
+            table.drain_dirty(|id, bytes, newest| {
+                visit(RowImage { stream, id: Box::from(id), bytes: bytes.to_vec(), newest });
+            });
         }
     }
 
@@ -202,13 +204,21 @@ impl RowShard {
         let new = self.resolved.push(row, change.version, |labels| {
             if let Some(label) = own {
                 let reported = stream.label_time.map(|column| row.cells[column]).filter(|cell| *cell > UNCHANGED);
-                let value = if label == 1 { crate::state::LabelValue::Fraud } else { crate::state::LabelValue::Genuine };
+                let value =
+                    if label == 1 { crate::state::LabelValue::Fraud } else { crate::state::LabelValue::Genuine };
                 labels.push(LabelWord::new(value, reported.map(Timestamp::from_micros)));
             }
         });
         let is_first = matches!(change.op, Op::Insert | Op::Request) && stream.judge.is_some();
         let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
-        Resolution { change: 0, outcome: Outcome::Applied, judgement: is_first.then_some(0), old: None, new, is_transient }
+        Resolution {
+            change: 0,
+            outcome: Outcome::Applied,
+            judgement: is_first.then_some(0),
+            old: None,
+            new,
+            is_transient,
+        }
     }
 
     fn apply_label(&mut self, source: &Stream, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
@@ -224,7 +234,9 @@ impl RowShard {
         match stream.judge.as_ref()? {
             Judge::Insert => {
                 let is_new = matches!(change.op, Op::Insert | Op::Request);
-                let is_again = self.before.row(stream).is_none() && self.before.judgements > 0 && change.version == self.record.version;
+                let is_again = self.before.row(stream).is_none()
+                    && self.before.judgements > 0
+                    && change.version == self.record.version;
                 let is_history = self.record.is_covered(change.version);
                 (is_new && !is_history && (self.before.judgements == 0 || is_again)).then_some(self.before.judgements)
             }

@@ -138,7 +138,10 @@ impl State {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
-            size_of::<Rare>() + rare.minors.capacity() * 4 + rare.texts.memory_bytes() + rare.tiles.as_ref().map_or(0, Tiles::memory_bytes)
+            size_of::<Rare>()
+                + rare.minors.capacity() * 4
+                + rare.texts.memory_bytes()
+                + rare.tiles.as_ref().map_or(0, Tiles::memory_bytes)
         });
         size_of::<Self>() + self.lanes.capacity() * 8 + rare
     }
@@ -421,7 +424,8 @@ impl State {
         tiles.newest = newest;
         while self.raw_cost(program) > RAW_BYTES_MAX / 2 && self.len > 0 {
             let (time, first, id) = self.order(0);
-            let words: Vec<i64> = (0..program.columns.len()).map(|c| self.lane(program.first_column() + c)[0]).collect();
+            let words: Vec<i64> =
+                (0..program.columns.len()).map(|c| self.lane(program.first_column() + c)[0]).collect();
             let label = if program.has_label { LabelWord::from_word(self.lane(LABEL)[0]) } else { LabelWord::UNKNOWN };
             let texts = self.rare.as_ref().map(|rare| &rare.texts);
             tiles.add(program, (time, first, id), label, &words, texts);
@@ -475,7 +479,11 @@ impl State {
 /// The slot's words with text words pointing into `texts`.
 fn intern_words(program: &Program, slot: &Slot<'_>, texts: &mut Texts) -> Vec<i64> {
     let word = |(spec, &word): (&program::SlotColumn, &i64)| {
-        if spec.kind == WordKind::Text && word != crate::value::NULL { texts.intern(slot.texts.get(word)) } else { word }
+        if spec.kind == WordKind::Text && word != crate::value::NULL {
+            texts.intern(slot.texts.get(word))
+        } else {
+            word
+        }
     };
     program.columns.iter().zip(slot.words).map(word).collect()
 }

@@ -41,7 +41,10 @@ impl WordKind {
         match self {
             Self::Integer { scale, .. } => major_units(word, scale),
             Self::Double => double_of(word),
-            #[expect(clippy::cast_precision_loss, reason = "bools, and instants below 2^53 microseconds from 1970 to 2255")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "bools, and instants below 2^53 microseconds from 1970 to 2255"
+            )]
             Self::Bool | Self::Text | Self::Timestamp => word as f64,
         }
     }
@@ -71,7 +74,11 @@ impl SlotColumn {
             Source::Expression(expression) => match expression.evaluate(&row) {
                 Operand::Null => NULL,
                 Operand::Int(value) | Operand::Timestamp(value) => {
-                    if value <= UNCHANGED { NULL } else { value }
+                    if value <= UNCHANGED {
+                        NULL
+                    } else {
+                        value
+                    }
                 }
                 Operand::Double(value) => double_cell(value).unwrap_or(NULL),
                 Operand::Bool(value) => i64::from(value),
@@ -135,7 +142,10 @@ pub(crate) struct Output {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Part {
     /// Non-null count and exact sum; with squares where a deviation is asked for.
-    Moments { column: usize, squares: bool },
+    Moments {
+        column: usize,
+        squares: bool,
+    },
     Min(usize),
     Max(usize),
     First(usize),
@@ -148,7 +158,10 @@ pub(crate) enum Part {
     Top(usize),
     True(usize),
     Fraud,
-    Decayed { column: Option<usize>, half_life: i64 },
+    Decayed {
+        column: Option<usize>,
+        half_life: i64,
+    },
 }
 
 /// Tiles of one window.
@@ -182,7 +195,8 @@ impl Program {
     #[must_use]
     pub fn compile(definitions: &Definitions, group: &Group) -> Self {
         let stream = &definitions.streams[group.stream];
-        let mut builder = Builder { columns: Vec::new(), parts: Vec::new(), has_label: false, column_types: &stream.columns };
+        let mut builder =
+            Builder { columns: Vec::new(), parts: Vec::new(), has_label: false, column_types: &stream.columns };
         let (windows, delay, outputs, is_table) = match &group.kind {
             GroupKind::Windowed { windows, delay, features } => {
                 let outputs = features
@@ -207,7 +221,10 @@ impl Program {
         let tiers = if is_table {
             Vec::new()
         } else {
-            windows.iter().map(|&window| TierSpec { width: tile_width(window), reach: delay + window + slack }).collect()
+            windows
+                .iter()
+                .map(|&window| TierSpec { width: tile_width(window), reach: delay + window + slack })
+                .collect()
         };
         let slot_bytes = slot_bytes(&builder.columns, builder.has_label);
         Self {
@@ -361,7 +378,9 @@ impl Builder<'_> {
             Aggregation::TravelSpeed(latitude, longitude) => {
                 Read::TravelSpeed(self.column(latitude), self.column(longitude))
             }
-            Aggregation::Sum(source) => self.single(source, Read::Sum, |column| Part::Moments { column, squares: false }),
+            Aggregation::Sum(source) => {
+                self.single(source, Read::Sum, |column| Part::Moments { column, squares: false })
+            }
             Aggregation::Mean(source) => {
                 self.single(source, Read::Mean, |column| Part::Moments { column, squares: false })
             }

@@ -262,8 +262,9 @@ impl State {
         let count = words.len() / stride;
         let cut = |at: usize| u32::try_from(head(at, COUNT)).unwrap_or(u32::MAX);
         range.tile_low = partition(count, |at| (head(at, INDEX) + 1) * width <= lower + 1 || head(at, LAST) <= lower);
-        range.tile_high = partition(count, |at| (head(at, INDEX) + 1) * width <= range.upper + 1 || head(at, LAST) <= range.upper)
-            .max(range.tile_low);
+        range.tile_high =
+            partition(count, |at| (head(at, INDEX) + 1) * width <= range.upper + 1 || head(at, LAST) <= range.upper)
+                .max(range.tile_low);
         if range.tile_low < range.tile_high && head(range.tile_low, FIRST) <= lower {
             range.edge_events += cut(range.tile_low);
         }
@@ -300,7 +301,8 @@ impl State {
             if !label.is_reported_by(instant) {
                 let key = (time, id.cast_unsigned());
                 let from = earlier.partition_point(|entry| (entry.time, entry.id) < key);
-                let own = earlier[from..].iter().take_while(|entry| (entry.time, entry.id) == key).map(|entry| entry.label);
+                let own =
+                    earlier[from..].iter().take_while(|entry| (entry.time, entry.id) == key).map(|entry| entry.label);
                 label = own.rev_reported_by(instant);
             }
             frauds += i64::from(label.is_fraud_by(instant));

@@ -54,7 +54,12 @@ pub(crate) fn hll_merge(words: &mut [i64], other: &[i64]) {
 }
 
 /// The number of distinct values, with linear counting below 2.5 m.
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, positive and far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate, positive and far below 2^53"
+)]
 pub(crate) fn hll_estimate(words: &[i64]) -> u64 {
     let m = HLL_REGISTERS as f64;
     let mut sum = 0.0;
@@ -119,9 +124,8 @@ pub(crate) fn histogram_add(words: &mut [i64], number: f64, count: u32) -> bool 
             true
         }
         Err(_) => {
-            let nearest = (1..used)
-                .min_by_key(|&at| bin_unpack(words[at]).0.abs_diff(bin_unpack(words[at - 1]).0))
-                .unwrap_or(1);
+            let nearest =
+                (1..used).min_by_key(|&at| bin_unpack(words[at]).0.abs_diff(bin_unpack(words[at - 1]).0)).unwrap_or(1);
             let joined = bin_unpack(words[nearest - 1]).1.saturating_add(bin_unpack(words[nearest]).1);
             words[nearest - 1] = bin_pack(bin_unpack(words[nearest - 1]).0, joined);
             words.copy_within(nearest + 1..used, nearest);

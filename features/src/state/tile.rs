@@ -95,7 +95,8 @@ impl Tiles {
         let stride = stride(program);
         for (tier, spec) in self.tiers.iter_mut().zip(&program.tiers) {
             let horizon = self.newest - spec.reach;
-            let gone = tier.words.chunks_exact(stride).take_while(|tile| (tile[INDEX] + 1) * spec.width <= horizon).count();
+            let gone =
+                tier.words.chunks_exact(stride).take_while(|tile| (tile[INDEX] + 1) * spec.width <= horizon).count();
             tier.words.drain(..gone * stride);
         }
     }
@@ -234,7 +235,10 @@ impl Tier {
             let mut offset = HEAD;
             for part in &program.parts {
                 let words = part_words(*part);
-                if matches!(part, Part::Min(_) | Part::Max(_) | Part::First(_) | Part::Last(_) | Part::Quantiles(_) | Part::Top(_)) {
+                if matches!(
+                    part,
+                    Part::Min(_) | Part::Max(_) | Part::First(_) | Part::Last(_) | Part::Quantiles(_) | Part::Top(_)
+                ) {
                     tile[offset..offset + words].fill(NULL);
                 }
                 offset += words;
@@ -286,7 +290,9 @@ fn part_add(program: &Program, part: Part, into: &mut [i64], event: &Event<'_>) 
                 Some(column) if event.words[column] == NULL => return,
                 Some(column) => program.columns[column].kind.number(event.words[column]),
             };
-            into[0] = (double_of(into[0]) + weight * growth(event.order.0, event.tile_end, half_life)).to_bits().cast_signed();
+            into[0] = (double_of(into[0]) + weight * growth(event.order.0, event.tile_end, half_life))
+                .to_bits()
+                .cast_signed();
         }
         Part::Moments { column, squares } => {
             moments(program.columns[column].kind, into, event.words[column], squares, 1);

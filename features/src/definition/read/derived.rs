@@ -1,20 +1,20 @@
 //! `[[derived]]`: features computed at decision time from the event and other features.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::{Derived, FeatureName, Stream};
 use super::groups::Groups;
 use super::streams::{StreamDraft, Streams};
-use super::{Doubt, compile, names, slot};
+use super::{Doubt, FEATURES_MAX, compile, names, slot};
 use crate::config::{ConfigFile, Section, Spanned};
-use crate::expression::Scope;
+use crate::expression::{Expression, Scope};
 
 /// All derived features in file order.
 pub(super) struct AllDerived {
     pub(super) derived: Vec<Derived>,
     /// Their names in the vector.
     pub(super) features: Vec<FeatureName>,
-    doubt: Doubt,
 }
 
 /// One entry as it is written.
@@ -33,14 +33,56 @@ pub(super) fn read(file: &ConfigFile, streams: &Streams, groups: &Groups) -> All
         entries.extend(read_entries(&section, stream));
         section.finish();
     }
-    let mut all = AllDerived { derived: Vec::new(), features: Vec::new(), doubt: groups.doubt.clone() };
-    for index in 0..entries.len() {
-        let compiled = all.read_one(file, &entries, index, streams, groups);
-        if compiled.is_none() {
-            all.doubt.name(entries[index].name.value.clone());
+    let mut all = AllDerived { derived: Vec::new(), features: Vec::new() };
+    if entries.len() > FEATURES_MAX {
+        let message = format!("{} features are derived", entries.len());
+        file.report(entries[FEATURES_MAX].name.span.clone(), message, format!("derive at most {FEATURES_MAX}"));
+        return all;
+    }
+    let mut scopes = scopes(&entries, streams, groups);
+    let mut seen = BTreeSet::new();
+    for entry in &entries {
+        let is_new = seen.insert(entry.name.value.as_str());
+        let compiled = read_one(file, entry, is_new, streams, groups, &mut scopes);
+        let name = &entry.name.value;
+        let (Some(expression), Some(stream)) = (compiled, entry.stream) else {
+            scopes.values_mut().for_each(|(_, doubt)| doubt.name(name.clone()));
+            continue;
+        };
+        let index = streams.drafts[stream].stream.columns.len() + groups.features.len() + all.derived.len();
+        if let Some((scope, _)) = scopes.get_mut(&stream) {
+            scope.declare(name.clone(), slot(index), expression.kind());
         }
+        all.features.push(FeatureName { name: Arc::from(name.as_str()), kind: expression.kind() });
+        all.derived.push(Derived { name: name.clone(), expression, stream });
     }
     all
+}
+
+/// Per stream: its columns and the features of all groups; derived features are refused until they are declared.
+fn scopes(entries: &[Entry], streams: &Streams, groups: &Groups) -> BTreeMap<usize, (Scope, Doubt)> {
+    let mut scopes = BTreeMap::new();
+    for stream in entries.iter().filter_map(|entry| entry.stream) {
+        scopes.entry(stream).or_insert_with(|| {
+            let draft = &streams.drafts[stream];
+            let (mut scope, mut doubt) = (draft.scope(), groups.doubt.clone());
+            for (index, feature) in groups.features.iter().enumerate() {
+                scope.declare(&*feature.name, slot(draft.stream.columns.len() + index), feature.kind);
+            }
+            for Entry { name, stream: of, .. } in entries {
+                let why = if *of == Some(stream) {
+                    format!("it is derived later: move '{}' before this one", name.value)
+                } else {
+                    "it is derived for another stream: derive it for this one too".to_owned()
+                };
+                scope.refuse(&name.value, why);
+            }
+            doubt.names.extend(draft.doubt.names.iter().cloned());
+            doubt.prefixes.extend(draft.doubt.prefixes.iter().cloned());
+            (scope, doubt)
+        });
+    }
+    scopes
 }
 
 fn read_entries(section: &Section<'_>, stream: Option<usize>) -> Vec<Entry> {
@@ -55,74 +97,38 @@ fn read_entries(section: &Section<'_>, stream: Option<usize>) -> Vec<Entry> {
     keys.into_iter().map(|name| Entry { source: features.spanned_text(&name.value), name, stream }).collect()
 }
 
-impl AllDerived {
-    /// `None` when it was not added.
-    fn read_one(
-        &mut self,
-        file: &ConfigFile,
-        entries: &[Entry],
-        index: usize,
-        streams: &Streams,
-        groups: &Groups,
-    ) -> Option<()> {
-        let entry = &entries[index];
-        let draft = entry.stream.map(|stream| &streams.drafts[stream]);
-        let has_good_name =
-            names::check(file, "feature", &entry.name) && is_free(file, &entries[..index], &entry.name, draft, groups);
-        let (source, draft) = (entry.source.as_ref()?, draft?);
-        let scope = self.scope(entries, index, draft, groups);
-        let mut doubt = self.doubt.clone();
-        doubt.names.extend(draft.doubt.names.iter().cloned());
-        doubt.prefixes.extend(draft.doubt.prefixes.iter().cloned());
-        match compile(&source.value, &scope, &doubt) {
-            Ok(expression) => {
-                let expression = expression.filter(|_| has_good_name)?;
-                let name = entry.name.value.clone();
-                self.features.push(FeatureName { name: Arc::from(name.as_str()), kind: expression.kind() });
-                self.derived.push(Derived { name, expression, stream: draft.stream.index });
-                Some(())
-            }
-            Err(mistake) => {
-                let message = format!("in '{}': {}", entry.name.value, mistake.message);
-                file.report(source.span.clone(), message, mistake.help);
-                None
-            }
+/// Compiles one derived feature; `None` when there is a mistake in it or in what it uses.
+fn read_one(
+    file: &ConfigFile,
+    entry: &Entry,
+    is_new: bool,
+    streams: &Streams,
+    groups: &Groups,
+    scopes: &mut BTreeMap<usize, (Scope, Doubt)>,
+) -> Option<Arc<Expression>> {
+    let draft = entry.stream.map(|stream| &streams.drafts[stream]);
+    let has_good_name = names::check(file, "feature", &entry.name) && is_free(file, &entry.name, is_new, draft, groups);
+    let (source, (scope, doubt)) = (entry.source.as_ref()?, scopes.get_mut(&entry.stream?)?);
+    scope.refuse(&entry.name.value, "a feature cannot be derived from itself");
+    match compile(&source.value, scope, doubt) {
+        Ok(expression) => expression.filter(|_| has_good_name),
+        Err(mistake) => {
+            let message = format!("in '{}': {}", entry.name.value, mistake.message);
+            file.report(source.span.clone(), message, mistake.help);
+            None
         }
-    }
-
-    /// The stream's columns, then every feature before this one.
-    fn scope(&self, entries: &[Entry], index: usize, draft: &StreamDraft, groups: &Groups) -> Scope {
-        let mut scope = draft.scope();
-        let width = draft.stream.columns.len();
-        for (index, feature) in groups.features.iter().enumerate() {
-            scope.declare(&*feature.name, slot(width + index), feature.kind);
-        }
-        let first = width + groups.features.len();
-        for (index, (derived, feature)) in self.derived.iter().zip(&self.features).enumerate() {
-            if derived.stream == draft.stream.index {
-                scope.declare(&*feature.name, slot(first + index), feature.kind);
-            } else {
-                scope.refuse(&*feature.name, "it is derived for another stream: derive it for this one too");
-            }
-        }
-        scope.refuse(&entries[index].name.value, "a feature cannot be derived from itself");
-        for later in &entries[index + 1..] {
-            scope
-                .refuse(&later.name.value, format!("it is derived later: move '{}' before this one", later.name.value));
-        }
-        scope
     }
 }
 
 /// Whether nothing else has this name; reports it otherwise.
 fn is_free(
     file: &ConfigFile,
-    earlier: &[Entry],
     name: &Spanned<String>,
+    is_new: bool,
     draft: Option<&StreamDraft>,
     groups: &Groups,
 ) -> bool {
-    let message = if earlier.iter().any(|earlier| earlier.name.value == name.value) {
+    let message = if !is_new {
         format!("a feature '{}' was derived before", name.value)
     } else if groups.names.contains(&name.value) {
         format!("'{}' is the name of a group", name.value)

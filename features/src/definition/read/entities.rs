@@ -2,7 +2,7 @@
 
 use super::super::Entity;
 use super::streams::Streams;
-use super::{names, position_of};
+use super::{GROUPS_MAX, STREAMS_MAX, bounded, names, position_of};
 use crate::config::{ConfigFile, Section, Spanned, suggestion};
 
 /// How many columns a composite key may have; a key is encoded into every state and index entry.
@@ -23,7 +23,7 @@ pub(super) struct EntityDraft {
 /// Reads all entities.
 pub(super) fn read(file: &ConfigFile, streams: &Streams) -> Entities {
     let mut drafts = Vec::new();
-    for (name, section) in file.sections("entity") {
+    for (name, section) in bounded(file, file.sections("entity"), "entities", STREAMS_MAX) {
         names::check(file, "entity", &Spanned { value: name.clone(), span: section.span() });
         section.require("key", "\"customer_id\"");
         let columns = read_key(&section);
@@ -55,7 +55,10 @@ pub(super) fn read_key(section: &Section<'_>) -> Option<Vec<Spanned<String>>> {
 
 /// Whether a group finds the entity by columns of its own, so that the entity's need not exist.
 fn is_overridden(file: &ConfigFile, entity: &str) -> bool {
-    file.array("group").iter().any(|group| group.has("key") && group.text("entity").as_deref() == Some(entity))
+    file.array("group")
+        .iter()
+        .take(GROUPS_MAX)
+        .any(|group| group.has("key") && group.text("entity").as_deref() == Some(entity))
 }
 
 /// Whether every column exists in some stream; reports those that do not.

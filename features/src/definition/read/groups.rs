@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::{Aggregation, FeatureName, Group, GroupKind, Operand, WindowedFeature};
 use super::entities::{Entities, read_key};
 use super::streams::{StreamDraft, Streams, is_identifier};
-use super::{Doubt, SPAN_MAX, calls, compile, compile_condition, identity, names, refuse_keys};
+use super::{Doubt, GROUPS_MAX, SPAN_MAX, bounded, calls, compile, compile_condition, identity, names, refuse_keys};
 use crate::config::{ConfigFile, Section, Spanned};
 use crate::expression::{Expression, Scope, Type};
 use crate::time::Span;
@@ -14,6 +14,9 @@ use crate::value::ColumnType;
 
 /// How many windows a group may have: every feature is read once per window.
 const WINDOWS_MAX: usize = 16;
+
+/// How many aggregations a group may have, before windows multiply them.
+const GROUP_FEATURES_MAX: usize = 256;
 
 /// All groups in file order.
 #[derive(Default)]
@@ -54,7 +57,7 @@ enum Filter {
 /// Reads all groups.
 pub(super) fn read(file: &ConfigFile, streams: &Streams, entities: &Entities) -> Groups {
     let mut groups = Groups { keys: entities.drafts.iter().map(|_| None).collect(), ..Groups::default() };
-    for section in file.array("group") {
+    for section in bounded(file, file.array("group"), "groups", GROUPS_MAX) {
         groups.read_one(&section, streams, entities);
         section.finish();
     }
@@ -96,7 +99,9 @@ impl Groups {
             self.doubt.prefix("");
             return String::new();
         };
-        names::check(section.file(), "group", &name);
+        if !names::check(section.file(), "group", &name) && name.value.is_empty() {
+            self.doubt.prefix("");
+        }
         if !self.names.insert(name.value.clone()) {
             let message = format!("a group '{}' was declared before", name.value);
             section.file().report(name.span, message, "give each group a name of its own");
@@ -239,8 +244,12 @@ impl Groups {
         if keys.is_empty() {
             section.report("features", "the group has no features", "add one: tx_count = \"count()\"");
         }
+        if keys.len() > GROUP_FEATURES_MAX {
+            let message = format!("the group has {} features", keys.len());
+            section.report("features", message, format!("write at most {GROUP_FEATURES_MAX}; split the group"));
+        }
         let mut specs = Vec::new();
-        for name in keys {
+        for name in keys.into_iter().take(GROUP_FEATURES_MAX) {
             match read_spec(&features, &name) {
                 Some(spec) if names::check(section.file(), "feature", &name) => specs.push(spec),
                 _ => {

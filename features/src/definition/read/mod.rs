@@ -30,6 +30,11 @@ const SPAN_MAX: Span = Span::from_micros(400 * Span::DAY.micros());
 /// How many features a vector may have: sixteen times the widest model we know.
 const FEATURES_MAX: usize = 4096;
 
+/// How many streams and how many entities a file may declare.
+const STREAMS_MAX: usize = 64;
+/// How many groups a file may declare.
+const GROUPS_MAX: usize = 512;
+
 pub(super) fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Option<Definitions> {
     let problems_before = file.problem_count();
     let time = read_time(file);
@@ -157,6 +162,15 @@ fn slot(index: usize) -> u32 {
 
 fn position_of(columns: &[Column], name: &str) -> Option<usize> {
     columns.iter().position(|column| column.name == name)
+}
+
+/// Takes at most `max` of what a file declares; reports when there is more.
+fn bounded<T>(file: &ConfigFile, mut declared: Vec<T>, what: &str, max: usize) -> Vec<T> {
+    if declared.len() > max {
+        file.report(None, format!("the file declares {} {what}", declared.len()), format!("declare at most {max}"));
+        declared.truncate(max);
+    }
+    declared
 }
 
 /// Reports keys that have no place in a section of this kind.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use jiff::tz::{Offset, TimeZone};
 
 use super::super::{Judge, OnDelete, OnTruncate, OnUnmatched, Stream};
-use super::{Doubt, compile_condition, names, position_of, slot, type_of};
+use super::{Doubt, STREAMS_MAX, bounded, compile_condition, names, position_of, slot, type_of};
 use crate::config::{ConfigFile, Section, Spanned, suggestion};
 use crate::expression::Scope;
 use crate::value::ColumnType;
@@ -39,7 +39,7 @@ pub(super) struct StreamDraft {
 /// Reads all streams.
 pub(super) fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Streams {
     let problems_before = file.problem_count();
-    let sections = file.sections("stream");
+    let sections = bounded(file, file.sections("stream"), "streams", STREAMS_MAX);
     if sections.is_empty() && file.problem_count() == problems_before {
         file.report(None, "no stream is declared", "add [stream.transactions] with columns, id and time");
     }
@@ -180,6 +180,7 @@ impl StreamDraft {
         if declared != kind {
             let message = format!("'{key}' names '{}', which is {declared}", name.value);
             section.file().report(name.span, message, format!("name a column of type {kind}"));
+            return None;
         }
         Some(index)
     }

@@ -241,7 +241,8 @@ impl State {
         let mut best: Option<(i64, i64)> = None;
         for run in scratch.counts.chunk_by(|a, b| a.0 == b.0) {
             let (value, count) = (run[0].0, run.iter().map(|entry| entry.1).sum());
-            let is_better = best.is_none_or(|(known, most)| count > most || (count == most && is_smaller(value, known)));
+            let is_better =
+                best.is_none_or(|(known, most)| count > most || (count == most && is_smaller(value, known)));
             if is_better {
                 best = Some((value, count));
             }
@@ -251,7 +252,8 @@ impl State {
 
     fn time_since_last(&self, at: &At<'_>, as_of: AsOf) -> Readout {
         let ids = self.lane(ID);
-        let other = (at.range.low..at.range.high).rev().find(|&event| as_of.subject != Some(ids[event].cast_unsigned()));
+        let other =
+            (at.range.low..at.range.high).rev().find(|&event| as_of.subject != Some(ids[event].cast_unsigned()));
         let last = other.map(|event| self.times()[event]).or_else(|| self.heads(at).last().map(|head| head[LAST]));
         last.map_or_else(Readout::default, |last| seconds(at.range.upper - last))
     }

@@ -54,6 +54,9 @@ fn ten_mistakes_are_ten_reports_in_order_of_line() {
     assert_eq!(found, expected);
 }
 
+/// What is replaced, by what, where the report is expected, and parts of its message and help.
+type Case = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
 /// Replaces `from` by `to` in `source` and expects exactly one report at the line of the mark `to` begins with,
 /// or where `at` stands.
 #[track_caller]
@@ -61,9 +64,8 @@ fn check(source: &str, from: &str, to: &str, at: &str, message: &str, help: &str
     assert!(source.contains(from), "the file has no {from}");
     let changed = source.replacen(from, to, 1);
     let line = changed[..changed.find(at).unwrap_or_else(|| panic!("no {at}"))].matches('\n').count() + 1;
-    let problems = match read(&changed, Some(SECRET)) {
-        Ok(_) => panic!("{to} was accepted"),
-        Err(problems) => problems,
+    let Err(problems) = read(&changed, Some(SECRET)) else {
+        panic!("{to} was accepted");
     };
     let shown = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert_eq!(problems.len(), 1, "{to}:\n{shown}");
@@ -72,137 +74,139 @@ fn check(source: &str, from: &str, to: &str, at: &str, message: &str, help: &str
     assert!(!problems[0].help.is_empty(), "{to}:\n{shown}");
 }
 
+const IN_STREAMS: &[Case] = &[
+    (
+        "id = \"transaction_id\"\ntime = \"tx_datetime\"",
+        "time = \"tx_datetime\"",
+        "[stream.transactions]",
+        "'id' is missing",
+        "add id =",
+    ),
+    ("time = \"tx_datetime\"\n", "", "[stream.transactions]", "'time' is missing", "add time ="),
+    (
+        "time = \"tx_datetime\"",
+        "time = \"amount\"",
+        "time = \"amount\"",
+        "'time' names 'amount', which is decimal(2)",
+        "timestamp",
+    ),
+    ("time = \"tx_datetime\"", "time = 5", "time = 5", "must be a string, not integer", ""),
+    (
+        "id = \"transaction_id\"\ntime = \"tx",
+        "id = \"amount\"\ntime = \"tx",
+        "id = \"amount\"",
+        "'id' names 'amount'",
+        "int64, string or uuid",
+    ),
+    ("label = \"is_fraud\"", "label = \"amount\"", "label = \"amount\"", "which is decimal(2)", "bool"),
+    (
+        "partition_by = \"customer_id\"",
+        "partition_by = \"customer\"",
+        "partition_by",
+        "no column 'customer'",
+        "customer_id",
+    ),
+    ("partition_by = \"customer_id\"", "label_time = \"amount\"", "label_time", "which is decimal(2)", "timestamp"),
+    (
+        "partition_by = \"customer_id\"",
+        "on_delete = \"keep\"",
+        "on_delete",
+        "'keep' is no value of 'on_delete'",
+        "retract, ignore",
+    ),
+    ("partition_by = \"customer_id\"", "zone = \"Berlin\"", "zone", "'Berlin' is no time zone", "Europe/Berlin"),
+    ("partition_by = \"customer_id\"", "zone = \"+25:00\"", "zone", "'+25:00' is no time zone", ""),
+    (
+        "partition_by = \"customer_id\"",
+        "judge = \"update\"",
+        "judge",
+        "unknown name 'update'",
+        "insert, none, or a condition",
+    ),
+    ("partition_by = \"customer_id\"", "judge = \"after.amount\"", "judge", "not a condition", ""),
+    (
+        "partition_by = \"customer_id\"",
+        "judge = \"after.amont > 1.0\"",
+        "judge",
+        "unknown name 'after.amont'",
+        "after.amount",
+    ),
+    (
+        "partition_by = \"customer_id\"",
+        "append_only = true",
+        "append_only",
+        "append_only and has labels",
+        "remove append_only",
+    ),
+    ("partition_by = \"customer_id\"", "value = \"is_fraud\"", "value", "'value' belongs to streams of labels", ""),
+    ("partition_by = \"customer_id\"", "currency = \"amount\"", "currency", "which is decimal(2)", "string"),
+    (
+        "amount = \"decimal(2)\"",
+        "amount = \"decimal(13)\"",
+        "columns",
+        "'decimal(13)' is no column type",
+        "0 to 12 digits",
+    ),
+    (
+        "amount = \"decimal(2)\"",
+        "amount = { type = \"decimal(2)\", sensitiv = true }",
+        "columns",
+        "unknown key 'sensitiv'",
+        "sensitive",
+    ),
+    ("amount = \"decimal(2)\"", "amount = { sensitive = false }", "columns", "'type' is missing", ""),
+    (
+        "amount = \"decimal(2)\"",
+        "amount = \"decimal(2)\", before = \"bool\"",
+        "columns",
+        "means something else",
+        "view",
+    ),
+    ("amount = \"decimal(2)\"", "amount = \"decimal(2)\", \"a b\" = \"bool\"", "columns", "no column name", "view"),
+    (
+        "amount = \"decimal(2)\"",
+        "amount = { type = \"decimal(2)\", sensitive = true }",
+        "columns",
+        "sensitive and of type decimal(2)",
+        "string",
+    ),
+    ("terminal_id = \"int64\"", "terminal_id = { type = \"int64\", converted = true }", "columns", "no amount", ""),
+    (
+        "labels = \"transactions\"",
+        "labels = \"transaction\"",
+        "labels = \"tr",
+        "unknown stream 'transaction'",
+        "transactions",
+    ),
+    ("labels = \"transactions\"", "labels = \"chargebacks\"", "labels = \"ch", "itself a stream of labels", ""),
+    (
+        "labels = \"transactions\"",
+        "labels = \"transactions\"\njudge = \"insert\"",
+        "judge",
+        "'judge' has no place here",
+        "",
+    ),
+    ("value = \"is_fraud\"\n", "", "[stream.chargebacks]", "'value' is missing", "is_fraud"),
+    ("time = \"reported_at\"", "time = \"is_fraud\"", "time = \"is_fraud\"", "a second time", "another"),
+    (
+        "labels = \"transactions\"",
+        "labels = \"transactions\"\ncolumns = { transaction_id = \"string\", is_fraud = \"bool\", reported_at = \"timestamp\" }",
+        "id = \"transaction_id\"\nvalue",
+        "the id is string here and int64 in stream 'transactions'",
+        "int64",
+    ),
+    (
+        "[stream.transactions]",
+        "[stream.Transactions]",
+        "[stream.Tr",
+        "'Transactions' is no name for a stream",
+        "transactions",
+    ),
+];
+
 #[test]
 fn mistakes_in_streams() {
-    for (from, to, at, message, help) in [
-        (
-            "id = \"transaction_id\"\ntime = \"tx_datetime\"",
-            "time = \"tx_datetime\"",
-            "[stream.transactions]",
-            "'id' is missing",
-            "add id =",
-        ),
-        ("time = \"tx_datetime\"\n", "", "[stream.transactions]", "'time' is missing", "add time ="),
-        (
-            "time = \"tx_datetime\"",
-            "time = \"amount\"",
-            "time = \"amount\"",
-            "'time' names 'amount', which is decimal(2)",
-            "timestamp",
-        ),
-        ("time = \"tx_datetime\"", "time = 5", "time = 5", "must be a string, not integer", ""),
-        (
-            "id = \"transaction_id\"\ntime = \"tx",
-            "id = \"amount\"\ntime = \"tx",
-            "id = \"amount\"",
-            "'id' names 'amount'",
-            "int64, string or uuid",
-        ),
-        ("label = \"is_fraud\"", "label = \"amount\"", "label = \"amount\"", "which is decimal(2)", "bool"),
-        (
-            "partition_by = \"customer_id\"",
-            "partition_by = \"customer\"",
-            "partition_by",
-            "no column 'customer'",
-            "customer_id",
-        ),
-        ("partition_by = \"customer_id\"", "label_time = \"amount\"", "label_time", "which is decimal(2)", "timestamp"),
-        (
-            "partition_by = \"customer_id\"",
-            "on_delete = \"keep\"",
-            "on_delete",
-            "'keep' is no value of 'on_delete'",
-            "retract, ignore",
-        ),
-        ("partition_by = \"customer_id\"", "zone = \"Berlin\"", "zone", "'Berlin' is no time zone", "Europe/Berlin"),
-        ("partition_by = \"customer_id\"", "zone = \"+25:00\"", "zone", "'+25:00' is no time zone", ""),
-        (
-            "partition_by = \"customer_id\"",
-            "judge = \"update\"",
-            "judge",
-            "unknown name 'update'",
-            "insert, none, or a condition",
-        ),
-        ("partition_by = \"customer_id\"", "judge = \"after.amount\"", "judge", "not a condition", ""),
-        (
-            "partition_by = \"customer_id\"",
-            "judge = \"after.amont > 1.0\"",
-            "judge",
-            "unknown name 'after.amont'",
-            "after.amount",
-        ),
-        (
-            "partition_by = \"customer_id\"",
-            "append_only = true",
-            "append_only",
-            "append_only and has labels",
-            "remove append_only",
-        ),
-        ("partition_by = \"customer_id\"", "value = \"is_fraud\"", "value", "'value' belongs to streams of labels", ""),
-        ("partition_by = \"customer_id\"", "currency = \"amount\"", "currency", "which is decimal(2)", "string"),
-        (
-            "amount = \"decimal(2)\"",
-            "amount = \"decimal(13)\"",
-            "columns",
-            "'decimal(13)' is no column type",
-            "0 to 12 digits",
-        ),
-        (
-            "amount = \"decimal(2)\"",
-            "amount = { type = \"decimal(2)\", sensitiv = true }",
-            "columns",
-            "unknown key 'sensitiv'",
-            "sensitive",
-        ),
-        ("amount = \"decimal(2)\"", "amount = { sensitive = false }", "columns", "'type' is missing", ""),
-        (
-            "amount = \"decimal(2)\"",
-            "amount = \"decimal(2)\", before = \"bool\"",
-            "columns",
-            "means something else",
-            "view",
-        ),
-        ("amount = \"decimal(2)\"", "amount = \"decimal(2)\", \"a b\" = \"bool\"", "columns", "no column name", "view"),
-        (
-            "amount = \"decimal(2)\"",
-            "amount = { type = \"decimal(2)\", sensitive = true }",
-            "columns",
-            "sensitive and of type decimal(2)",
-            "string",
-        ),
-        ("terminal_id = \"int64\"", "terminal_id = { type = \"int64\", converted = true }", "columns", "no amount", ""),
-        (
-            "labels = \"transactions\"",
-            "labels = \"transaction\"",
-            "labels = \"tr",
-            "unknown stream 'transaction'",
-            "transactions",
-        ),
-        ("labels = \"transactions\"", "labels = \"chargebacks\"", "labels = \"ch", "itself a stream of labels", ""),
-        (
-            "labels = \"transactions\"",
-            "labels = \"transactions\"\njudge = \"insert\"",
-            "judge",
-            "'judge' has no place here",
-            "",
-        ),
-        ("value = \"is_fraud\"\n", "", "[stream.chargebacks]", "'value' is missing", "is_fraud"),
-        ("time = \"reported_at\"", "time = \"is_fraud\"", "time = \"is_fraud\"", "a second time", "another"),
-        (
-            "labels = \"transactions\"",
-            "labels = \"transactions\"\ncolumns = { transaction_id = \"string\", is_fraud = \"bool\", reported_at = \"timestamp\" }",
-            "id = \"transaction_id\"\nvalue",
-            "the id is string here and int64 in stream 'transactions'",
-            "int64",
-        ),
-        (
-            "[stream.transactions]",
-            "[stream.Transactions]",
-            "[stream.Tr",
-            "'Transactions' is no name for a stream",
-            "transactions",
-        ),
-    ] {
+    for &(from, to, at, message, help) in IN_STREAMS {
         // A renamed stream is still labelled by its old name.
         let source = if to.contains("Transactions") {
             EXAMPLE.replace("labels = \"transactions\"", "labels = \"Transactions\"")
@@ -213,167 +217,146 @@ fn mistakes_in_streams() {
     }
 }
 
+const SPEND: &str = "entity = \"customer\"\nwindows = [\"1d\", \"7d\", \"30d\"]";
+
+const IN_GROUPS: &[Case] = &[
+    ("key = \"customer_id\"", "key = \"customr_id\"", "key = \"customr", "no stream has the key column", "customer_id"),
+    (
+        "key = \"customer_id\"",
+        "key = \"amount\"",
+        "entity = \"customer\"",
+        "the key column 'amount' is decimal(2)",
+        "int64",
+    ),
+    ("key = \"customer_id\"", "key = []", "key = []", "the key has 0 columns", "1 to 4"),
+    ("key = \"customer_id\"", "key = [\"customer_id\", \"customer_id\"]", "key = [", "twice", "once"),
+    ("key = \"customer_id\"", "keys = \"x\"\nkey = \"customer_id\"", "keys", "unknown key 'keys'", "key"),
+    ("key = \"customer_id\"\n", "", "[entity.customer]", "'key' is missing", "add key"),
+    (
+        "[entity.customer]",
+        "[entity.score]\nkey = \"customer_id\"\n[entity.customer]",
+        "[entity.score]",
+        "means something else",
+        "another name",
+    ),
+    (
+        "name = \"customer_spend\"",
+        "nam = \"customer_spend\"\nname = \"customer_spend\"",
+        "nam = ",
+        "unknown key 'nam'",
+        "name",
+    ),
+    ("name = \"customer_spend\"\n", "", "[[group]]", "'name' is missing", ""),
+    ("name = \"customer_spend\"", "name = \"\"", "name = \"\"", "empty name", ""),
+    (
+        "name = \"terminal_risk\"",
+        "name = \"terminal__risk\"",
+        "name = \"terminal_",
+        "is no name for a group",
+        "terminal_risk",
+    ),
+    ("name = \"terminal_risk\"", "name = \"label\"", "name = \"label\"", "means something else", ""),
+    (
+        "name = \"terminal_risk\"",
+        "name = \"customer_spend\"",
+        "name = \"customer_spend\"\nentity = \"terminal\"",
+        "declared before",
+        "own",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nwindows = [\"1d\", \"1w\", \"7d\", \"30d\"]",
+        "windows = [\"1d\", \"1w\"",
+        "'1w' and '7d' are the same",
+        "once",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nwindows = [\"0s\", \"1d\", \"7d\", \"30d\"]",
+        "windows = [\"0s\"",
+        "is empty",
+        "above 0s",
+    ),
+    (SPEND, "entity = \"customer\"\nwindows = [\"30d\", \"401d\"]", "windows = [\"30d\"", "'401d' is too long", "400d"),
+    (
+        SPEND,
+        "entity = \"customer\"\nwindows = [\"1 d\", \"30d\"]",
+        "windows = [\"1 d\"",
+        "'1 d' is no length of time",
+        "7d",
+    ),
+    (SPEND, "entity = \"customer\"\nwindows = []", "windows = []", "0 windows", "1 to 16"),
+    (SPEND, "entity = \"customer\"", "[[group]]", "'windows' is missing", "add windows"),
+    (
+        SPEND,
+        "entity = \"customer\"\ndelay = \"401d\"\nwindows = [\"30d\"]",
+        "delay = \"401d\"",
+        "the delay is 401d",
+        "400d",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nkind = \"sliding\"\nwindows = [\"30d\"]",
+        "kind",
+        "'sliding' is no value of 'kind'",
+        "table",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nstream = \"chargebacks\"\nwindows = [\"30d\"]",
+        "stream = \"ch",
+        "is a stream of labels",
+        "rows",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nstream = \"payments\"\nwindows = [\"30d\"]",
+        "stream = \"pa",
+        "unknown stream 'payments'",
+        "transactions",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nkey = [\"customer_id\", \"terminal_id\"]\nwindows = [\"30d\"]",
+        "key = [",
+        "the key has 2 columns, that of entity 'customer' 1",
+        "same order",
+    ),
+    (
+        SPEND,
+        "entity = \"customer\"\nkey = \"amount\"\nwindows = [\"30d\"]",
+        "key = \"amount\"",
+        "is decimal(2)",
+        "int64",
+    ),
+    (SPEND, "entity = \"customer\"\nwhere = \"amount\"\nwindows = [\"30d\"]", "where", "not a condition", "comparison"),
+    (
+        SPEND,
+        "entity = \"customer\"\nwhere = \"label\"\nwindows = [\"30d\"]",
+        "where",
+        "'label' cannot be used here",
+        "share(label)",
+    ),
+    (
+        "amount_avg = \"mean(amount)\"",
+        "amount_avg = 5",
+        "features = { tx_count = \"count()\", amount_avg",
+        "must be a string",
+        "",
+    ),
+    (
+        "features = { tx_count = \"count()\", amount_avg = \"mean(amount)\" }\n",
+        "",
+        "[[group]]",
+        "'features' is missing",
+        "",
+    ),
+];
+
 #[test]
 fn mistakes_in_entities_and_groups() {
-    let spend = "entity = \"customer\"\nwindows = [\"1d\", \"7d\", \"30d\"]";
-    for (from, to, at, message, help) in [
-        (
-            "key = \"customer_id\"",
-            "key = \"customr_id\"",
-            "key = \"customr",
-            "no stream has the key column",
-            "customer_id",
-        ),
-        (
-            "key = \"customer_id\"",
-            "key = \"amount\"",
-            "entity = \"customer\"",
-            "the key column 'amount' is decimal(2)",
-            "int64",
-        ),
-        ("key = \"customer_id\"", "key = []", "key = []", "the key has 0 columns", "1 to 4"),
-        ("key = \"customer_id\"", "key = [\"customer_id\", \"customer_id\"]", "key = [", "twice", "once"),
-        ("key = \"customer_id\"", "keys = \"x\"\nkey = \"customer_id\"", "keys", "unknown key 'keys'", "key"),
-        ("key = \"customer_id\"\n", "", "[entity.customer]", "'key' is missing", "add key"),
-        (
-            "[entity.customer]",
-            "[entity.score]\nkey = \"customer_id\"\n[entity.customer]",
-            "[entity.score]",
-            "means something else",
-            "another name",
-        ),
-        (
-            "name = \"customer_spend\"",
-            "nam = \"customer_spend\"\nname = \"customer_spend\"",
-            "nam = ",
-            "unknown key 'nam'",
-            "name",
-        ),
-        ("name = \"customer_spend\"\n", "", "[[group]]", "'name' is missing", ""),
-        ("name = \"customer_spend\"", "name = \"\"", "name = \"\"", "empty name", ""),
-        ("name = \"terminal_risk\"", "name = \"terminal__risk\"", "name = \"terminal_", "'__' joins", "terminal_risk"),
-        ("name = \"terminal_risk\"", "name = \"label\"", "name = \"label\"", "means something else", ""),
-        (
-            "name = \"terminal_risk\"",
-            "name = \"customer_spend\"",
-            "name = \"customer_spend\"\nentity = \"terminal\"",
-            "declared before",
-            "own",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nwindows = [\"1d\", \"1w\", \"7d\", \"30d\"]",
-            "windows = [\"1d\", \"1w\"",
-            "'1w' and '7d' are the same",
-            "once",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nwindows = [\"0s\", \"1d\", \"7d\", \"30d\"]",
-            "windows = [\"0s\"",
-            "is empty",
-            "above 0s",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nwindows = [\"30d\", \"401d\"]",
-            "windows = [\"30d\"",
-            "'401d' is too long",
-            "400d",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nwindows = [\"1 d\", \"30d\"]",
-            "windows = [\"1 d\"",
-            "'1 d' is no length of time",
-            "7d",
-        ),
-        (spend, "entity = \"customer\"\nwindows = []", "windows = []", "0 windows", "1 to 16"),
-        (spend, "entity = \"customer\"", "[[group]]", "'windows' is missing", "add windows"),
-        (
-            spend,
-            "entity = \"customer\"\ndelay = \"401d\"\nwindows = [\"30d\"]",
-            "delay = \"401d\"",
-            "the delay is 401d",
-            "400d",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nkind = \"sliding\"\nwindows = [\"30d\"]",
-            "kind",
-            "'sliding' is no value of 'kind'",
-            "table",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nstream = \"chargebacks\"\nwindows = [\"30d\"]",
-            "stream = \"ch",
-            "is a stream of labels",
-            "rows",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nstream = \"payments\"\nwindows = [\"30d\"]",
-            "stream = \"pa",
-            "unknown stream 'payments'",
-            "transactions",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nkey = [\"customer_id\", \"terminal_id\"]\nwindows = [\"30d\"]",
-            "key = [",
-            "the key has 2 columns, that of entity 'customer' 1",
-            "same order",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nkey = \"amount\"\nwindows = [\"30d\"]",
-            "key = \"amount\"",
-            "is decimal(2)",
-            "int64",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nwhere = \"amount\"\nwindows = [\"30d\"]",
-            "where",
-            "not a condition",
-            "comparison",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nwhere = \"label\"\nwindows = [\"30d\"]",
-            "where",
-            "'label' cannot be used here",
-            "share(label)",
-        ),
-        (
-            spend,
-            "entity = \"customer\"\nkind = \"table\"\nwindows = [\"30d\"]\n[group.features]\nx = \"amount\"\n[[ignored]]",
-            "windows = [\"30d\"]\n[group",
-            "'windows' has no place here",
-            "latest row",
-        ),
-        (
-            "amount_avg = \"mean(amount)\"",
-            "amount_avg = 5",
-            "features = { tx_count = \"count()\", amount_avg",
-            "must be a string",
-            "",
-        ),
-        (
-            "features = { tx_count = \"count()\", amount_avg = \"mean(amount)\" }\n",
-            "",
-            "[[group]]",
-            "'features' is missing",
-            "",
-        ),
-    ] {
-        let changed = EXAMPLE.to_owned();
-        if to.contains("[[ignored]]") {
-            // A table is written otherwise; its own check follows below.
-            continue;
-        }
-        check(&changed, from, to, at, message, help);
+    for &(from, to, at, message, help) in IN_GROUPS {
+        check(EXAMPLE, from, to, at, message, help);
     }
     check(
         RICH.trim_start_matches("\nnamespace = \"shop\""),
@@ -464,7 +447,7 @@ fn mistakes_in_derived_features() {
         ("is_night =", "x = 1, is_night =", "must be a string", ""),
         (
             "customer_spend.amount_avg_30d\"",
-            "customer_spend.amount_avg_3d\"",
+            "customer_spend.amount_avg_300d\"",
             "unknown name",
             "customer_spend.amount_avg_30d",
         ),

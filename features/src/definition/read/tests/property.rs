@@ -67,3 +67,20 @@ proptest! {
         let _either = read(&lines.join("\n"), Some(SECRET));
     }
 }
+
+#[test]
+fn huge_files_are_refused_in_bounded_time() {
+    let groups = "[[group]]\nname = \"x\"\nentity = \"y\"\n".repeat(20_000);
+    assert!(read(&groups, None).is_err());
+    let streams: String = (0..20_000).map(|index| format!("[stream.s{index}]\nlabels = \"s{index}\"\n")).collect();
+    assert!(read(&streams, None).is_err());
+    let derived: String = (0..20_000).map(|index| format!("d{index} = \"d{index} + amount\"\n")).collect();
+    let source = EXAMPLE.to_owned() + "[[derived]]\n[derived.features]\n" + &derived;
+    assert!(read(&source, None).is_err());
+    let derived: String = (0..4_000).map(|index| format!("d{index} = \"amount + {index}.0\"\n")).collect();
+    let source = EXAMPLE.to_owned() + "[[derived]]\n[derived.features]\n" + &derived;
+    assert_eq!(read(&source, None).expect("it is large, but right").derived.len(), 4_003);
+    let features: String = (0..20_000).map(|index| format!("f{index} = \"mean(x)\"\n")).collect();
+    let source = EXAMPLE.to_owned() + "[[group]]\n[group.features]\n" + &features;
+    assert!(read(&source, None).is_err());
+}

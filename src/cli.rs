@@ -1,0 +1,37 @@
+//! The command line: one variant and one module per subcommand.
+//!
+//! Invariant: exit code 0 when done, 1 when it failed, 2 when the command was not understood.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::simulate;
+
+/// Real-time fraud feature store and scoring engine.
+#[derive(Parser, Debug)]
+#[command(name = "interdict", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    Simulate(Box<simulate::Simulate>),
+}
+
+/// Reads the arguments and runs the command.
+pub(crate) fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Simulate(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("interdict: {error:#}");
+            let is_usage = error.is::<simulate::Contradiction>();
+            if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
