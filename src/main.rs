@@ -1,6 +1,8 @@
 //! The `interdict` command line.
 
 mod cli;
+mod run;
+mod setup;
 mod simulate;
 
 fn main() -> std::process::ExitCode {

@@ -39,7 +39,6 @@ impl Flags {
 
     /// Whether nothing is to remark.
     #[must_use]
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
     pub const fn is_none(&self) -> bool {
         self.0 == 0
     }
