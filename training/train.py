@@ -172,6 +172,10 @@ def export(booster: lightgbm.Booster) -> bytes:
     initial = [("input", FloatTensorType([None, len(INPUTS)]))]
     # Without a name the converter makes one up, and the same training would give another file.
     model = convert_lightgbm(booster, name="handbook", initial_types=initial, zipmap=False, target_opset=15)
+    # The converter takes these from a set, in any order.
+    imports = sorted(model.opset_import, key=lambda operators: operators.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
     return model.SerializeToString()
 
 
@@ -313,7 +317,7 @@ def main() -> None:
         hit = scored["test"] >= threshold
         precision = labels[hit].mean() if hit.any() else 0.0
         recall = labels[hit].sum() / labels.sum()
-        print(f"{name} from {threshold}: {hit.sum()} of {len(hit)} test rows, precision {precision:.3f}, recall {recall:.3f}")
+        print(f"{name} from {threshold}: {hit.sum()} test rows, precision {precision:.3f}, recall {recall:.3f}")
 
     # The engine compares with the score at its own batch size; what counts is that ours is one of them.
     vectors = values(test)
