@@ -69,7 +69,7 @@ pub struct Change {
 }
 
 /// Text of many cells in one allocation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TextArena {
     bytes: String,
     ends: Vec<usize>,
@@ -183,6 +183,106 @@ impl ChangeBatch {
         self.cells.resize(start + self.stream.columns.len(), NULL);
         RowWriter { batch: self, start }
     }
+
+    /// Makes room for `rows` more rows.
+    pub fn reserve(&mut self, rows: usize) {
+        self.cells.reserve(rows * self.stream.columns.len());
+        self.changes.reserve(rows);
+    }
+
+    /// Begins `rows` rows of nulls that are filled column by column; they join the batch with
+    /// [`BlockWriter::finish`] and leave no trace when dropped.
+    pub fn begin_block(&mut self, rows: usize) -> BlockWriter<'_> {
+        let start = self.changes.len() * self.stream.columns.len();
+        self.cells.truncate(start);
+        self.cells.resize(start + rows * self.stream.columns.len(), NULL);
+        BlockWriter { batch: self, start, rows }
+    }
+
+    fn text_cell(&mut self, column: usize, text: &str) -> Result<i64, CellError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(CellError::TooLong);
+        }
+        let declared = &self.stream.columns[column];
+        if declared.sensitive {
+            Ok(self.text.push(&self.stream.mask(text)))
+        } else if declared.kind == ColumnType::Uuid {
+            let uuid = uuid::Uuid::try_parse(text).map_err(|_not_a_uuid| CellError::WrongType)?;
+            Ok(self.text.push(uuid.as_hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())))
+        } else {
+            Ok(self.text.push(text))
+        }
+    }
+}
+
+/// Fills several rows of a [`ChangeBatch`] column by column: the path of columnar sources.
+#[derive(Debug)]
+pub struct BlockWriter<'a> {
+    batch: &'a mut ChangeBatch,
+    start: usize,
+    rows: usize,
+}
+
+impl BlockWriter<'_> {
+    /// The stream whose columns are being written.
+    #[must_use]
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.batch.stream
+    }
+
+    /// How many rows the block has.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The cells of one column that is not text, in row order, to be overwritten.
+    ///
+    /// # Panics
+    /// When `column` is not one of the stream's.
+    pub fn column_mut(&mut self, column: usize) -> impl Iterator<Item = &mut i64> {
+        let width = self.batch.stream.columns.len();
+        assert!(column < width, "a column of the stream");
+        debug_assert!(!self.batch.stream.columns[column].kind.is_text(), "text goes through set_text");
+        self.batch.cells[self.start..].iter_mut().skip(column).step_by(width)
+    }
+
+    /// The cells of one column in row order, texts as indexes.
+    ///
+    /// # Panics
+    /// When `column` is not one of the stream's.
+    pub fn column(&self, column: usize) -> impl Iterator<Item = i64> {
+        let width = self.batch.stream.columns.len();
+        assert!(column < width, "a column of the stream");
+        self.batch.cells[self.start..].iter().skip(column).step_by(width).copied()
+    }
+
+    /// Sets a text or UUID cell as [`RowWriter::set_text`] does.
+    ///
+    /// # Errors
+    /// As [`RowWriter::set_text`].
+    pub fn set_text(&mut self, row: usize, column: usize, text: &str) -> Result<(), CellError> {
+        let cell = self.batch.text_cell(column, text)?;
+        self.batch.cells[self.start + row * self.batch.stream.columns.len() + column] = cell;
+        Ok(())
+    }
+
+    /// Adds the rows to the batch, each as the change that `change_of` names for it; rows without one are left out.
+    pub fn finish(self, mut change_of: impl FnMut(usize) -> Option<Change>) {
+        let width = self.batch.stream.columns.len();
+        let mut end = self.start;
+        for row in 0..self.rows {
+            if let Some(change) = change_of(row) {
+                let from = self.start + row * width;
+                if from != end {
+                    self.batch.cells.copy_within(from..from + width, end);
+                }
+                end += width;
+                self.batch.changes.push(change);
+            }
+        }
+        self.batch.cells.truncate(end);
+    }
 }
 
 /// Fills one row of a [`ChangeBatch`].
@@ -210,20 +310,15 @@ impl RowWriter<'_> {
     /// # Errors
     /// [`CellError::TooLong`] past 1 KiB, [`CellError::WrongType`] when a UUID column's text is no UUID.
     pub fn set_text(&mut self, column: usize, text: &str) -> Result<(), CellError> {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(CellError::TooLong);
-        }
-        let declared = &self.batch.stream.columns[column];
-        let cell = if declared.sensitive {
-            self.batch.text.push(&self.batch.stream.mask(text))
-        } else if declared.kind == ColumnType::Uuid {
-            let uuid = uuid::Uuid::try_parse(text).map_err(|_not_a_uuid| CellError::WrongType)?;
-            self.batch.text.push(uuid.as_hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()))
-        } else {
-            self.batch.text.push(text)
-        };
+        let cell = self.batch.text_cell(column, text)?;
         self.batch.cells[self.start + column] = cell;
         Ok(())
+    }
+
+    /// The cell of a column as set so far.
+    #[must_use]
+    pub fn cell(&self, column: usize) -> i64 {
+        self.batch.cells[self.start + column]
     }
 
     /// Marks a column as not sent because it did not change.

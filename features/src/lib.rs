@@ -5,11 +5,16 @@
 //! - No clock, no IO, no async, no randomness: every function's answer depends on its arguments alone.
 //! - Stream, request, backfill, batch scoring and audit call the same evaluation and give the same bits.
 
+pub mod bytes;
 pub mod change;
 pub mod config;
 pub mod decision;
+pub mod decode;
 pub mod definition;
+pub mod engine;
 pub mod expression;
+pub mod row;
+pub mod state;
 pub mod time;
 pub mod value;
 pub mod vector;

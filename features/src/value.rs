@@ -224,7 +224,7 @@ pub fn decimal_cell_from_text(text: &str, scale: u8) -> Result<i64, CellError> {
     if whole.len() + fraction.len() == 0 || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit()) {
         return Err(CellError::WrongType);
     }
-    if whole.len() + fraction.len() > 38 || exponent.abs() > 38 {
+    if whole.len() + fraction.len() > 38 || exponent.unsigned_abs() > 38 {
         return Err(CellError::OutOfRange);
     }
     let mut unscaled: i128 = 0;

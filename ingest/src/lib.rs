@@ -1,1 +1,16 @@
 //! Sources, change decoding, micro-batches and dead letters.
+//!
+//! Invariants:
+//! - Every record of a source is delivered as a change, is a dead letter with reason and position, or is counted as
+//!   carrying no row: rows + dead letters + skipped = records.
+//! - The same bytes at the same place of a source always give the same rows, versions and positions.
+//! - No value of a stream with sensitive columns reaches a log, an error or a dead letter.
+
+pub mod dead_letter;
+mod decoder;
+pub mod history;
+pub mod pipeline;
+pub mod source;
+
+#[cfg(test)]
+mod fixture;

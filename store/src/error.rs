@@ -69,8 +69,58 @@ pub enum StoreError {
         /// The folder.
         path: std::path::PathBuf,
     },
+    /// This user may not read or write the folder.
+    #[error("no permission for the store at {path}: {source}; let this user read and write the folder and all in it")]
+    Denied {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A key or value is larger than the store takes.
+    #[error("{what} of {bytes} bytes is too large for the store (at most {limit})")]
+    TooLarge {
+        /// Which.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// A request that contradicts itself.
+    #[error("the store refuses {what}: {why}")]
+    Invalid {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// Another bundle is registered under the same name and version.
+    #[error(
+        "{name} {version} is already registered with hash {stored}, this bundle has {given}; give it a new version"
+    )]
+    BundleTaken {
+        /// Model.
+        name: String,
+        /// Version.
+        version: String,
+        /// Hash registered.
+        stored: String,
+        /// Hash of the refused bundle.
+        given: String,
+    },
+    /// An alias names a version that is not registered.
+    #[error("{name} {version} is not registered; register the bundle first, then point {alias} at it")]
+    BundleUnknown {
+        /// Model.
+        name: String,
+        /// Version.
+        version: String,
+        /// The alias.
+        alias: String,
+    },
     /// The engine below failed.
-    #[error("the embedded store failed: {0}")]
+    #[error("the embedded store failed: {0}; see the log, then start again: what was committed is read back")]
     Engine(#[from] fjall::Error),
     /// A file operation failed.
     #[error("{what} failed: {source}")]
@@ -88,10 +138,14 @@ impl StoreError {
     pub fn class(&self) -> Class {
         match self {
             Self::OutboxFull { .. } | Self::DiskFull { .. } | Self::Io { .. } => Class::Transient,
+            Self::TooLarge { .. } | Self::Invalid { .. } | Self::BundleTaken { .. } | Self::BundleUnknown { .. } => {
+                Class::Rejected
+            }
             Self::Fenced { .. }
             | Self::Incarnation { .. }
             | Self::Corrupt { .. }
             | Self::Locked { .. }
+            | Self::Denied { .. }
             | Self::Engine(_) => Class::Fatal,
         }
     }

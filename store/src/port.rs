@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use interdict_features::decision::{EntityRef, ListKind};
-use interdict_features::time::Timestamp;
+use interdict_features::time::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -71,7 +71,11 @@ pub enum Durability {
 }
 
 /// Everything that is to be written together.
-#[derive(Clone, Debug, Default)]
+///
+/// Where one commit names the same thing twice, order decides: of two claims of one id the first holds; of two writes
+/// of one state, row or list entry the last does; a claim's own list entries come before [`Commit::lists`]. Two moves
+/// of one offset follow each other.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Commit {
     /// States, absolute: the newest bytes of each dirty (group, key).
     pub states: Vec<StateWrite>,
@@ -83,8 +87,10 @@ pub struct Commit {
     pub lists: Vec<ListWrite>,
     /// Entries for the logs.
     pub appends: Vec<Append>,
-    /// Outbox entries that are finished.
+    /// Outbox entries that are finished; one that is not in the outbox (any more) changes nothing.
     pub finished: Vec<Finished>,
+    /// What is to be appended under decisions beside results of actions: labels, late scores.
+    pub notes: Vec<Note>,
     /// Offsets to be moved.
     pub offsets: Vec<OffsetMove>,
     /// What this commit must survive.
@@ -92,7 +98,7 @@ pub struct Commit {
 }
 
 /// One state to be stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateWrite {
     /// The entity's name.
     pub entity: Arc<str>,
@@ -107,7 +113,7 @@ pub struct StateWrite {
 }
 
 /// One row record to be stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RowWrite {
     /// Where.
     pub key: RowKey,
@@ -118,7 +124,7 @@ pub struct RowWrite {
 }
 
 /// A decision to be stored where none is.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
     /// Its id.
     pub id: Uuid,
@@ -126,7 +132,8 @@ pub struct Claim {
     pub record: Bytes,
     /// The entities under which it is found as a recent decision.
     pub entities: Vec<EntityRef>,
-    /// Its actions: they enter the outbox with the record, if the claim succeeds.
+    /// Its actions: they enter the outbox with the record, if the claim succeeds. Each names this decision, and an
+    /// action at most once.
     pub intents: Vec<Intent>,
     /// List entries that come into being with it, if the claim succeeds (automatic blocks).
     pub lists: Vec<ListEntry>,
@@ -154,6 +161,16 @@ pub struct Finished {
     pub action: String,
     /// What came of it, appended under the decision's id (JSON).
     pub result: String,
+}
+
+/// Something that is appended under a decision's id. The same text under the same id is kept once, so that a replay
+/// changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// The decision; it need not exist yet.
+    pub decision: Uuid,
+    /// The text, JSON.
+    pub text: String,
 }
 
 /// What became of a claim.
@@ -226,7 +243,7 @@ impl LogName {
 }
 
 /// An entry for a log.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Append {
     /// Which log; decisions enter theirs by being claimed.
     pub log: LogName,
@@ -280,11 +297,31 @@ pub struct RegistryEntry {
     pub registered: Timestamp,
 }
 
+/// All registered bundles, in order of name and version, and the aliases (`model@name` to version), in order of alias.
+pub type Registered = (Vec<RegistryEntry>, Vec<(String, String)>);
+
+/// How much longer than asked a store may keep what expired.
+pub const EXPIRY_SLACK: Span = Span::DAY;
+
+/// The longest key (entity name and key, stream and event id, ...) and the longest text in a key, bytes.
+pub const KEY_BYTES_MAX: usize = 16 * 1024;
+
+/// The largest single value, bytes.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How many of an entity's newest decisions are found by [`Store::recent_decisions`].
+pub const RECENT_DECISIONS_MAX: usize = 100;
+
 /// What every store offers. All positions and answers are in the order of the questions.
 ///
 /// Durability: after `commit` returns Ok, everything in it is visible to every later call on this store and
 /// survives as [`Durability`] says. A future that is dropped may or may not have taken effect; repeating it is safe
-/// for claims (the first record is handed back) and detected for offsets ([`StoreError::Fenced`]).
+/// for claims (the first record is handed back) and detected for offsets ([`StoreError::Fenced`]). The same holds for a
+/// commit that failed with an error of class Transient or Fatal; one that failed as Rejected, [`StoreError::Fenced`] or
+/// [`StoreError::OutboxFull`] wrote nothing.
+///
+/// The embedded store does its short blocking work inside the futures: poll them on a thread that may block, or use its
+/// synchronous methods.
 pub trait Store: Send + Sync + 'static {
     /// Reads everything a decision or a micro-batch needs in one round trip.
     fn fetch(&self, query: &Query) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
@@ -299,7 +336,7 @@ pub trait Store: Send + Sync + 'static {
     /// A decision with what was appended under its id.
     fn decision(&self, id: Uuid) -> impl Future<Output = Result<Option<StoredDecision>, StoreError>> + Send;
 
-    /// The newest decisions of an entity, newest first.
+    /// The newest decisions of an entity, the last claimed first, at most [`RECENT_DECISIONS_MAX`].
     fn recent_decisions(
         &self,
         entity: &EntityRef,
@@ -320,18 +357,20 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + Send;
 
-    /// Forgets the entries of a log before `position`.
+    /// Forgets the entries of a log before `position`; positions after the newest entry are taken as all entries, and
+    /// numbering goes on. Of [`LogName::DECISIONS`] only the log is trimmed: the records stay under their ids.
     fn trim_log(&self, log: LogName, position: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Removes states and row records whose `expires` lies before `now`; returns how many.
+    /// Removes states and row records whose `expires` lies before `now`; returns how many. A store may keep one up to
+    /// [`EXPIRY_SLACK`] longer, never shorter; one that was rewritten counts by its newest `expires`.
     fn expire(&self, now: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Registers a bundle; the same (name, version) with another hash is refused.
     fn register(&self, entry: RegistryEntry) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// All registered bundles and the aliases (`model@alias` to version).
-    fn registry(&self) -> impl Future<Output = Result<(Vec<RegistryEntry>, Vec<(String, String)>), StoreError>> + Send;
+    fn registry(&self) -> impl Future<Output = Result<Registered, StoreError>> + Send;
 
-    /// Points `model@alias` at a version.
+    /// Points `alias` (`model@name`) at a registered version of that model.
     fn set_alias(&self, alias: &str, version: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

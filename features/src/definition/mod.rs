@@ -3,6 +3,7 @@
 //! [`Definitions::read`] checks a configuration file as a whole; what it returns is consistent: every index is in
 //! range, every column exists with a fitting type, every expression compiles. The engine relies on that.
 
+mod kinds;
 mod read;
 
 use std::sync::Arc;
@@ -155,6 +156,33 @@ pub enum Judge {
 }
 
 impl Stream {
+    /// A stream of the given columns with every option at its default and a fixed secret, for the tests of other
+    /// crates: definitions of a deployment come from [`Definitions::read`].
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of_columns(name: &str, columns: Vec<Column>, id: usize, time: Option<usize>) -> Self {
+        Self {
+            index: 0,
+            name: name.to_owned(),
+            columns,
+            id,
+            time,
+            zone: TimeZone::UTC,
+            partition_by: None,
+            label: None,
+            label_time: None,
+            labels: None,
+            append_only: false,
+            on_delete: OnDelete::Retract,
+            on_truncate: OnTruncate::Stop,
+            on_unmatched: OnUnmatched::Keep,
+            currency: None,
+            judge: None,
+            source_table: None,
+            mask_key: Some([7; 32]),
+        }
+    }
+
     /// The index of the column called `name`.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {

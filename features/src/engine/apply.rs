@@ -1,0 +1,361 @@
+//! Step two: old versions leave their states, new ones enter, and judged events read their features.
+
+use crate::change::{Row, TextArena};
+use crate::definition::Stream;
+use crate::state::{AsOf, Inserted, Program, Readout, Scratch, Slot, State, StateError};
+use crate::time::Timestamp;
+use crate::value::NULL;
+use crate::vector::Flags;
+
+use super::entities::{EntityTable, expires, newest};
+use super::plan::{Key, Plan, Route, key_of};
+use super::resolve::{Resolution, Resolved, RowShard, VersionRef};
+use super::{Evaluate, StateImage};
+
+/// How many changes ahead states are brought near.
+const WARM_CHANGES: usize = 32;
+
+/// What one route read for one change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RouteReading {
+    pub(super) change: u32,
+    pub(super) route: u32,
+    /// Where its readouts begin in the shard's.
+    pub(super) offset: u32,
+    /// The instant they were read as of, microseconds.
+    pub(super) as_of: i64,
+}
+
+/// The states of the keys that fall to one shard.
+#[derive(Debug)]
+pub(super) struct StateShard {
+    shard: usize,
+    shards: usize,
+    tables: Vec<EntityTable>,
+    pub(super) readings: Vec<RouteReading>,
+    pub(super) readouts: Vec<Readout>,
+    /// Changes that lie behind the retention of every group that would take them under one key.
+    pub(super) late: Vec<u32>,
+    pub(super) scratch: Scratch,
+    words: Words,
+    warm: Vec<(usize, u32)>,
+    key_old: Vec<u8>,
+    key_new: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Words {
+    old: Vec<i64>,
+    new: Vec<i64>,
+    old_texts: TextArena,
+    new_texts: TextArena,
+}
+
+/// One version of the row as this shard sees it.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    version: &'a VersionRef,
+    row: Row<'a>,
+    labels: &'a [crate::state::LabelWord],
+}
+
+impl StateShard {
+    pub(super) fn new(plan: &Plan, shard: usize, shards: usize) -> Self {
+        Self {
+            shard,
+            shards,
+            tables: plan.entity_groups.iter().map(|groups| EntityTable::new(groups.len())).collect(),
+            readings: Vec::new(),
+            readouts: Vec::new(),
+            late: Vec::new(),
+            scratch: Scratch::default(),
+            words: Words::default(),
+            warm: Vec::new(),
+            key_old: Vec::new(),
+            key_new: Vec::new(),
+        }
+    }
+
+    pub(super) fn contains(&self, entity: usize, key: &Key<'_>) -> bool {
+        self.tables[entity].contains(key)
+    }
+
+    pub(super) fn state(&self, entity: usize, key: &Key<'_>, group: usize) -> Option<&State> {
+        let table = &self.tables[entity];
+        table.find(key).map(|place| &table.states(place)[group])
+    }
+
+    pub(super) fn newest(&self, entity: usize, key: &Key<'_>) -> Option<i64> {
+        let table = &self.tables[entity];
+        newest(table.states(table.find(key)?))
+    }
+
+    pub(super) fn load(
+        &mut self,
+        plan: &Plan,
+        entity: usize,
+        key: &Key<'_>,
+        bytes: &[Option<&[u8]>],
+    ) -> Result<(), StateError> {
+        self.tables[entity].load(plan, entity, key, bytes)
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.tables.iter().map(EntityTable::memory_bytes).sum()
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.tables.iter().map(EntityTable::keys).sum()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.tables.iter_mut().for_each(EntityTable::clear);
+    }
+
+    pub(super) fn checkpoint(&mut self, plan: &Plan, visit: &mut impl FnMut(StateImage)) {
+        for (entity, table) in self.tables.iter_mut().enumerate() {
+            table.drain_dirty(|key, states| each_image(plan, entity, key, states, &mut *visit));
+        }
+    }
+
+    pub(super) fn images(&self, plan: &Plan, images: &mut Vec<StateImage>) {
+        for (entity, table) in self.tables.iter().enumerate() {
+            table.for_each(|key, states| {
+                each_image(plan, entity, key, states, &mut |image: StateImage| {
+                    if image.bytes.is_some() {
+                        images.push(image);
+                    }
+                });
+            });
+        }
+    }
+
+    /// Applies a resolved batch to the states of this shard, in order.
+    pub(super) fn apply(
+        &mut self,
+        plan: &Plan,
+        stream: usize,
+        rows: &[RowShard],
+        places: &[(u32, u32)],
+        evaluate: Evaluate,
+    ) {
+        self.readings.clear();
+        self.readouts.clear();
+        self.late.clear();
+        self.scratch.clear_texts();
+        let declared = &*plan.definitions.streams[stream];
+        for (at, &(shard, place)) in places.iter().enumerate() {
+            if at % WARM_CHANGES == 0 {
+                let ahead = &places[at..places.len().min(at + WARM_CHANGES)];
+                self.warm(&plan.streams[stream].routes, declared, rows, ahead);
+            }
+            let resolved = &rows[shard as usize].resolved;
+            let Some(resolution) = resolved.resolutions.get(place as usize) else { continue };
+            if resolution.old.is_none() && resolution.new.is_none() {
+                continue;
+            }
+            let is_read = match evaluate {
+                Evaluate::Nothing => false,
+                Evaluate::Judged => resolution.judgement.is_some(),
+                Evaluate::Everything => resolution.new.is_some(),
+            };
+            for (route, spec) in plan.streams[stream].routes.iter().enumerate() {
+                self.apply_route(plan, declared, (route, spec), resolved, resolution, is_read);
+            }
+        }
+    }
+
+    /// Brings the states of the next changes near, all at once: waiting for memory one state at a time took most of the time.
+    fn warm(&mut self, routes: &[Route], stream: &Stream, rows: &[RowShard], places: &[(u32, u32)]) {
+        self.warm.clear();
+        for &(shard, place) in places {
+            let resolved = &rows[shard as usize].resolved;
+            let Some(version) = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new) else { continue };
+            let row = resolved.row(stream, &version);
+            for route in routes {
+                if let Some(key) = key_of(row, &route.key, &mut self.key_new)
+                    && key.hash() % self.shards as u64 == self.shard as u64
+                    && let Some(place) = self.tables[route.entity].find(&key)
+                {
+                    self.warm.push((route.entity, place));
+                }
+            }
+        }
+        let touched = self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm(place));
+        std::hint::black_box(touched);
+    }
+
+    fn apply_route(
+        &mut self,
+        plan: &Plan,
+        stream: &Stream,
+        (route, spec): (usize, &Route),
+        resolved: &Resolved,
+        resolution: &Resolution,
+        is_read: bool,
+    ) {
+        if spec.applies.is_empty() && !is_read {
+            return;
+        }
+        let old = resolution.old.as_ref().map(|version| Side::of(resolved, stream, version));
+        let new = resolution.new.as_ref().map(|version| Side::of(resolved, stream, version));
+        let (shard, shards) = (self.shard as u64, self.shards as u64);
+        let is_ours = |key: &Key<'_>| key.hash() % shards == shard;
+        let mut key_old = std::mem::take(&mut self.key_old);
+        let mut key_new = std::mem::take(&mut self.key_new);
+        let old_key = old.and_then(|side| key_of(side.row, &spec.key, &mut key_old)).filter(is_ours);
+        let new_key = new.and_then(|side| key_of(side.row, &spec.key, &mut key_new)).filter(is_ours);
+        let change = u32::try_from(resolution.change).expect("batches hold fewer than 2^32 changes");
+        if !resolution.is_transient {
+            if let (Some(key), Some(side)) = (&old_key, old)
+                && old_key != new_key
+            {
+                self.exchange(plan, spec, key, Some(side), None);
+            }
+            if let (Some(key), Some(side)) = (&new_key, new) {
+                let before = if old_key == new_key { old } else { None };
+                if self.exchange(plan, spec, key, before, Some(side)) {
+                    self.late.push(change);
+                }
+            }
+        }
+        if is_read && let (Some(key), Some(side)) = (&new_key, new) {
+            let route = u32::try_from(route).expect("streams have few routes");
+            let as_of = self.read(plan, spec, key, side, resolution.is_transient);
+            let offset = u32::try_from(self.readouts.len() - spec.width).expect("batches are bounded");
+            self.readings.push(RouteReading { change, route, offset, as_of });
+        }
+        self.key_old = key_old;
+        self.key_new = key_new;
+    }
+
+    /// Replaces one version by another in every group of a key; true when every group found the new one too late.
+    fn exchange(
+        &mut self,
+        plan: &Plan,
+        route: &Route,
+        key: &Key<'_>,
+        old: Option<Side<'_>>,
+        new: Option<Side<'_>>,
+    ) -> bool {
+        if route.applies.is_empty() {
+            return false;
+        }
+        let table = &mut self.tables[route.entity];
+        let place = table.place(key);
+        table.touch(key, place);
+        let (mut is_late, mut is_entered) = (false, false);
+        for &group in &route.applies {
+            let program = &plan.programs[plan.entity_groups[route.entity][group]];
+            let state = table.state_mut(place, group);
+            let words = &mut self.words;
+            let old = old.filter(|side| program.admits(&side.row)).map(|side| {
+                words.old.clear();
+                words.old_texts.clear();
+                program.words(side.row, &mut words.old, &mut words.old_texts);
+                side.slot(&words.old, &words.old_texts)
+            });
+            let new = new.filter(|side| program.admits(&side.row)).map(|side| {
+                words.new.clear();
+                words.new_texts.clear();
+                program.words(side.row, &mut words.new, &mut words.new_texts);
+                side.slot(&words.new, &words.new_texts)
+            });
+            match replace(program, state, old, new) {
+                Some(Inserted::TooLate) => is_late = true,
+                Some(_) => is_entered = true,
+                None => {}
+            }
+        }
+        is_late && !is_entered
+    }
+
+    /// Reads the groups of a route as the event sees them; returns the as-of.
+    fn read(&mut self, plan: &Plan, route: &Route, key: &Key<'_>, side: Side<'_>, is_transient: bool) -> i64 {
+        let table = &self.tables[route.entity];
+        let place = table.find(key);
+        let states = place.map_or(&[][..], |place| table.states(place));
+        let as_of = as_of(plan, side.version, newest(states));
+        let from = self.readouts.len();
+        self.readouts.resize(from + route.width, Readout::default());
+        let mut offset = from;
+        for &group in &route.reads {
+            let program = &plan.programs[plan.entity_groups[route.entity][group]];
+            let out = &mut self.readouts[offset..offset + program.width()];
+            offset += program.width();
+            let enters = is_transient && route.applies.contains(&group) && program.admits(&side.row);
+            match states.get(group) {
+                _ if enters => {
+                    self.words.new.clear();
+                    self.words.new_texts.clear();
+                    program.words(side.row, &mut self.words.new, &mut self.words.new_texts);
+                    let slot = side.slot(&self.words.new, &self.words.new_texts);
+                    let empty = State::default();
+                    states.get(group).unwrap_or(&empty).read_with(program, &slot, as_of, &mut self.scratch, out);
+                }
+                Some(state) if !state.is_empty() => state.read(program, as_of, &mut self.scratch, out),
+                _ => State::read_absent(program, Flags::NO_STATE, out),
+            }
+        }
+        as_of.time
+    }
+}
+
+impl<'a> Side<'a> {
+    fn of(resolved: &'a Resolved, stream: &'a Stream, version: &'a VersionRef) -> Self {
+        Self { version, row: resolved.row(stream, version), labels: resolved.labels(version) }
+    }
+
+    fn slot(self, words: &'a [i64], texts: &'a TextArena) -> Slot<'a> {
+        let VersionRef { time, id, first, .. } = *self.version;
+        Slot { time, id, first, labels: self.labels, words, texts }
+    }
+}
+
+/// The instant a decision reads as of (DESIGN 3.3): its event's time, or the newest known of the entity when that is a little later.
+fn as_of(plan: &Plan, event: &VersionRef, newest: Option<i64>) -> AsOf {
+    let subject = Some(event.id);
+    match newest {
+        Some(newest) if newest > event.time && newest - event.time <= plan.definitions.disorder.micros() => {
+            AsOf { subject, ..AsOf::instant(newest) }
+        }
+        _ => AsOf { time: event.time, version: event.first, subject },
+    }
+}
+
+/// Makes a state hold `new` where it held `old`.
+fn replace(program: &Program, state: &mut State, old: Option<Slot<'_>>, new: Option<Slot<'_>>) -> Option<Inserted> {
+    match (old, new) {
+        (Some(old), Some(new)) if is_same_event(program, &old, &new) => {
+            if old.labels != new.labels {
+                state.relabel(program, &old, &new);
+            }
+            None
+        }
+        (old, new) => {
+            if let Some(old) = old {
+                state.remove(program, &old);
+            }
+            new.map(|new| state.insert(program, &new))
+        }
+    }
+}
+
+/// Whether two versions differ in their labels at most.
+fn is_same_event(program: &Program, old: &Slot<'_>, new: &Slot<'_>) -> bool {
+    let is_same_word = |column: usize| {
+        let (a, b) = (old.words[column], new.words[column]);
+        if program.is_text(column) && a != NULL && b != NULL { old.texts.get(a) == new.texts.get(b) } else { a == b }
+    };
+    (old.time, old.id, old.first) == (new.time, new.id, new.first) && (0..old.words.len()).all(is_same_word)
+}
+
+fn each_image(plan: &Plan, entity: usize, key: &[u8], states: &[State], visit: &mut impl FnMut(StateImage)) {
+    for (place, state) in states.iter().enumerate() {
+        let group = plan.entity_groups[entity][place];
+        let program = &plan.programs[group];
+        let bytes = (!state.is_empty()).then(|| Plan::encode(program, state));
+        let expires = expires(program, state).map(Timestamp::from_micros);
+        visit(StateImage { entity, key: Box::from(key), group, bytes, expires });
+    }
+}

@@ -1,0 +1,174 @@
+//! The states of one entity's keys within one shard, in memory, with what changed since the last checkpoint.
+
+use hashbrown::HashMap;
+
+use crate::state::{Program, State, StateError};
+
+use super::plan::{Key, Plan};
+
+/// An index from keys to places.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyIndex {
+    ints: HashMap<i64, u32>,
+    bytes: HashMap<Box<[u8]>, u32>,
+}
+
+impl KeyIndex {
+    pub(super) fn get(&self, key: &Key<'_>) -> Option<u32> {
+        match key {
+            Key::Int(value) => self.ints.get(value).copied(),
+            Key::Bytes(bytes) => self.bytes.get(*bytes).copied(),
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: &Key<'_>, place: u32) {
+        match key {
+            Key::Int(value) => self.ints.insert(*value, place),
+            Key::Bytes(bytes) => self.bytes.insert(Box::from(*bytes), place),
+        };
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.ints.clear();
+        self.bytes.clear();
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key<'_>, u32)> {
+        let ints = self.ints.iter().map(|(key, place)| (Key::Int(*key), *place));
+        ints.chain(self.bytes.iter().map(|(key, place)| (Key::Bytes(key), *place)))
+    }
+}
+
+/// The states of one entity.
+#[derive(Clone, Debug)]
+pub(super) struct EntityTable {
+    groups: usize,
+    index: KeyIndex,
+    /// `groups` states for each place.
+    states: Vec<State>,
+    dirty: Vec<bool>,
+    dirty_keys: Vec<(Box<[u8]>, u32)>,
+}
+
+impl EntityTable {
+    pub(super) fn new(groups: usize) -> Self {
+        Self { groups, index: KeyIndex::default(), states: Vec::new(), dirty: Vec::new(), dirty_keys: Vec::new() }
+    }
+
+    pub(super) fn contains(&self, key: &Key<'_>) -> bool {
+        self.index.get(key).is_some()
+    }
+
+    /// The place of `key`, made when it is new.
+    pub(super) fn place(&mut self, key: &Key<'_>) -> u32 {
+        if let Some(place) = self.index.get(key) {
+            return place;
+        }
+        let place = u32::try_from(self.dirty.len()).expect("memory holds fewer than 2^32 keys");
+        self.index.insert(key, place);
+        self.states.resize_with(self.states.len() + self.groups, State::default);
+        self.dirty.push(false);
+        place
+    }
+
+    pub(super) fn find(&self, key: &Key<'_>) -> Option<u32> {
+        self.index.get(key)
+    }
+
+    /// Touches what an event of the key at `place` will need.
+    pub(super) fn warm(&self, place: u32) -> i64 {
+        self.states(place).iter().fold(i64::from(self.dirty[place as usize]), |sum, state| sum ^ state.warm())
+    }
+
+    pub(super) fn states(&self, place: u32) -> &[State] {
+        let from = place as usize * self.groups;
+        &self.states[from..from + self.groups]
+    }
+
+    pub(super) fn state_mut(&mut self, place: u32, group: usize) -> &mut State {
+        &mut self.states[place as usize * self.groups + group]
+    }
+
+    /// Notes that the states at `place` are to be written.
+    pub(super) fn touch(&mut self, key: &Key<'_>, place: u32) {
+        if !self.dirty[place as usize] {
+            self.dirty[place as usize] = true;
+            self.dirty_keys.push((key.to_bytes(), place));
+        }
+    }
+
+    /// Takes over what the store holds of `key`: bytes per group, in the entity's order of groups.
+    pub(super) fn load(
+        &mut self,
+        plan: &Plan,
+        entity: usize,
+        key: &Key<'_>,
+        bytes: &[Option<&[u8]>],
+    ) -> Result<(), StateError> {
+        let place = self.place(key);
+        for (group, bytes) in bytes.iter().enumerate() {
+            if let Some(bytes) = bytes {
+                let program = &plan.programs[plan.entity_groups[entity][group]];
+                *self.state_mut(place, group) = State::decode(program, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits the states that changed since the last visit.
+    pub(super) fn drain_dirty(&mut self, mut visit: impl FnMut(&[u8], &[State])) {
+        for (key, place) in std::mem::take(&mut self.dirty_keys) {
+            self.dirty[place as usize] = false;
+            visit(&key, self.states(place));
+        }
+    }
+
+    /// Visits every key in memory.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&[u8], &[State])) {
+        for (key, place) in self.index.iter() {
+            visit(&key.to_bytes(), self.states(place));
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.dirty.len() * 48 + self.states.iter().map(State::memory_bytes).sum::<usize>()
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Forgets everything; only what the store holds remains.
+    pub(super) fn clear(&mut self) {
+        debug_assert!(self.dirty_keys.is_empty(), "a checkpoint writes what is dirty first");
+        self.index.clear();
+        self.states.clear();
+        self.dirty.clear();
+    }
+
+    /// Takes every event of the groups for which `is_affected` holds out of memory.
+    pub(super) fn clear_groups(&mut self, is_affected: impl Fn(usize) -> bool) {
+        let keys: Vec<(Box<[u8]>, u32)> = self.index.iter().map(|(key, place)| (key.to_bytes(), place)).collect();
+        for (key, place) in keys {
+            for group in 0..self.groups {
+                if is_affected(group) {
+                    *self.state_mut(place, group) = State::default();
+                }
+            }
+            if !self.dirty[place as usize] {
+                self.dirty[place as usize] = true;
+                self.dirty_keys.push((key, place));
+            }
+        }
+    }
+}
+
+/// The newest event time among states, microseconds.
+pub(super) fn newest(states: &[State]) -> Option<i64> {
+    states.iter().filter_map(State::newest).max()
+}
+
+/// After which event time nothing reads `states` any more; `None`: never.
+pub(super) fn expires(program: &Program, state: &State) -> Option<i64> {
+    Some(state.newest()?.saturating_add(program.retention()?.micros()))
+}

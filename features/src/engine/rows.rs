@@ -1,0 +1,133 @@
+//! Row records of one shard, in memory: encoded, in one growing block, so that a row costs its bytes and no allocation.
+
+use crate::bytes::Damaged;
+use crate::definition::Stream;
+use crate::row::RowRecord;
+use crate::time::Timestamp;
+
+use super::entities::KeyIndex;
+use super::plan::Key;
+
+/// The block is rewritten when more of it than this is dead, and more is dead than alive.
+const DEAD_BYTES_MIN: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    offset: usize,
+    len: u32,
+    is_dirty: bool,
+    /// The latest time the record knows, microseconds; `i64::MIN` where it knows none.
+    newest: i64,
+}
+
+/// Records of one stream's rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RowTable {
+    index: KeyIndex,
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+    dead: usize,
+    dirty: Vec<(Box<[u8]>, u32)>,
+    buffer: Vec<u8>,
+}
+
+impl RowTable {
+    pub(super) fn contains(&self, id: &Key<'_>) -> bool {
+        self.index.get(id).is_some()
+    }
+
+    /// Reads the record of `id` into `record`; a row of which nothing is known gives an empty one.
+    pub(super) fn read(
+        &self,
+        stream: &Stream,
+        needed: &[usize],
+        id: &Key<'_>,
+        record: &mut RowRecord,
+    ) -> Result<(), Damaged> {
+        match self.index.get(id).map(|place| self.entries[place as usize]) {
+            Some(entry) if entry.len > 0 => {
+                record.decode(stream, needed, &self.bytes[entry.offset..entry.offset + entry.len as usize])
+            }
+            _ => {
+                record.reset(stream);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stores the record of `id`, to be written at the next checkpoint.
+    pub(super) fn write(&mut self, stream: &Stream, needed: &[usize], id: &Key<'_>, record: &RowRecord) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        record.encode(stream, needed, &mut buffer);
+        let place = self.put(id, &buffer);
+        self.buffer = buffer;
+        self.entries[place as usize].newest = record.newest(stream).map_or(i64::MIN, Timestamp::micros);
+        if !self.entries[place as usize].is_dirty {
+            self.entries[place as usize].is_dirty = true;
+            self.dirty.push((id.to_bytes(), place));
+        }
+    }
+
+    /// Takes over what the store holds of `id`; `None`: nothing.
+    pub(super) fn load(&mut self, id: &Key<'_>, bytes: Option<&[u8]>) {
+        self.put(id, bytes.unwrap_or(&[]));
+    }
+
+    fn put(&mut self, id: &Key<'_>, bytes: &[u8]) -> u32 {
+        let place = self.index.get(id).unwrap_or_else(|| {
+            let place = u32::try_from(self.entries.len()).expect("memory holds fewer than 2^32 rows");
+            self.index.insert(id, place);
+            self.entries.push(Entry::default());
+            place
+        });
+        let len = u32::try_from(bytes.len()).expect("a record is bounded by its columns");
+        let entry = &mut self.entries[place as usize];
+        if entry.len >= len {
+            self.dead += (entry.len - len) as usize;
+            self.bytes[entry.offset..entry.offset + bytes.len()].copy_from_slice(bytes);
+        } else {
+            self.dead += entry.len as usize;
+            entry.offset = self.bytes.len();
+            self.bytes.extend_from_slice(bytes);
+        }
+        entry.len = len;
+        if self.dead > DEAD_BYTES_MIN && self.dead > self.bytes.len() / 2 {
+            self.compact();
+        }
+        place
+    }
+
+    fn compact(&mut self) {
+        let mut bytes = Vec::with_capacity(self.bytes.len() - self.dead);
+        for entry in &mut self.entries {
+            let from = entry.offset;
+            entry.offset = bytes.len();
+            bytes.extend_from_slice(&self.bytes[from..from + entry.len as usize]);
+        }
+        self.bytes = bytes;
+        self.dead = 0;
+    }
+
+    /// Visits the records that changed since the last visit.
+    pub(super) fn drain_dirty(&mut self, mut visit: impl FnMut(&[u8], &[u8], Option<Timestamp>)) {
+        for (id, place) in std::mem::take(&mut self.dirty) {
+            let entry = &mut self.entries[place as usize];
+            entry.is_dirty = false;
+            let newest = (entry.newest != i64::MIN).then(|| Timestamp::from_micros(entry.newest));
+            visit(&id, &self.bytes[entry.offset..entry.offset + entry.len as usize], newest);
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.len() * 56
+    }
+
+    pub(super) fn clear(&mut self) {
+        debug_assert!(self.dirty.is_empty(), "a checkpoint writes what is dirty first");
+        self.index.clear();
+        self.entries.clear();
+        self.bytes.clear();
+        self.dead = 0;
+    }
+}

@@ -1,0 +1,504 @@
+//! The history of one key in one group: raw events in time order and, for hot keys, tiles.
+//!
+//! Layout in memory: one block of words, lane by lane (times, ids, versions, labels, then one lane per slot column), of
+//! which a moving part is live. An event is appended, the oldest ones fall off the front; nothing is allocated per event.
+//! What few states need (minor versions, earlier labels, texts, tiles) stands behind one pointer.
+//!
+//! Invariants:
+//! - Raw events are ordered by (time, version of the row's first change, id) and no two share (time, id).
+//! - Every raw event is later in that order than the tiles' boundary, and no raw event is older than the retention before the newest.
+//! - Raw events cost at most [`RAW_BYTES_MAX`]; above it the oldest half moves into tiles.
+//! - As long as nothing was tiled or fell behind the retention, the encoded bytes depend on the set of events alone.
+
+mod encode;
+mod label;
+mod program;
+mod read;
+mod sketch;
+mod texts;
+mod tile;
+
+#[cfg(test)]
+mod tests;
+
+pub use encode::StateError;
+pub use label::{LabelValue, LabelWord, label_at};
+pub use program::{Program, RAW_BYTES_MAX, TILED_BYTES_MAX};
+pub use read::{AsOf, Readout, ReadoutKind, Scratch};
+pub(crate) use sketch::{hash_bytes, mix};
+
+use crate::change::{TextArena, Version};
+use program::{TABLE_ROWS_MAX, WordKind};
+use texts::Texts;
+use tile::Tiles;
+
+const TIME: usize = 0;
+const ID: usize = 1;
+const MAJOR: usize = 2;
+const LABEL: usize = 3;
+/// The least capacity of a state's block, in events.
+const CAPACITY_MIN: usize = 8;
+
+/// An event as a group's state takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'a> {
+    /// Event time, microseconds.
+    pub time: i64,
+    /// The event id: an integer itself, otherwise a 64-bit hash. Two events are the same when time and id are.
+    pub id: u64,
+    /// The row's first version: orders events of one time.
+    pub first: Version,
+    /// Reports in order of report time.
+    pub labels: &'a [LabelWord],
+    /// One word per slot column.
+    pub words: &'a [i64],
+    /// Where words of text columns point.
+    pub texts: &'a TextArena,
+}
+
+/// What became of an event that was to be added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inserted {
+    /// It is in its slot.
+    Raw,
+    /// It is in tiles.
+    Tiled,
+    /// It was there already.
+    Duplicate,
+    /// It is older than the retention before the key's newest event.
+    TooLate,
+}
+
+/// What became of an event that was to be taken out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removed {
+    /// It is gone.
+    Raw,
+    /// It was subtracted from tiles, as far as that is possible.
+    Tiled,
+    /// It was not there.
+    Absent,
+}
+
+/// The history of one key in one group.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    lanes: Vec<i64>,
+    capacity: u32,
+    start: u32,
+    len: u32,
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    /// Minor versions of the live events; empty when all are zero.
+    minors: Vec<u32>,
+    /// Labels before the newest one, per event, in order of (time, id, report time).
+    earlier: Vec<EarlierLabel>,
+    texts: Texts,
+    /// Bytes of text the live events refer to, each reference counted.
+    text_bytes: usize,
+    tiles: Option<Tiles>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct EarlierLabel {
+    time: i64,
+    id: u64,
+    label: LabelWord,
+}
+
+impl State {
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0 && self.tiles().is_none()
+    }
+
+    /// How many events are held raw.
+    #[must_use]
+    pub fn raw_events(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether older events are held in tiles.
+    #[must_use]
+    pub fn is_tiled(&self) -> bool {
+        self.tiles().is_some()
+    }
+
+    /// Time of the newest event, microseconds.
+    #[must_use]
+    pub fn newest(&self) -> Option<i64> {
+        self.times().last().copied().or_else(|| self.tiles().map(|tiles| tiles.newest))
+    }
+
+    /// Bytes of memory behind this state, roughly.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            size_of::<Rare>()
+                + rare.minors.capacity() * 4
+                + rare.texts.memory_bytes()
+                + rare.tiles.as_ref().map_or(0, Tiles::memory_bytes)
+        });
+        size_of::<Self>() + self.lanes.capacity() * 8 + rare
+    }
+
+    /// Touches the memory that the next event will need and returns something that depends on it. Called for many states in a row before
+    /// they are used, so that the machine waits for all of them at once.
+    pub(crate) fn warm(&self) -> i64 {
+        let last = (self.start + self.len).saturating_sub(1) as usize;
+        let capacity = self.capacity as usize;
+        self.lanes.iter().skip(last).step_by(capacity.max(1)).fold(0, |sum, word| sum ^ word)
+            ^ self.times().first().copied().unwrap_or(0)
+    }
+
+    fn tiles(&self) -> Option<&Tiles> {
+        self.rare.as_ref().and_then(|rare| rare.tiles.as_ref())
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn lane(&self, lane: usize) -> &[i64] {
+        let from = lane * self.capacity as usize + self.start as usize;
+        self.lanes.get(from..from + self.len as usize).unwrap_or(&[])
+    }
+
+    fn lane_mut(&mut self, lane: usize) -> &mut [i64] {
+        let from = lane * self.capacity as usize + self.start as usize;
+        self.lanes.get_mut(from..from + self.len as usize).unwrap_or(&mut [])
+    }
+
+    fn times(&self) -> &[i64] {
+        self.lane(TIME)
+    }
+
+    fn version(&self, at: usize) -> Version {
+        let minor = self.rare.as_ref().and_then(|rare| rare.minors.get(at)).copied().unwrap_or(0);
+        Version { major: self.lane(MAJOR)[at].cast_unsigned(), minor }
+    }
+
+    fn order(&self, at: usize) -> (i64, Version, u64) {
+        (self.times()[at], self.version(at), self.lane(ID)[at].cast_unsigned())
+    }
+
+    /// Adds an event.
+    pub fn insert(&mut self, program: &Program, slot: &Slot<'_>) -> Inserted {
+        let newest = self.newest();
+        if newest.is_some_and(|newest| slot.time <= newest - program.retention) {
+            return Inserted::TooLate;
+        }
+        if let Some(tiles) = self.rare.as_mut().and_then(|rare| rare.tiles.as_mut())
+            && (slot.time, slot.first, slot.id) <= tiles.boundary
+        {
+            self.tile_add(program, slot);
+            return Inserted::Tiled;
+        }
+        let Some(at) = self.place(slot) else { return Inserted::Duplicate };
+        self.open(program, at);
+        self.write(program, at, slot);
+        if at + 1 == self.len as usize {
+            self.prune(program);
+        }
+        if program.is_table {
+            while self.len as usize > TABLE_ROWS_MAX {
+                self.drop_front(program, 1);
+            }
+        } else if self.raw_cost(program) > RAW_BYTES_MAX {
+            self.roll(program);
+        }
+        Inserted::Raw
+    }
+
+    /// Where `slot` belongs, `None` when it is there already.
+    fn place(&self, slot: &Slot<'_>) -> Option<usize> {
+        let times = self.times();
+        if times.last().is_none_or(|last| *last < slot.time) {
+            return Some(times.len());
+        }
+        let from = times.partition_point(|time| *time < slot.time);
+        let ids = self.lane(ID);
+        let mut at = from;
+        let mut place = None;
+        while at < times.len() && times[at] == slot.time {
+            if ids[at] == slot.id.cast_signed() {
+                return None;
+            }
+            if place.is_none() && self.order(at) > (slot.time, slot.first, slot.id) {
+                place = Some(at);
+            }
+            at += 1;
+        }
+        Some(place.unwrap_or(at))
+    }
+
+    /// Makes room for one event at `at` in every lane.
+    fn open(&mut self, program: &Program, at: usize) {
+        let lanes = program.lane_count();
+        let (capacity, start, len) = (self.capacity as usize, self.start as usize, self.len as usize);
+        if start + len == capacity {
+            if start > 0 && start >= capacity / 4 {
+                for lane in 0..lanes {
+                    self.lanes.copy_within(lane * capacity + start..lane * capacity + capacity, lane * capacity);
+                }
+            } else {
+                let wider = (capacity * 2).max(CAPACITY_MIN);
+                let mut block = vec![0; wider * lanes];
+                for lane in 0..lanes {
+                    let from = lane * capacity + start;
+                    block[lane * wider..lane * wider + len].copy_from_slice(&self.lanes[from..from + len]);
+                }
+                self.lanes = block;
+                self.capacity = u32::try_from(wider).expect("the raw budget bounds a state's events");
+            }
+            self.start = 0;
+        }
+        self.len += 1;
+        if at < len {
+            for lane in 0..lanes {
+                self.lane_mut(lane).copy_within(at..len, at + 1);
+            }
+        }
+        if let Some(rare) = &mut self.rare
+            && !rare.minors.is_empty()
+        {
+            rare.minors.insert(at, 0);
+        }
+    }
+
+    /// Fills the opened place at `at`.
+    fn write(&mut self, program: &Program, at: usize, slot: &Slot<'_>) {
+        self.lane_mut(TIME)[at] = slot.time;
+        self.lane_mut(ID)[at] = slot.id.cast_signed();
+        self.lane_mut(MAJOR)[at] = slot.first.major.cast_signed();
+        if slot.first.minor != 0 {
+            let len = self.len as usize;
+            let minors = &mut self.rare().minors;
+            minors.resize(len, 0);
+            minors[at] = slot.first.minor;
+        }
+        if program.has_label {
+            self.set_labels(at, slot);
+        }
+        let first = program.first_column();
+        for (column, &word) in slot.words.iter().enumerate() {
+            let word = if program.columns[column].kind == WordKind::Text && word != crate::value::NULL {
+                let text = slot.texts.get(word);
+                let rare = self.rare();
+                rare.text_bytes += text.len();
+                rare.texts.intern(text)
+            } else {
+                word
+            };
+            self.lane_mut(first + column)[at] = word;
+        }
+    }
+
+    fn set_labels(&mut self, at: usize, slot: &Slot<'_>) {
+        let (newest, earlier) = match slot.labels.split_last() {
+            Some((newest, earlier)) => (*newest, earlier),
+            None => (LabelWord::UNKNOWN, slot.labels),
+        };
+        self.lane_mut(LABEL)[at] = newest.word();
+        let key = (slot.time, slot.id);
+        if let Some(rare) = &mut self.rare {
+            rare.earlier.retain(|label| (label.time, label.id) != key);
+        }
+        if !earlier.is_empty() {
+            let rare = self.rare();
+            let from = rare.earlier.partition_point(|label| (label.time, label.id) < key);
+            let labels = earlier.iter().map(|label| EarlierLabel { time: slot.time, id: slot.id, label: *label });
+            rare.earlier.splice(from..from, labels);
+        }
+    }
+
+    /// Takes an event out; `slot` is the event as it was added.
+    pub fn remove(&mut self, program: &Program, slot: &Slot<'_>) -> Removed {
+        if let Some(at) = self.find(slot.time, slot.id) {
+            self.close(program, at);
+            return Removed::Raw;
+        }
+        self.tile_retract(program, slot)
+    }
+
+    /// Replaces the labels of an event: `old` as it was added, `new` with other labels only. Returns whether it was found.
+    pub fn relabel(&mut self, program: &Program, old: &Slot<'_>, new: &Slot<'_>) -> bool {
+        if !program.has_label {
+            return true;
+        }
+        if let Some(at) = self.find(new.time, new.id) {
+            self.set_labels(at, new);
+            return true;
+        }
+        let Some(tiles) = self.rare.as_mut().and_then(|rare| rare.tiles.as_mut()) else { return false };
+        if (old.time, old.first, old.id) > tiles.boundary {
+            return false;
+        }
+        tiles.relabel(program, old, new);
+        true
+    }
+
+    fn find(&self, time: i64, id: u64) -> Option<usize> {
+        let times = self.times();
+        let from = times.partition_point(|other| *other < time);
+        let ids = self.lane(ID);
+        (from..times.len()).take_while(|&at| times[at] == time).find(|&at| ids[at] == id.cast_signed())
+    }
+
+    /// Whether an event with this id is held raw, at whatever time.
+    pub(crate) fn holds(&self, id: u64) -> bool {
+        self.lane(ID).contains(&id.cast_signed())
+    }
+
+    fn close(&mut self, program: &Program, at: usize) {
+        self.forget_rare(program, at..at + 1);
+        let len = self.len as usize;
+        for lane in 0..program.lane_count() {
+            self.lane_mut(lane).copy_within(at + 1..len, at);
+        }
+        self.len -= 1;
+    }
+
+    fn drop_front(&mut self, program: &Program, count: usize) {
+        self.forget_rare(program, 0..count);
+        let count = u32::try_from(count).expect("bounded by the number of raw events");
+        self.start += count;
+        self.len -= count;
+    }
+
+    /// Takes what stands outside the lanes of the events in `range`.
+    fn forget_rare(&mut self, program: &Program, range: std::ops::Range<usize>) {
+        let Some(mut rare) = self.rare.take() else { return };
+        for at in range.clone() {
+            if !rare.earlier.is_empty() {
+                let key = (self.times()[at], self.lane(ID)[at].cast_unsigned());
+                rare.earlier.retain(|label| (label.time, label.id) != key);
+            }
+            for (column, spec) in program.columns.iter().enumerate() {
+                let word = self.lane(program.first_column() + column)[at];
+                if spec.kind == WordKind::Text && word != crate::value::NULL {
+                    rare.text_bytes -= rare.texts.get(word).len();
+                }
+            }
+        }
+        if !rare.minors.is_empty() {
+            rare.minors.drain(range);
+        }
+        self.rare = Some(rare);
+    }
+
+    /// Drops what lies behind the retention before the newest event.
+    fn prune(&mut self, program: &Program) {
+        let Some(newest) = self.newest() else { return };
+        let horizon = newest - program.retention;
+        let gone = self.times().iter().take_while(|time| **time <= horizon).count();
+        if gone > 0 {
+            self.drop_front(program, gone);
+        }
+        if let Some(rare) = &mut self.rare {
+            if let Some(tiles) = &mut rare.tiles {
+                tiles.newest = newest;
+                tiles.prune(program);
+                if tiles.is_empty() {
+                    rare.tiles = None;
+                }
+            }
+            if rare.texts.is_crowded() {
+                self.sweep_texts(program);
+            }
+        }
+    }
+
+    fn raw_cost(&self, program: &Program) -> usize {
+        self.len as usize * program.slot_bytes + self.rare.as_ref().map_or(0, |rare| rare.text_bytes)
+    }
+
+    /// Moves the oldest events into tiles until half the raw budget is free.
+    fn roll(&mut self, program: &Program) {
+        let mut tiles = self.rare().tiles.take().unwrap_or_else(|| Tiles::new(program));
+        let newest = self.newest().unwrap_or(i64::MIN);
+        tiles.newest = newest;
+        while self.raw_cost(program) > RAW_BYTES_MAX / 2 && self.len > 0 {
+            let (time, first, id) = self.order(0);
+            let words: Vec<i64> =
+                (0..program.columns.len()).map(|c| self.lane(program.first_column() + c)[0]).collect();
+            let label = if program.has_label { LabelWord::from_word(self.lane(LABEL)[0]) } else { LabelWord::UNKNOWN };
+            let texts = self.rare.as_ref().map(|rare| &rare.texts);
+            tiles.add(program, (time, first, id), label, &words, texts);
+            tiles.boundary = (time, first, id);
+            self.drop_front(program, 1);
+        }
+        tiles.prune(program);
+        self.rare().tiles = Some(tiles);
+        self.sweep_texts(program);
+    }
+
+    fn tile_add(&mut self, program: &Program, slot: &Slot<'_>) {
+        let rare = self.rare();
+        let words: Vec<i64> = intern_words(program, slot, &mut rare.texts);
+        let label = slot.labels.last().copied().unwrap_or_default();
+        let Rare { tiles, texts, .. } = rare;
+        if let Some(tiles) = tiles {
+            tiles.add(program, (slot.time, slot.first, slot.id), label, &words, Some(texts));
+        }
+    }
+
+    fn tile_retract(&mut self, program: &Program, slot: &Slot<'_>) -> Removed {
+        let Some(rare) = &mut self.rare else { return Removed::Absent };
+        let Rare { tiles: Some(tiles), texts, .. } = &mut **rare else { return Removed::Absent };
+        if (slot.time, slot.first, slot.id) > tiles.boundary {
+            return Removed::Absent;
+        }
+        let words = intern_words(program, slot, texts);
+        if tiles.retract(program, slot, &words) { Removed::Tiled } else { Removed::Absent }
+    }
+
+    /// Forgets the texts that neither an event nor a tile refers to.
+    fn sweep_texts(&mut self, program: &Program) {
+        let Some(mut rare) = self.rare.take() else { return };
+        let mut sweep = rare.texts.begin_sweep();
+        for (column, spec) in program.columns.iter().enumerate() {
+            if spec.kind == WordKind::Text {
+                for word in self.lane_mut(program.first_column() + column) {
+                    *word = sweep.keep(*word);
+                }
+            }
+        }
+        if let Some(tiles) = &mut rare.tiles {
+            tiles.for_each_text(program, |word| *word = sweep.keep(*word));
+        }
+        rare.texts = sweep.finish();
+        self.rare = Some(rare);
+    }
+}
+
+/// The slot's words with text words pointing into `texts`.
+fn intern_words(program: &Program, slot: &Slot<'_>, texts: &mut Texts) -> Vec<i64> {
+    let word = |(spec, &word): (&program::SlotColumn, &i64)| {
+        if spec.kind == WordKind::Text && word != crate::value::NULL {
+            texts.intern(slot.texts.get(word))
+        } else {
+            word
+        }
+    };
+    program.columns.iter().zip(slot.words).map(word).collect()
+}
+
+impl Program {
+    /// Whether the words of a slot column are texts.
+    pub(crate) fn is_text(&self, column: usize) -> bool {
+        self.columns[column].kind == WordKind::Text
+    }
+
+    fn first_column(&self) -> usize {
+        if self.has_label { LABEL + 1 } else { LABEL }
+    }
+
+    fn lane_count(&self) -> usize {
+        self.first_column() + self.columns.len()
+    }
+}

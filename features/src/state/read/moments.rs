@@ -1,0 +1,98 @@
+//! Count, sum and sum of squares: exact in integers, and rounded once when a feature is read.
+
+use crate::value::{NULL, double_of};
+
+use super::super::program::{Read, WordKind};
+use super::super::tile::wide;
+use super::Readout;
+
+/// Sums over the values of a window that are not null.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
+    count: i64,
+    sum: i128,
+    squares: i128,
+    /// The same sums for columns of doubles.
+    float_sum: f64,
+    float_squares: f64,
+}
+
+impl Moments {
+    pub(super) fn add(&mut self, kind: WordKind, words: &[i64], squares: bool) {
+        if kind == WordKind::Double {
+            for &word in words.iter().filter(|word| **word != NULL) {
+                let value = double_of(word);
+                self.count += 1;
+                self.float_sum += value;
+                self.float_squares += value * value;
+            }
+            return;
+        }
+        // The halves of each word are summed apart, so that the loop needs no 128-bit arithmetic.
+        let (mut count, mut low, mut high) = (0_i64, 0_i64, 0_i64);
+        for &word in words {
+            let present = i64::from(word != NULL);
+            let value = word & -present;
+            count += present;
+            low += value & 0xffff_ffff;
+            high += value >> 32;
+        }
+        self.count += count;
+        self.sum += (i128::from(high) << 32) + i128::from(low);
+        if squares {
+            for &word in words.iter().filter(|word| **word != NULL) {
+                self.squares = self.squares.saturating_add(i128::from(word) * i128::from(word));
+            }
+        }
+    }
+
+    pub(super) fn add_tile(&mut self, kind: WordKind, part: &[i64]) {
+        self.count += part[0];
+        if kind == WordKind::Double {
+            self.float_sum += double_of(part[1]);
+            self.float_squares += part.get(3).map_or(0.0, |word| double_of(*word));
+        } else {
+            self.sum += wide(&part[1..3]);
+            if part.len() > 3 {
+                self.squares = self.squares.saturating_add(wide(&part[3..5]));
+            }
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
+    pub(super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
+        if self.count == 0 {
+            return Readout::default();
+        }
+        let scale = match kind {
+            WordKind::Integer { scale, .. } => 10_i64.pow(u32::from(scale)) as f64,
+            _ => 1.0,
+        };
+        let sum = if kind == WordKind::Double { self.float_sum } else { self.sum as f64 };
+        match read {
+            Read::Sum(_) => match (kind, i64::try_from(self.sum)) {
+                (WordKind::Integer { declared_int: true, .. }, Ok(sum)) => Readout::int(sum),
+                _ => Readout::double(sum / scale),
+            },
+            Read::Mean(_) => Readout::double(sum / (self.count as f64 * scale)),
+            _ if self.count < 2 => Readout::default(),
+            _ => Readout::double(self.variance(kind).max(0.0).sqrt() / scale),
+        }
+    }
+
+    /// The sample's variance: (n q - s^2) / (n (n - 1)), exact in integers where that fits 128 bits.
+    #[expect(clippy::cast_precision_loss, reason = "rounded once, when it leaves the integers")]
+    fn variance(&self, kind: WordKind) -> f64 {
+        let n = self.count as f64;
+        if kind == WordKind::Double {
+            return (self.float_squares - self.float_sum * self.float_sum / n) / (n - 1.0);
+        }
+        let exact = i128::from(self.count)
+            .checked_mul(self.squares)
+            .and_then(|nq| nq.checked_sub(self.sum.checked_mul(self.sum)?));
+        match exact {
+            Some(numerator) => numerator as f64 / (n * (n - 1.0)),
+            None => (self.squares as f64 - self.sum as f64 / n * self.sum as f64) / (n - 1.0),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Debezium change events, with schemas and without, one JSON object per line.
+//!
+//! A line is an envelope, `{"schema":..,"payload":envelope}`, or `{"key":..,"value":one of these}`. A tombstone (a null
+//! value) follows its delete and says nothing new; heartbeats, transaction markers and logical messages carry no row.
+//! A change of a primary key comes as a delete and a create.
+//!
+//! Versions: the LSN of the change itself (`source.lsn`, or the second item of `source.sequence`) and its place in the
+//! transaction (`transaction.total_order`). Two versions of one row are always in the order of their LSNs, because the
+//! second writer waited for the first; a repeated delivery has the same LSN. Where a connector has no LSN the record's
+//! ordinal in the file orders versions. One source has the one or the other: ordinals are far below LSNs, so a mixture
+//! would silently lose updates, and is refused record by record.
+
+mod envelope;
+mod schema;
+mod value;
+
+use std::sync::Arc;
+
+use interdict_features::change::{Change, Op, Version};
+use interdict_features::definition::Stream;
+use interdict_features::time::Timestamp;
+
+use crate::dead_letter::{DeadReason, Fault};
+use crate::source::config::Reading;
+
+use super::json::{RowObject, not_json};
+use super::{Batches, Outcome, finish, op_of};
+
+use envelope::{Envelope, Shape};
+use schema::{Encodings, Part, SchemaCache};
+use value::ValueReader;
+
+pub(super) struct DebeziumRows {
+    tables: Vec<Table>,
+    schemas: SchemaCache,
+    versions: Versions,
+    rows_as: Op,
+}
+
+/// What is known of one stream's table.
+struct Table {
+    /// `schema.table` or `table`.
+    name: Box<str>,
+    stream: Arc<Stream>,
+    object: RowObject,
+    values: ValueReader,
+}
+
+/// Where row versions of a source come from, settled by its first change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Versions {
+    Unsettled,
+    Lsn,
+    Ordinal,
+}
+
+impl DebeziumRows {
+    pub(super) fn new(streams: &[Arc<Stream>], reading: &Reading) -> Self {
+        let table = |stream: &Arc<Stream>| Table {
+            name: stream.source_table.as_deref().unwrap_or(&stream.name).into(),
+            stream: Arc::clone(stream),
+            object: RowObject::new(stream, reading.missing),
+            values: ValueReader::new(stream, reading),
+        };
+        Self {
+            tables: streams.iter().map(table).collect(),
+            schemas: SchemaCache::default(),
+            versions: Versions::Unsettled,
+            rows_as: reading.rows_as,
+        }
+    }
+
+    pub(super) fn decode(&mut self, text: &str, position: u64, batches: &mut Batches) -> Result<Outcome, Fault> {
+        let envelope = Envelope::parse(text)?;
+        let op = match envelope.shape() {
+            Shape::Change(op) => op,
+            Shape::NoRow => return Ok(Outcome::Skipped),
+            Shape::Foreign => {
+                return Err(Fault::new(
+                    DeadReason::BadJson,
+                    "no Debezium envelope (no 'op'); rows without envelope are format = \"json\"",
+                ));
+            }
+        };
+        if op == "m" {
+            return Ok(Outcome::Skipped);
+        }
+        let mut op = op_of(op).filter(|_| op.len() == 1).ok_or_else(unknown_op)?;
+        if op == Op::Insert && self.rows_as == Op::Snapshot {
+            op = Op::Snapshot;
+        }
+        let index = self.table_of(&envelope)?;
+        let version = self.version_of(&envelope, position)?;
+        let arrival = envelope.source.changed_micros().and_then(Timestamp::checked_from_micros);
+        let change = Change { op, version, arrival, position };
+        let table = &mut self.tables[index];
+        let mut writer = batches.of(index).begin();
+        match op {
+            Op::Truncate => {}
+            Op::Delete => read_deleted(table, &mut self.schemas, &envelope, &mut writer)?,
+            _ => {
+                let Some(after) = envelope.after else {
+                    return Err(row_missing("a create, read or update without 'after'"));
+                };
+                let encodings = self.schemas.of(envelope.schema, &table.stream, Part::Row)?;
+                let values = &table.values;
+                table.object.read(after, &mut writer, |writer, column, raw| {
+                    values.set(writer, column, raw, encodings.of(column), op)
+                })?;
+                table.object.require_all(&table.stream)?;
+            }
+        }
+        let outcome = finish(writer, change)?;
+        if self.versions == Versions::Unsettled {
+            self.versions = if envelope.source.lsn().is_some() { Versions::Lsn } else { Versions::Ordinal };
+        }
+        Ok(outcome)
+    }
+
+    fn table_of(&self, envelope: &Envelope<'_>) -> Result<usize, Fault> {
+        let Some(named) = envelope.source.table.as_deref() else {
+            if self.tables.len() == 1 {
+                return Ok(0);
+            }
+            let detail = "'source' names no table and there are several streams; write stream = \"...\" in [source]";
+            return Err(Fault::new(DeadReason::UnknownTable, detail));
+        };
+        let schema = envelope.source.schema.as_deref();
+        let found = self.tables.iter().position(|table| match table.name.split_once('.') {
+            Some((wanted, bare)) => bare == named && schema.is_none_or(|schema| schema == wanted),
+            None => *table.name == *named,
+        });
+        found.ok_or_else(|| {
+            let name: String = named.chars().take(128).collect();
+            let detail = format!(
+                "table '{name}' belongs to no stream; leave it out of the connector, or declare a stream for it"
+            );
+            Fault::new(DeadReason::UnknownTable, detail)
+        })
+    }
+
+    fn version_of(&self, envelope: &Envelope<'_>, position: u64) -> Result<Version, Fault> {
+        match (envelope.source.lsn(), self.versions) {
+            (Some(major), Versions::Lsn | Versions::Unsettled) => {
+                Ok(Version { major, minor: envelope.total_order.unwrap_or(0) })
+            }
+            (None, Versions::Ordinal | Versions::Unsettled) => Ok(Version::new(position)),
+            (Some(_), Versions::Ordinal) => Err(Fault::new(
+                DeadReason::VersionMismatch,
+                "the record has an LSN, the first change of this source had none; read the two as two sources",
+            )),
+            (None, Versions::Lsn) => Err(Fault::new(
+                DeadReason::VersionMismatch,
+                "the record has no LSN, the first change of this source had one; read the two as two sources",
+            )),
+        }
+    }
+}
+
+/// Only the id of a deleted row is certain: the other columns of `before` hold nulls or defaults unless the table's
+/// replica identity is FULL.
+fn read_deleted(
+    table: &mut Table,
+    schemas: &mut SchemaCache,
+    envelope: &Envelope<'_>,
+    writer: &mut interdict_features::change::RowWriter<'_>,
+) -> Result<(), Fault> {
+    let (values, id) = (&table.values, table.stream.id);
+    let places = [(envelope.before, envelope.schema, Part::Row), (envelope.key, envelope.key_schema, Part::Key)];
+    for (object, schema, part) in places {
+        let Some(object) = object.filter(|raw| raw.starts_with('{')) else {
+            continue;
+        };
+        let encodings: &Encodings = schemas.of(schema, &table.stream, part)?;
+        table.object.read(object, writer, |writer, column, raw| {
+            if column == id { values.set(writer, column, raw, encodings.of(column), Op::Delete) } else { Ok(()) }
+        })?;
+        if writer.cell(id) != interdict_features::value::NULL {
+            return Ok(());
+        }
+    }
+    let column = &table.stream.columns[id].name;
+    Err(row_missing(format!(
+        "a delete that names no '{column}', neither in 'before' nor in a key; set the table's replica identity so that it holds the column"
+    )))
+}
+
+fn row_missing(detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(DeadReason::RowMissing, detail)
+}
+
+fn unknown_op() -> Fault {
+    Fault::new(DeadReason::UnknownOp, "'op' is none of c, u, d, r, t and m")
+}

@@ -1,0 +1,160 @@
+//! Decoders of one record of a text format.
+//!
+//! Invariants:
+//! - A record becomes exactly one row, is skipped because it carries none by nature, or is a [`Fault`].
+//! - A faulty record leaves no trace in any batch; a fault's detail never holds a value of the record.
+
+mod csv;
+mod debezium;
+mod json;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use interdict_features::change::{Change, ChangeBatch, Op, RowWriter};
+use interdict_features::definition::Stream;
+use interdict_features::value::{NULL, UNCHANGED};
+
+use crate::dead_letter::{DeadReason, Fault};
+use crate::source::config::Reading;
+use crate::source::error::SourceError;
+
+use csv::CsvRows;
+use debezium::DebeziumRows;
+use json::JsonRows;
+
+/// What a record without fault was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// A row, now in a batch.
+    Row,
+    /// It carries no row by nature.
+    Skipped,
+}
+
+/// Decodes the lines of one source.
+pub(crate) struct LineDecoder {
+    format: Rows,
+    batches: Batches,
+    shows_records: Showing,
+}
+
+enum Rows {
+    Csv(Box<CsvRows>),
+    Json(JsonRows),
+    Debezium(DebeziumRows),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Showing {
+    Allowed,
+    Sensitive,
+}
+
+impl LineDecoder {
+    /// CSV rows of `stream`; the header comes first, by [`Self::set_header`].
+    pub(crate) fn csv(stream: Arc<Stream>, reading: &Reading) -> Self {
+        Self::new(Rows::Csv(Box::new(CsvRows::new(&stream, reading))), vec![stream])
+    }
+
+    /// JSON objects that are rows of `stream`.
+    pub(crate) fn json(stream: Arc<Stream>, reading: &Reading) -> Self {
+        Self::new(Rows::Json(JsonRows::new(&stream, reading)), vec![stream])
+    }
+
+    /// Debezium envelopes of the tables of `streams`.
+    pub(crate) fn debezium(streams: &[Arc<Stream>], reading: &Reading) -> Self {
+        Self::new(Rows::Debezium(DebeziumRows::new(streams, reading)), streams.to_vec())
+    }
+
+    fn new(format: Rows, streams: Vec<Arc<Stream>>) -> Self {
+        let is_sensitive = streams.iter().any(|stream| stream.columns.iter().any(|column| column.sensitive));
+        let shows_records = if is_sensitive { Showing::Sensitive } else { Showing::Allowed };
+        Self { format, batches: Batches::new(streams), shows_records }
+    }
+
+    /// Whether a dead letter may hold the record.
+    pub(crate) fn may_show_records(&self) -> bool {
+        self.shows_records == Showing::Allowed
+    }
+
+    /// Whether the next line is the header.
+    pub(crate) fn wants_header(&self) -> bool {
+        matches!(&self.format, Rows::Csv(rows) if rows.wants_header())
+    }
+
+    /// Takes the header of a CSV file.
+    pub(crate) fn set_header(&mut self, path: &Path, line: &[u8]) -> Result<(), SourceError> {
+        match &mut self.format {
+            Rows::Csv(rows) => rows.set_header(path, line, &self.batches.streams[0]),
+            Rows::Json(_) | Rows::Debezium(_) => Ok(()),
+        }
+    }
+
+    /// Decodes one record into the batches.
+    pub(crate) fn decode(&mut self, line: &[u8], position: u64) -> Result<Outcome, Fault> {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Outcome::Skipped);
+        }
+        let text = std::str::from_utf8(line)
+            .map_err(|error| Fault::new(DeadReason::NotUtf8, format!("not UTF-8 from byte {}", error.valid_up_to())))?;
+        match &mut self.format {
+            Rows::Csv(rows) => rows.decode(text, position, self.batches.of(0)),
+            Rows::Json(rows) => rows.decode(text, position, self.batches.of(0)),
+            Rows::Debezium(rows) => rows.decode(text, position, &mut self.batches),
+        }
+    }
+
+    /// The batches filled since the last call, without empty ones.
+    pub(crate) fn take_batches(&mut self) -> Vec<ChangeBatch> {
+        self.batches.open.iter_mut().filter_map(Option::take).filter(|batch| !batch.is_empty()).collect()
+    }
+}
+
+/// One batch per stream of a source, made when it is needed.
+struct Batches {
+    streams: Vec<Arc<Stream>>,
+    open: Vec<Option<ChangeBatch>>,
+}
+
+impl Batches {
+    fn new(streams: Vec<Arc<Stream>>) -> Self {
+        let open = streams.iter().map(|_| None).collect();
+        Self { streams, open }
+    }
+
+    fn of(&mut self, index: usize) -> &mut ChangeBatch {
+        self.open[index].get_or_insert_with(|| ChangeBatch::new(Arc::clone(&self.streams[index]), 0))
+    }
+}
+
+/// The operation that a text names: ours, or Debezium's letter.
+pub(crate) fn op_of(text: &str) -> Option<Op> {
+    Some(match text {
+        "insert" | "c" => Op::Insert,
+        "snapshot" | "r" => Op::Snapshot,
+        "update" | "u" => Op::Update,
+        "delete" | "d" => Op::Delete,
+        "truncate" | "t" => Op::Truncate,
+        _ => return None,
+    })
+}
+
+/// Adds a row to its batch once its id and time are known to be there.
+fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, Fault> {
+    let stream = Arc::clone(writer.stream());
+    if change.op != Op::Truncate && writer.cell(stream.id) <= UNCHANGED {
+        let detail = format!("column '{}' (the id) is null", stream.columns[stream.id].name);
+        return Err(Fault::new(DeadReason::NullId, detail));
+    }
+    let needs_time = !matches!(change.op, Op::Delete | Op::Truncate);
+    if let Some(time) = stream.time.filter(|time| needs_time && writer.cell(*time) == NULL) {
+        let detail = format!("column '{}' (the time) is null", stream.columns[time].name);
+        return Err(Fault::new(DeadReason::NullTime, detail));
+    }
+    writer.finish(change);
+    Ok(Outcome::Row)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! Which folder a decision belongs to and what its file is called.
+//!
+//! Invariant: the answer depends on the record alone, never on a clock or on how records were batched, so that a
+//! replay puts every record where it was.
+
+use std::fmt;
+
+use interdict_features::decision::{DecisionRecord, ModelScore};
+use interdict_features::time::{Span, Timestamp};
+
+/// What Hive readers take as null in the name of a partition.
+const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// One `model=NAME/date=YYYY-MM-DD/hour=HH` folder.
+///
+/// The hour is that of the arrival time (commit time, broker timestamp or receipt: nearly in order, so that a batch
+/// touches one or two folders), of the event time where there is none (files), and the null partition where there is
+/// neither. Both are part of the record. The decide time is not used: it differs between two runs over the same events.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Partition {
+    model: String,
+    hour: Option<i64>,
+}
+
+impl Partition {
+    pub(crate) fn of(record: &DecisionRecord) -> Self {
+        let time = record.arrival_time.or(record.event_time);
+        Self {
+            model: champion(record).map_or_else(|| NULL_PARTITION.to_owned(), |model| folder_text(&model.name)),
+            hour: time.map(|time| time.micros().div_euclid(Span::HOUR.micros())),
+        }
+    }
+
+    /// The folder, relative to the log's.
+    pub(crate) fn folder(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(hour) = self.hour else {
+            return write!(f, "model={}/date={NULL_PARTITION}/hour={NULL_PARTITION}", self.model);
+        };
+        let start = Timestamp::from_micros(hour.saturating_mul(Span::HOUR.micros())).to_string();
+        // RFC 3339: the date is the first ten characters (years 1 to 9999), the hour stands behind the `T`.
+        let (date, of_day) = (start.get(..10).unwrap_or(NULL_PARTITION), start.get(11..13).unwrap_or(NULL_PARTITION));
+        write!(f, "model={}/date={date}/hour={of_day}", self.model)
+    }
+}
+
+/// The model whose score decides; shadows and challengers do not name the folder.
+pub(crate) fn champion(record: &DecisionRecord) -> Option<&ModelScore> {
+    record.models.iter().find(|model| model.role == "champion")
+}
+
+/// The name of the file that holds positions `first` to `last` of its partition, in order of position when sorted.
+pub(crate) fn file_name(first: u64, last: u64) -> String {
+    format!("{first:020}-{last:020}.parquet")
+}
+
+/// Percent-encodes what is not safe in a folder's name; at most 100 characters of the name, then its hash.
+fn folder_text(name: &str) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            text.push(char::from(byte));
+        } else {
+            let _infallible = write!(text, "%{byte:02X}");
+        }
+    }
+    if text.is_empty() || text.bytes().all(|byte| byte == b'.') {
+        return format!("%{}", text.len());
+    }
+    if text.len() > 100 {
+        let whole = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes());
+        text.truncate(100);
+        let _infallible = write!(text, "-{whole}");
+    }
+    text
+}

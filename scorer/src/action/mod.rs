@@ -1,0 +1,14 @@
+//! What goes out because of decisions: webhooks from the outbox.
+//!
+//! Invariants:
+//! - An effect is one (decision, action). Its id is `DECISION:ACTION`, the same over every try and every restart.
+//! - An intent leaves the outbox with a result under its decision's id: done, or a dead letter that says why.
+//! - Webhooks arrive at least once: after a process dies between the receiver's answer and the result's commit, the same
+//!   request goes out again under the same `webhook-id`, by which the receiver knows it.
+
+pub mod delivery;
+pub mod metrics;
+pub mod payload;
+mod queue;
+pub mod signature;
+pub mod webhook;

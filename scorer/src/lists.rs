@@ -1,0 +1,168 @@
+//! The block and allow lists in memory, by entity: loaded from the store at start, kept by what is committed.
+//!
+//! Invariants:
+//! - An entity has at most one entry per list; a newer one takes its place, as in the store.
+//! - An entry counts while `now` lies before its end; at its end it no longer does.
+//! - Memory is bounded by `capacity` entries (some 400 bytes each with short keys and reasons).
+
+use std::collections::HashMap;
+
+use interdict_features::decision::{EntityRef, ListHit, ListKind};
+use interdict_features::time::Timestamp;
+use interdict_store::port::{ListEntry, ListWrite};
+use uuid::Uuid;
+
+/// Entries held unless configured otherwise: some 400 MB.
+pub const CAPACITY: usize = 1_000_000;
+
+/// The lists are full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the block and allow lists hold {capacity} entries, their bound; remove some, give automatic blocks an end with `expires`, or raise [scorer] list_entries_max"
+)]
+pub struct ListsFull {
+    /// The bound.
+    pub capacity: usize,
+}
+
+/// Entries of one entity, by [`ListKind`] in the order in which they bind.
+type Entries = [Option<ListEntry>; 3];
+
+/// All list entries by entity.
+#[derive(Clone, Debug)]
+pub struct Lists {
+    entities: HashMap<EntityRef, Entries>,
+    count: usize,
+    capacity: usize,
+}
+
+const fn slot(list: ListKind) -> usize {
+    match list {
+        ListKind::ManualBlock => 0,
+        ListKind::Allow => 1,
+        ListKind::AutomaticBlock => 2,
+    }
+}
+
+impl Lists {
+    /// Lists of at most `capacity` entries, filled with `entries` (what `Store::lists` returns).
+    ///
+    /// # Errors
+    /// [`ListsFull`] when they do not fit.
+    pub fn new(capacity: usize, entries: impl IntoIterator<Item = ListEntry>) -> Result<Self, ListsFull> {
+        let mut lists = Self { entities: HashMap::new(), count: 0, capacity };
+        for entry in entries {
+            lists.set(entry)?;
+        }
+        Ok(lists)
+    }
+
+    /// How many entries there are, ended ones included until they are removed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Does what a commit does to the stored lists.
+    ///
+    /// # Errors
+    /// [`ListsFull`]; nothing changed. Check for room ([`Self::has_room`]) before committing what would be refused here.
+    pub fn apply(&mut self, write: ListWrite) -> Result<(), ListsFull> {
+        match write {
+            ListWrite::Set(entry) => self.set(entry),
+            ListWrite::Remove { list, entity } => {
+                self.remove_where(&entity, list, |_any| true);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds or replaces an entry.
+    ///
+    /// # Errors
+    /// [`ListsFull`]; nothing changed.
+    pub fn set(&mut self, entry: ListEntry) -> Result<(), ListsFull> {
+        let slot = slot(entry.list);
+        if let Some(entries) = self.entities.get_mut(&entry.entity)
+            && let Some(held) = &mut entries[slot]
+        {
+            *held = entry;
+            return Ok(());
+        }
+        if self.count >= self.capacity {
+            return Err(ListsFull { capacity: self.capacity });
+        }
+        self.count += 1;
+        let entries = self.entities.entry(entry.entity.clone()).or_default();
+        entries[slot] = Some(entry);
+        Ok(())
+    }
+
+    /// Takes back the automatic block that `decision` put on `entity`, when its claim turned out to be taken by an
+    /// earlier record. An entry of another decision stays.
+    pub fn withdraw(&mut self, entity: &EntityRef, decision: Uuid) {
+        self.remove_where(entity, ListKind::AutomaticBlock, |entry| entry.decision == Some(decision));
+    }
+
+    /// Whether `more` entries can be added.
+    #[must_use]
+    pub fn has_room(&self, more: usize) -> bool {
+        self.count.saturating_add(more) <= self.capacity
+    }
+
+    /// The entries that bind `entities` at `now`, in the order in which they bind. Does not allocate when there is none.
+    #[must_use]
+    pub fn hits(&self, entities: &[EntityRef], now: Timestamp) -> Vec<ListHit> {
+        let mut hits = Vec::new();
+        if self.count == 0 {
+            return hits;
+        }
+        for entity in entities {
+            let Some(entries) = self.entities.get(entity) else { continue };
+            let binding = entries.iter().flatten().filter(|entry| entry.expires.is_none_or(|end| now < end));
+            hits.extend(binding.map(|entry| ListHit {
+                list: entry.list,
+                entity: entity.clone(),
+                reason: entry.reason.clone(),
+            }));
+        }
+        hits.sort_by_key(|hit| hit.list);
+        hits
+    }
+
+    /// Entries of one entity, ended ones included.
+    pub fn of<'l>(&'l self, entity: &EntityRef) -> impl Iterator<Item = &'l ListEntry> {
+        self.entities.get(entity).into_iter().flatten().flatten()
+    }
+
+    /// Removes the entries that ended by `now`, and returns what the store is to remove.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<ListWrite> {
+        let mut ended = Vec::new();
+        self.entities.retain(|_, entries| {
+            for held in entries.iter_mut() {
+                if let Some(entry) = held.take_if(|entry| entry.expires.is_some_and(|end| end <= now)) {
+                    ended.push(ListWrite::Remove { list: entry.list, entity: entry.entity });
+                }
+            }
+            entries.iter().any(Option::is_some)
+        });
+        self.count -= ended.len();
+        ended
+    }
+
+    fn remove_where(&mut self, entity: &EntityRef, list: ListKind, wanted: impl Fn(&ListEntry) -> bool) {
+        let Some(entries) = self.entities.get_mut(entity) else { return };
+        if entries[slot(list)].take_if(|entry| wanted(entry)).is_some() {
+            self.count -= 1;
+        }
+        if entries.iter().all(Option::is_none) {
+            self.entities.remove(entity);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Reading `[[action]]`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use interdict_features::config::{ConfigFile, Section};
+use interdict_features::decision::Outcome;
+use interdict_features::definition::Definitions;
+
+use super::{entity, is_plain};
+use crate::policy::{ACTIONS_MAX, Action, ActionKind, Rule, SecretSource, Trigger, WebhookConfig};
+use crate::retry::Backoff;
+
+pub(super) fn read(file: &ConfigFile, definitions: &Definitions, rules: &[Rule]) -> Vec<Action> {
+    let sections = file.array("action");
+    if let Some(section) = sections.get(ACTIONS_MAX) {
+        section.report(
+            "name",
+            format!("more than {ACTIONS_MAX} actions"),
+            "send one webhook to a service that fans out",
+        );
+    }
+    let mut names = BTreeSet::new();
+    let mut actions = Vec::new();
+    for section in sections {
+        actions.extend(read_one(&section, definitions, rules, &mut names));
+        section.finish();
+    }
+    actions
+}
+
+fn read_one(
+    section: &Section<'_>,
+    definitions: &Definitions,
+    rules: &[Rule],
+    names: &mut BTreeSet<String>,
+) -> Option<Action> {
+    section.require("name", "\"block_customer\"");
+    section.require("type", "\"store\"");
+    let name = read_name(section, names);
+    let trigger = read_trigger(section, rules);
+    let target = trigger.as_ref().and_then(|trigger| read_target(section, definitions, rules, trigger));
+    let kind = match section.choice("type", &["store", "webhook"]) {
+        Some(0) => read_store(section, rules, trigger.as_ref()),
+        Some(_) => read_webhook(section, definitions),
+        None => None,
+    };
+    Some(Action { name: name?, trigger: trigger?, entity: target?, kind: kind? })
+}
+
+fn read_name(section: &Section<'_>, names: &mut BTreeSet<String>) -> Option<String> {
+    let name = section.text("name")?;
+    if !is_plain(&name) {
+        section.report(
+            "name",
+            format!("'{name}' is no action name"),
+            "use at most 64 lower-case letters, digits, _ and -",
+        );
+        return None;
+    }
+    if !names.insert(name.clone()) {
+        section.report("name", format!("two actions are called '{name}'"), "give each action a name of its own");
+        return None;
+    }
+    Some(name)
+}
+
+fn read_trigger(section: &Section<'_>, rules: &[Rule]) -> Option<Trigger> {
+    match (section.has("on"), section.has("rules")) {
+        (true, false) => section.choice("on", &["block"]).map(|_block| Trigger::Block),
+        (false, true) => {
+            let names = section.texts("rules")?;
+            if names.is_empty() {
+                section.report("rules", "'rules' is empty", "name at least one rule");
+            }
+            let mut indexes = Vec::new();
+            for name in &names {
+                match rules.iter().position(|rule| rule.id == name.value) {
+                    Some(index) => indexes.push(index),
+                    None => {
+                        let known = rules.iter().map(|rule| rule.id.as_str());
+                        let help = interdict_features::config::suggestion(&name.value, known);
+                        let message = format!("no sound rule is called '{}'", name.value);
+                        section.file().report(name.span.clone(), message, help);
+                    }
+                }
+            }
+            (indexes.len() == names.len() && !names.is_empty()).then_some(Trigger::Rules(indexes))
+        }
+        _ => {
+            let _known = (section.choice("on", &["block"]), section.texts("rules"));
+            section.report("on", "an action needs one trigger", "write on = \"block\", or rules = [\"RULE\", ...]");
+            None
+        }
+    }
+}
+
+fn read_target(section: &Section<'_>, definitions: &Definitions, rules: &[Rule], trigger: &Trigger) -> Option<usize> {
+    if section.has("entity") {
+        return entity(section, "entity", definitions);
+    }
+    let condemned: BTreeSet<_> = match trigger {
+        Trigger::Block => BTreeSet::new(),
+        Trigger::Rules(indexes) => indexes.iter().map(|&index| rules[index].condemns).collect(),
+    };
+    match condemned.first() {
+        Some(Some(entity)) if condemned.len() == 1 => Some(*entity),
+        _ => {
+            let message = "it is not clear whom this action addresses";
+            section.report("entity", message, "add entity = \"customer\", or rules that all condemn the same entity");
+            None
+        }
+    }
+}
+
+fn read_store(section: &Section<'_>, rules: &[Rule], trigger: Option<&Trigger>) -> Option<ActionKind> {
+    if let Some(Trigger::Rules(indexes)) = trigger
+        && let Some(&index) = indexes.iter().find(|&&index| rules[index].outcome != Outcome::Block)
+    {
+        let message = format!("rule '{}' asks for a review, and this action blocks", rules[index].id);
+        section.report("rules", message, "trigger it with rules whose outcome is block");
+        return None;
+    }
+    let has_end = section.has("expires");
+    let expires = section.span_of_time("expires");
+    (has_end == expires.is_some()).then_some(ActionKind::Store { expires })
+}
+
+fn read_webhook(section: &Section<'_>, definitions: &Definitions) -> Option<ActionKind> {
+    section.require("url", "\"https://...\"");
+    let url = section.text("url").filter(|url| check_url(section, url));
+    let secret = match (section.text("secret_env"), section.text("secret_file")) {
+        (Some(name), None) => Some(SecretSource::Environment(name)),
+        (None, Some(path)) => Some(SecretSource::File(path.into())),
+        _ => {
+            section.report(
+                "secret_env",
+                "a webhook needs one secret to sign with",
+                "add secret_env = \"NAME\" or secret_file = \"PATH\"; its value is whsec_ and 24 to 64 bytes in base64",
+            );
+            None
+        }
+    };
+    let backoff = Backoff::default();
+    let timeout = read_duration(section, "timeout", Duration::from_secs(15), Duration::from_secs(60));
+    let give_up_after =
+        read_duration(section, "give_up_after", backoff.give_up_after, Duration::from_secs(30 * 86_400));
+    let first = read_duration(section, "retry_first", backoff.first, Duration::from_secs(3_600));
+    let max = read_duration(section, "retry_max", backoff.max, Duration::from_secs(86_400));
+    let backoff = Backoff { first, max, give_up_after };
+    let columns = read_columns(section, definitions);
+    Some(ActionKind::Webhook(WebhookConfig { url: url?, secret: secret?, timeout, backoff, columns: columns? }))
+}
+
+fn check_url(section: &Section<'_>, url: &str) -> bool {
+    let Ok(parsed) = reqwest::Url::parse(url) else {
+        section.report("url", format!("'{url}' is no URL"), "write https://HOST/PATH");
+        return false;
+    };
+    let is_local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if parsed.scheme() == "https" || (parsed.scheme() == "http" && is_local) {
+        return true;
+    }
+    section.report(
+        "url",
+        "a webhook carries decisions, and this way is not encrypted",
+        "write https://; http:// is for 127.0.0.1 only",
+    );
+    false
+}
+
+fn read_duration(section: &Section<'_>, key: &str, default: Duration, max: Duration) -> Duration {
+    let Some(span) = section.span_of_time(key) else { return default };
+    let duration = Duration::from_micros(u64::try_from(span.micros()).unwrap_or(0));
+    if duration.is_zero() || duration > max {
+        section.report(key, format!("'{key}' is {span}"), format!("write more than none and at most {max:?}"));
+    }
+    duration
+}
+
+fn read_columns(section: &Section<'_>, definitions: &Definitions) -> Option<Vec<String>> {
+    let Some(columns) = section.texts("columns") else { return Some(Vec::new()) };
+    let judged = || definitions.streams.iter().filter(|stream| stream.judge.is_some());
+    let mut known = Vec::new();
+    for column in &columns {
+        if judged().any(|stream| stream.column(&column.value).is_some()) {
+            known.push(column.value.clone());
+        } else {
+            let names = judged().flat_map(|stream| stream.columns.iter().map(|column| column.name.as_str()));
+            let help = interdict_features::config::suggestion(&column.value, names);
+            section.file().report(
+                column.span.clone(),
+                format!("no judged stream has a column '{}'", column.value),
+                help,
+            );
+        }
+    }
+    (known.len() == columns.len()).then_some(known)
+}

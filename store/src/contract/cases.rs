@@ -1,0 +1,245 @@
+//! One test per promise of the port.
+
+use bytes::Bytes;
+use interdict_features::decision::EntityRef;
+use interdict_features::time::{Span, Timestamp};
+use uuid::Uuid;
+
+use super::{OUTBOX_CAPACITY, Subject};
+use crate::error::{Class, StoreError};
+use crate::port::{
+    Append, Claim, ClaimOutcome, Commit, EXPIRY_SLACK, Finished, Intent, KEY_BYTES_MAX, LogName, OffsetMove, Query,
+    RECENT_DECISIONS_MAX, RegistryEntry, RowKey, RowWrite, StateQuery, StateWrite, Store,
+};
+
+/// Runs every case, each on a subject of its own.
+///
+/// # Panics
+/// Where the store breaks a promise.
+pub async fn check_all<S: Subject>(subject: impl Fn() -> S) {
+    first_claim_holds(&subject()).await;
+    stale_offset_writes_nothing(&subject()).await;
+    full_outbox_drains(&subject()).await;
+    recent_decisions_are_bounded(&subject()).await;
+    rewritten_records_survive_the_sweep(&subject()).await;
+    trimmed_logs_number_on(&subject()).await;
+    bundles_are_immutable(&subject()).await;
+    huge_keys_are_refused_and_absent(&subject()).await;
+    contradictions_are_refused(&subject()).await;
+}
+
+fn claim(number: u64, entities: Vec<EntityRef>) -> Claim {
+    let record = Bytes::from(format!("{{\"number\":{number}}}"));
+    Claim { id: id(number), record, entities, intents: Vec::new(), lists: Vec::new() }
+}
+
+fn id(number: u64) -> Uuid {
+    Uuid::from_u64_pair(number, number)
+}
+
+fn intent(decision: Uuid, action: &str) -> Intent {
+    Intent { decision, action: action.to_owned(), payload: "{}".to_owned(), created: Timestamp::default() }
+}
+
+fn row(id: u64, expires: Option<Timestamp>) -> RowWrite {
+    let key = RowKey { stream: "payments".into(), id: id.to_string().into_bytes().into() };
+    RowWrite { key, bytes: Some(Bytes::from_static(b"row")), expires }
+}
+
+fn state(key: &[u8]) -> StateWrite {
+    StateWrite {
+        entity: "card".into(),
+        key: key.into(),
+        group: 1,
+        bytes: Some(Bytes::from_static(b"state")),
+        expires: None,
+    }
+}
+
+fn state_query(key: &[u8]) -> Query {
+    let wanted = StateQuery { entity: "card".into(), key: key.into(), groups: [1].into() };
+    Query { states: vec![wanted], ..Query::default() }
+}
+
+async fn has_state(store: &impl Store, key: &[u8]) -> bool {
+    store.fetch(&state_query(key)).await.expect("fetches").states[0][0].is_some()
+}
+
+async fn first_claim_holds(subject: &impl Subject) {
+    let first = claim(1, Vec::new());
+    let second = Claim { record: Bytes::from_static(b"{}"), intents: vec![intent(id(1), "block")], ..first.clone() };
+    let store = subject.open().await;
+    let claims = vec![first.clone(), second.clone(), claim(2, Vec::new())];
+    let answer = store.commit(Commit { claims, ..Commit::default() }).await.expect("commits");
+    let expected = [
+        ClaimOutcome::Claimed { position: 0 },
+        ClaimOutcome::Existing(first.record.clone()),
+        ClaimOutcome::Claimed { position: 1 },
+    ];
+    assert_eq!(answer.claims, expected, "two claims of one id in one commit");
+    drop(store);
+    let store = subject.open().await;
+    let commit = Commit { claims: vec![second], states: vec![state(b"1")], ..Commit::default() };
+    let answer = store.commit(commit).await.expect("commits");
+    assert_eq!(answer.claims, [ClaimOutcome::Existing(first.record)]);
+    assert!(has_state(&store, b"1").await, "the rest of the commit goes through");
+    assert_eq!(store.outbox(10).await.expect("reads"), [], "a claim that came second brings no actions");
+}
+
+async fn stale_offset_writes_nothing(subject: &impl Subject) {
+    let moved = |from, to| OffsetMove { source: "orders".to_owned(), partition: 3, from, to };
+    let store = subject.open().await;
+    store.commit(Commit { offsets: vec![moved(None, 5)], ..Commit::default() }).await.expect("commits");
+    for from in [None, Some(4), Some(6)] {
+        let commit = Commit {
+            states: vec![state(b"1")],
+            claims: vec![claim(1, Vec::new())],
+            appends: vec![Append { log: LogName::INPUT, bytes: Bytes::new() }],
+            offsets: vec![moved(from, 9)],
+            ..Commit::default()
+        };
+        let error = store.commit(commit).await.expect_err("stale");
+        assert!(matches!(error, StoreError::Fenced { stored: Some(5), partition: 3, .. }), "{error}");
+        assert!(!has_state(&store, b"1").await);
+        assert!(store.decision(id(1)).await.expect("reads").is_none());
+        assert_eq!(store.read_log(LogName::INPUT, 0, 10).await.expect("reads"), []);
+    }
+}
+
+async fn full_outbox_drains(subject: &impl Subject) {
+    let store = subject.open().await;
+    let acting = |number| Claim { intents: vec![intent(id(number), "block")], ..claim(number, Vec::new()) };
+    let capacity = OUTBOX_CAPACITY as u64;
+    let claims = (0..capacity).map(acting).collect();
+    store.commit(Commit { claims, ..Commit::default() }).await.expect("fits");
+    let more = Commit { claims: vec![acting(capacity)], ..Commit::default() };
+    let error = store.commit(more.clone()).await.expect_err("is full");
+    assert!(matches!(error, StoreError::OutboxFull { .. }), "{error}");
+    assert_eq!(error.class(), Class::Transient);
+    assert!(store.decision(id(capacity)).await.expect("reads").is_none(), "nothing of the commit is written");
+    store.commit(Commit { claims: vec![claim(99, Vec::new())], ..Commit::default() }).await.expect("needs no room");
+    let finished = Finished { decision: id(0), action: "block".to_owned(), result: "{\"done\":true}".to_owned() };
+    let finish = Commit { finished: vec![finished], ..Commit::default() };
+    store.commit(finish.clone()).await.expect("drains");
+    store.commit(finish).await.expect("a second time changes nothing");
+    let decision = store.decision(id(0)).await.expect("reads").expect("is there");
+    assert_eq!(decision.appended, ["{\"done\":true}"]);
+    store.commit(more).await.expect("has room again");
+    let waiting = store.outbox(100).await.expect("reads");
+    assert_eq!(
+        waiting.iter().map(|intent| intent.decision).collect::<Vec<_>>(),
+        (1..=capacity).map(id).collect::<Vec<_>>()
+    );
+}
+
+async fn recent_decisions_are_bounded(subject: &impl Subject) {
+    let busy = EntityRef { entity: "card".to_owned(), key: "busy".to_owned() };
+    let quiet = EntityRef { entity: "card".to_owned(), key: "quiet".to_owned() };
+    let store = subject.open().await;
+    for number in 0..500 {
+        let entities = if number % 250 == 0 { vec![busy.clone(), quiet.clone()] } else { vec![busy.clone()] };
+        store.commit(Commit { claims: vec![claim(number, entities)], ..Commit::default() }).await.expect("commits");
+    }
+    let recent = store.recent_decisions(&busy, usize::MAX).await.expect("reads");
+    let newest = (0..500).rev().map(|number| claim(number, Vec::new()).record).take(RECENT_DECISIONS_MAX);
+    assert_eq!(recent, newest.collect::<Vec<_>>());
+    let recent = store.recent_decisions(&quiet, 10).await.expect("reads");
+    assert_eq!(recent, [claim(250, Vec::new()).record, claim(0, Vec::new()).record]);
+}
+
+async fn rewritten_records_survive_the_sweep(subject: &impl Subject) {
+    const ROWS: u64 = 10_000;
+    let now = Timestamp::from_micros(100 * Span::DAY.micros());
+    let (past, future) = (now.minus(EXPIRY_SLACK).minus(Span::SECOND), now.plus(Span::SECOND));
+    let store = subject.open().await;
+    let rows = (0..ROWS).map(|id| row(id, Some(past))).collect();
+    store.commit(Commit { rows, ..Commit::default() }).await.expect("commits");
+    let rows = vec![row(1, Some(future)), row(2, None), row(3, Some(past.minus(Span::DAY)))];
+    store.commit(Commit { rows, ..Commit::default() }).await.expect("commits");
+    assert_eq!(store.expire(now).await.expect("expires"), ROWS - 2);
+    assert_eq!(store.expire(now).await.expect("expires"), 0);
+    let rows = (0..ROWS).map(|id| row(id, None).key).collect();
+    let fetched = store.fetch(&Query { rows, ..Query::default() }).await.expect("fetches");
+    let alive = (0..ROWS).zip(&fetched.rows).filter(|(_, row)| row.is_some()).map(|(id, _)| id);
+    assert_eq!(alive.collect::<Vec<_>>(), [1, 2]);
+    // A late write into a day that was swept already is found by the next sweep.
+    store.commit(Commit { rows: vec![row(7, Some(past))], ..Commit::default() }).await.expect("commits");
+    assert_eq!(store.expire(now).await.expect("expires"), 1);
+    let later = future.plus(EXPIRY_SLACK).plus(Span::SECOND);
+    assert_eq!(store.expire(later).await.expect("expires"), 1);
+}
+
+async fn trimmed_logs_number_on(subject: &impl Subject) {
+    const ENTRIES: u64 = 10_000;
+    let append = |number: u64| Append { log: LogName::AUDIT, bytes: Bytes::from(number.to_string()) };
+    let store = subject.open().await;
+    let appends = (0..ENTRIES).map(append).collect();
+    let answer = store.commit(Commit { appends, ..Commit::default() }).await.expect("commits");
+    assert_eq!(answer.appended, (0..ENTRIES).collect::<Vec<_>>());
+    store.trim_log(LogName::AUDIT, ENTRIES - 1).await.expect("trims");
+    let left = store.read_log(LogName::AUDIT, 0, 10).await.expect("reads");
+    assert_eq!(left, [(ENTRIES - 1, append(ENTRIES - 1).bytes)]);
+    store.trim_log(LogName::AUDIT, u64::MAX).await.expect("trims");
+    drop(store);
+    let store = subject.open().await;
+    let commit = Commit { appends: vec![append(0)], ..Commit::default() };
+    assert_eq!(store.commit(commit).await.expect("commits").appended, [ENTRIES]);
+}
+
+async fn bundles_are_immutable(subject: &impl Subject) {
+    let bundle = |version: &str, hash: &str| RegistryEntry {
+        name: "fraud".to_owned(),
+        version: version.to_owned(),
+        hash: hash.to_owned(),
+        location: "models/fraud".to_owned(),
+        registered: Timestamp::default(),
+    };
+    let store = subject.open().await;
+    store.register(bundle("1", "aa")).await.expect("registers");
+    store.register(bundle("1", "aa")).await.expect("registers the same again");
+    store.register(bundle("2", "bb")).await.expect("registers");
+    let error = store.register(bundle("1", "cc")).await.expect_err("another hash");
+    assert!(matches!(error, StoreError::BundleTaken { .. }), "{error}");
+    for (alias, version) in [("fraud@champion", "3"), ("other@champion", "1"), ("fraud", "1")] {
+        let error = store.set_alias(alias, version).await.expect_err(alias);
+        assert_eq!(error.class(), Class::Rejected, "{error}");
+    }
+    store.set_alias("fraud@champion", "1").await.expect("points");
+    store.set_alias("fraud@champion", "2").await.expect("points elsewhere");
+    drop(store);
+    let (bundles, aliases) = subject.open().await.registry().await.expect("reads");
+    assert_eq!(bundles, [bundle("1", "aa"), bundle("2", "bb")]);
+    assert_eq!(aliases, [("fraud@champion".to_owned(), "2".to_owned())]);
+}
+
+async fn huge_keys_are_refused_and_absent(subject: &impl Subject) {
+    let store = subject.open().await;
+    let huge = vec![b'x'; 1 << 20];
+    assert!(!has_state(&store, &huge).await, "a read of it finds nothing");
+    let commit = Commit { states: vec![state(b"1"), state(&huge)], ..Commit::default() };
+    let error = store.commit(commit).await.expect_err("too large");
+    assert!(matches!(error, StoreError::TooLarge { .. }), "{error}");
+    assert_eq!(error.class(), Class::Rejected);
+    assert!(!has_state(&store, b"1").await, "nothing of the commit is written");
+    let most = vec![b'x'; KEY_BYTES_MAX - "card".len()];
+    store.commit(Commit { states: vec![state(&most)], ..Commit::default() }).await.expect("fits");
+    assert!(has_state(&store, &most).await);
+    let entity = EntityRef { entity: "card".to_owned(), key: "\0".repeat(KEY_BYTES_MAX - "card".len()) };
+    store.commit(Commit { claims: vec![claim(1, vec![entity.clone()])], ..Commit::default() }).await.expect("fits");
+    assert_eq!(store.recent_decisions(&entity, 9).await.expect("reads").len(), 1);
+}
+
+async fn contradictions_are_refused(subject: &impl Subject) {
+    let store = subject.open().await;
+    let twice = vec![intent(id(1), "block"), intent(id(1), "block")];
+    let foreign = vec![intent(id(2), "block")];
+    for intents in [twice, foreign] {
+        let claims = vec![Claim { intents, ..claim(1, Vec::new()) }];
+        let error = store.commit(Commit { claims, ..Commit::default() }).await.expect_err("refused");
+        assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
+    }
+    let appends = vec![Append { log: LogName::DECISIONS, bytes: Bytes::new() }];
+    let error = store.commit(Commit { appends, ..Commit::default() }).await.expect_err("refused");
+    assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
+    assert!(store.decision(id(1)).await.expect("reads").is_none());
+}
