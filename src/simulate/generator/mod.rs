@@ -95,14 +95,14 @@ pub(crate) struct FraudRates {
 
 impl Default for FraudRates {
     fn default() -> Self {
-        Self { amount_max_minor: Some(220_00), terminals: 2.0, customers: 3.0, bursts: 1.0, takeovers: 1.0 }
+        Self { amount_max_minor: Some(22_000), terminals: 2.0, customers: 3.0, bursts: 1.0, takeovers: 1.0 }
     }
 }
 
 impl FraudRates {
     /// The handbook's own three scenarios.
     pub(crate) const HANDBOOK: Self =
-        Self { amount_max_minor: Some(220_00), terminals: 2.0, customers: 3.0, bursts: 0.0, takeovers: 0.0 };
+        Self { amount_max_minor: Some(22_000), terminals: 2.0, customers: 3.0, bursts: 0.0, takeovers: 0.0 };
 }
 
 /// When frauds are reported: between `delay - spread` and `delay + spread` after the transaction, never before it.
