@@ -221,3 +221,13 @@ fn the_expected_number_is_near_the_drawn_one() {
     let drawn = generator.count() as f64;
     assert!((drawn / expected - 1.0).abs() < 0.05, "{drawn} of {expected}");
 }
+
+#[test]
+fn a_start_within_a_day_cuts_that_day_and_keeps_its_hours() {
+    let start_micros = HANDBOOK_START_MICROS + DAY_MICROS / 2;
+    let whole = drawn(small(1, 2));
+    let cut = drawn(Config { start_micros, ..small(1, 2) });
+    let rest: Vec<_> = whole.into_iter().filter(|t| t.time_micros >= start_micros).collect();
+    assert!(cut.iter().map(|t| t.time_micros).eq(rest.iter().map(|t| t.time_micros)));
+    assert!((0..).zip(&cut).all(|(id, transaction)| transaction.id == id));
+}
