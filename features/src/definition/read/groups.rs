@@ -35,6 +35,8 @@ struct EntityKey {
     stream: String,
     /// Type, and whether it is sensitive.
     kinds: Vec<(ColumnType, bool)>,
+    /// Streams whose groups were compared.
+    seen: BTreeSet<usize>,
 }
 
 /// Where a group's features come from, as far as that could be read.
@@ -61,6 +63,7 @@ pub(super) fn read(file: &ConfigFile, streams: &Streams, entities: &Entities) ->
         groups.read_one(&section, streams, entities);
         section.finish();
     }
+    groups.check_read_keys(file, streams, entities);
     groups
 }
 
@@ -154,10 +157,12 @@ impl Groups {
             return None;
         }
         let kinds: Vec<_> = columns().map(|column| (column.kind, column.sensitive)).collect();
-        let Some(first) = &self.keys[entity] else {
-            self.keys[entity] = Some(EntityKey { stream: draft.stream.name.clone(), kinds });
+        let Some(first) = &mut self.keys[entity] else {
+            let seen = BTreeSet::from([draft.stream.index]);
+            self.keys[entity] = Some(EntityKey { stream: draft.stream.name.clone(), kinds, seen });
             return Some(());
         };
+        first.seen.insert(draft.stream.index);
         if first.kinds == kinds {
             return Some(());
         }
@@ -168,6 +173,36 @@ impl Groups {
         );
         section.report(place, message, "declare the key columns of both streams alike, or use two entities");
         None
+    }
+
+    /// A decision reads an entity's groups under its own stream's columns of the same names: they must fit too.
+    fn check_read_keys(&self, file: &ConfigFile, streams: &Streams, entities: &Entities) {
+        for (declared, key) in entities.drafts.iter().zip(&self.keys) {
+            let Some(key) = key else {
+                continue;
+            };
+            for draft in streams.drafts.iter().filter(|draft| !key.seen.contains(&draft.stream.index)) {
+                let stream = &draft.stream;
+                let columns: Option<Vec<usize>> = declared.entity.key.iter().map(|name| stream.column(name)).collect();
+                let Some(columns) = columns.filter(|_| stream.labels.is_none()) else {
+                    continue;
+                };
+                let kinds: Vec<_> = columns
+                    .iter()
+                    .map(|index| (stream.columns[*index].kind, stream.columns[*index].sensitive))
+                    .collect();
+                let is_doubtful = declared.entity.key.iter().any(|name| draft.doubt.covers(name));
+                if kinds != key.kinds && !is_doubtful {
+                    let (own, other) = (described(&kinds), described(&key.kinds));
+                    let message = format!(
+                        "the key of entity '{}' is {own} in stream '{}' and {other} in '{}'",
+                        declared.entity.name, stream.name, key.stream
+                    );
+                    let help = "declare the key columns of both streams alike, or use two entities";
+                    file.report(declared.span.clone(), message, help);
+                }
+            }
+        }
     }
 
     fn read_windowed(&mut self, section: &Section<'_>, source: &Source<'_>) -> GroupKind {

@@ -514,6 +514,15 @@ fn mistakes_about_money_keys_and_secrets() {
 }
 
 #[test]
+fn keys_that_only_decisions_read_fit_too() {
+    let logins = "[stream.logins]\nid = \"login\"\ntime = \"at\"\ncolumns = { login = \"int64\", at = \"timestamp\", customer_id = \"string\" }\n\n[stream.transactions]";
+    let source = EXAMPLE.replace("entity = ", "stream = \"transactions\"\nentity = ");
+    let source = source.replace("[[derived]]", "[[derived]]\nstream = \"transactions\"");
+    let message = "the key of entity 'customer' is string in stream 'logins' and int64 in 'transactions'";
+    check(&source, "[stream.transactions]", logins, "[entity.customer]", message, "alike");
+}
+
+#[test]
 fn an_empty_file_says_where_to_begin() {
     let found = read("", None).expect_err("nothing is declared");
     assert_eq!(found.len(), 1);
