@@ -30,7 +30,7 @@ lint: ## Checks formatting and lints, warnings are errors
 onnxruntime: $(INTERDICT_ONNXRUNTIME) ## Fetches the pinned ONNX Runtime library into .onnxruntime
 
 $(ONNXRUNTIME): training/onnxruntime.txt
-	$(PYTHON) training/onnxruntime.py --requirements training/onnxruntime.txt --library $@
+	$(PYTHON) training/fetch_onnxruntime.py --requirements training/onnxruntime.txt --library $@
 
 bench: onnxruntime ## Measures the budgets; ARGS="--json" for programs
 	cargo build --release --bin interdict

@@ -184,6 +184,12 @@ impl ChangeBatch {
         RowWriter { batch: self, start }
     }
 
+    /// Makes room for `rows` more rows.
+    pub fn reserve(&mut self, rows: usize) {
+        self.cells.reserve(rows * self.stream.columns.len());
+        self.changes.reserve(rows);
+    }
+
     /// Begins `rows` rows of nulls that are filled column by column; they join the batch with
     /// [`BlockWriter::finish`] and leave no trace when dropped.
     pub fn begin_block(&mut self, rows: usize) -> BlockWriter<'_> {

@@ -161,7 +161,7 @@ fn a_block_keeps_the_rows_that_have_a_change() {
     });
     let kept: Vec<_> = batch.iter().map(|(change, row)| (change.position, row.cells[0])).collect();
     assert_eq!(kept, [(1, 10), (3, 30)]);
-    drop(batch.begin_block(100));
+    let _left_unfinished = batch.begin_block(100);
     assert_eq!(batch.iter().count(), 2);
 }
 

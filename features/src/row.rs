@@ -321,6 +321,13 @@ impl RowRecord {
         if from.is_empty() { Ok(()) } else { Err(Damaged) }
     }
 
+    /// The latest time the record knows: of the event, or of a report.
+    #[must_use]
+    pub fn newest(&self, stream: &Stream) -> Option<Timestamp> {
+        let time = stream.time.map(|column| self.cells[column]).filter(|cell| *cell > UNCHANGED).map(Timestamp::from_micros);
+        time.max(self.reports.iter().filter_map(|report| report.reported).max())
+    }
+
     /// Whether a snapshot or a later insert already covers version `version`.
     #[must_use]
     pub fn is_covered(&self, version: Version) -> bool {

@@ -9,6 +9,7 @@
 pub mod dead_letter;
 mod decoder;
 pub mod history;
+pub mod pipeline;
 pub mod source;
 
 #[cfg(test)]

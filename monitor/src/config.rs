@@ -111,7 +111,6 @@ fn read_drift(section: &Section<'_>) -> DriftOptions {
     drift
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "finish() takes the section")]
 fn read_webhook(section: Section<'_>) -> Option<Webhook> {
     section.require("url", "\"https://alerts.example.com/interdict\"");
     let url = section.text("url").and_then(|text| {

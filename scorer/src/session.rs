@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
@@ -107,18 +107,7 @@ impl Session {
     /// # Errors
     /// As [`ModelError`] says, none of them worth a retry: the bundle must be written anew.
     pub fn open(runtime: &Runtime, model: &[u8], width: usize, output: &str) -> Result<Self, ModelError> {
-        let option = |error: ort::Error<_>| ModelError::Option(error.to_string());
-        let session = ort::session::Session::builder(runtime.environment())
-            .map_err(|error| ModelError::Option(error.to_string()))?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .and_then(|builder| builder.with_intra_threads(1))
-            .and_then(|builder| builder.with_inter_threads(1))
-            .and_then(|builder| builder.with_parallel_execution(false))
-            .and_then(|builder| builder.with_intra_op_spinning(false))
-            .and_then(|builder| builder.with_inter_op_spinning(false))
-            .map_err(option)?
-            .commit_from_memory(model)
-            .map_err(ModelError::Unreadable)?;
+        let session = builder(runtime)?.commit_from_memory(model).map_err(ModelError::Unreadable)?;
         check_input(session.inputs(), width)?;
         check_output(session.outputs(), output)?;
         let options = RunOptions::new()
@@ -160,6 +149,19 @@ impl Session {
         scores.extend(last.map(f64::from));
         Ok(())
     }
+}
+
+/// One thread, nothing spins, operators one after the other: parallelism is by sessions.
+fn builder(runtime: &Runtime) -> Result<SessionBuilder, ModelError> {
+    let refused = |error: ort::Error<SessionBuilder>| ModelError::Option(error.to_string());
+    let builder =
+        ort::session::Session::builder(runtime.environment()).map_err(|error| ModelError::Option(error.to_string()))?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(refused)?;
+    let builder = builder.with_intra_threads(1).map_err(refused)?;
+    let builder = builder.with_inter_threads(1).map_err(refused)?;
+    let builder = builder.with_parallel_execution(false).map_err(refused)?;
+    let builder = builder.with_intra_op_spinning(false).map_err(refused)?;
+    builder.with_inter_op_spinning(false).map_err(refused)
 }
 
 fn check_input(inputs: &[Outlet], width: usize) -> Result<(), ModelError> {

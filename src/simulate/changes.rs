@@ -110,6 +110,7 @@ pub(crate) struct Changes<I: Iterator<Item = Transaction>> {
     seed: u64,
     label_as: LabelAs,
     disturbances: Disturbances,
+    next: Option<(i64, What)>,
     uncommitted: BinaryHeap<Reverse<Due<What>>>,
     undelivered: BinaryHeap<Reverse<Due<Change>>>,
     sequence: u64,
@@ -152,6 +153,7 @@ impl<I: Iterator<Item = Transaction>> Changes<I> {
             seed,
             label_as,
             disturbances,
+            next: None,
             uncommitted: BinaryHeap::new(),
             undelivered: BinaryHeap::new(),
             sequence: 0,
@@ -230,12 +232,6 @@ impl<I: Iterator<Item = Transaction>> Changes<I> {
         }
     }
 
-    /// When the next commit happens, as far as is known.
-    fn horizon(&mut self) -> i64 {
-        let planned = self.uncommitted.peek().map_or(i64::MAX, |due| due.0.at);
-        self.transactions.peek().map_or(planned, |transaction| transaction.time_micros.min(planned))
-    }
-
     fn deliver_later(&mut self, after: i64, mut change: Change) {
         self.sequence += 1;
         change.delivered_micros = change.commit_micros + after;
@@ -248,11 +244,13 @@ impl<I: Iterator<Item = Transaction>> Iterator for Changes<I> {
 
     fn next(&mut self) -> Option<Change> {
         loop {
-            let horizon = self.horizon();
-            if self.undelivered.peek().is_some_and(|due| due.0.at <= horizon) {
+            let next = self.next.take().or_else(|| self.next_commit());
+            let until = next.as_ref().map_or(i64::MAX, |(at, _)| *at);
+            if self.undelivered.peek().is_some_and(|due| due.0.at <= until) {
+                self.next = next;
                 return self.undelivered.pop().map(|Reverse(due)| due.item);
             }
-            let (commit_micros, what) = self.next_commit()?;
+            let (commit_micros, what) = next?;
             self.commits += 1;
             let lsn = LSN_FIRST + self.commits * LSN_STEP;
             let change = Change { what, commit_micros, delivered_micros: commit_micros, lsn, repeated: false };

@@ -11,19 +11,18 @@ mod pace;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod writing;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use interdict_features::time::{Span, Timestamp};
 
-use changes::{Changes, Disturbances, LabelAs, What};
-use format::{Columns, Decimals, Envelope, Format, Place, Report, Schemas, Tombstones, Writer};
+use changes::{Changes, Disturbances, LabelAs};
+use format::{Columns, Decimals, Envelope, Format, Place, Report, Schemas, Tombstones};
 use generator::{Chargebacks, Config, FraudRates, Generator, Length};
-use output::{Output, Placement};
-use pace::{Pace, Pacer};
-use summary::{Progress, Summary};
+use pace::Pace;
+use writing::{Next, Writing};
 
 /// Generate card transactions with known frauds, after the Fraud Detection Handbook.
 #[derive(clap::Args, Clone, Debug)]
@@ -125,64 +124,14 @@ impl Simulate {
     /// [`Contradiction`] for options that exclude each other, before anything is written; otherwise what failed to be written.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan()?;
-        let placement = if self.pace.is_some() { Placement::InPlace } else { Placement::Whole };
-        let output = Output::open(&self.output, placement)?;
-        let mut writer = Writer::of_transactions(plan.format, plan.columns, plan.envelope, output.sink()?)
-            .with_context(|| output.describe())?;
-        let labels = self.labels.as_deref().map(|path| Output::open(path, placement)).transpose()?;
-        let mut label_writer = match &labels {
-            Some(labels) => Some(Writer::of_chargebacks(plan.format, plan.envelope, labels.sink()?)?),
-            None => None,
-        };
-        let truth = self.truth.as_deref().map(|path| Output::open(path, placement)).transpose()?;
-        let mut truth_sink = truth.as_ref().map(Output::sink).transpose()?;
-        if let Some(sink) = &mut truth_sink {
-            writeln!(sink, "transaction_id,scenario,name,reported_at")?;
-        }
-
         let generator = Generator::new(plan.config.clone());
-        let mut progress = Progress::begin(generator.expected());
-        let mut summary = Summary::default();
-        let mut pacer = self.pace.map(|pace| Pacer::new(pace, plan.config.start_micros));
+        let mut writing = Writing::open(self, &plan, generator.expected())?;
         for change in Changes::new(generator, self.seed, plan.label_as, plan.disturbances) {
-            if let Some(pacer) = &mut pacer {
-                if summary.is_complete(plan.config.length, change.commit_micros, plan.config.start_micros) {
-                    break;
-                }
-                if pacer.is_early(change.delivered_micros) {
-                    writer.flush()?;
-                    label_writer.as_mut().map_or(Ok(()), Writer::flush)?;
-                    pacer.wait(change.delivered_micros);
-                }
+            if writing.write(&change)? == Next::Stop {
+                break;
             }
-            let target = match (&change.what, &mut label_writer) {
-                (What::Chargeback(_), Some(labels)) => labels,
-                _ => &mut writer,
-            };
-            match target.write(&change) {
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe && output.is_standard() => {
-                    summary.reader_closed = true;
-                    break;
-                }
-                written => written.with_context(|| output.describe())?,
-            }
-            if let Some(sink) = &mut truth_sink {
-                summary::write_truth(sink, &change).context("cannot write the truth")?;
-            }
-            summary.add(&change);
-            progress.advance(summary.transactions);
         }
-        progress.finish(summary.transactions);
-        finish(writer, &output, &mut summary)?;
-        if let (Some(writer), Some(labels)) = (label_writer, &labels) {
-            finish(writer, labels, &mut summary)?;
-        }
-        if let (Some(mut sink), Some(truth)) = (truth_sink, &truth) {
-            sink.flush()?;
-            drop(sink);
-            truth.publish()?;
-        }
-        summary.print(self, progress.elapsed(), output.is_standard());
+        let summary = writing.finish(self)?;
         match plan.config.length {
             Length::Transactions(count) if summary.transactions < count && !summary.reader_closed => {
                 bail!("only {} of {count} transactions fit before the year 10000", summary.transactions)
@@ -287,16 +236,6 @@ pub(crate) enum Contradiction {
     /// One file cannot hold two outputs.
     #[error("{0} is named for two outputs: give each its own file")]
     SameFile(PathBuf),
-}
-
-fn finish(writer: Writer, output: &Output, summary: &mut Summary) -> anyhow::Result<()> {
-    match writer.finish() {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe && output.is_standard() => {
-            summary.reader_closed = true;
-        }
-        finished => finished.with_context(|| output.describe())?,
-    }
-    output.publish()
 }
 
 fn span(text: &str) -> Result<Span, String> {

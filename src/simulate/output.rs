@@ -29,8 +29,8 @@ pub(super) struct Output {
 
 impl Output {
     /// Names the output; its folder must exist.
-    pub(super) fn open(path: &Path, placement: Placement) -> anyhow::Result<Self> {
-        Ok(Self { path: path.to_owned(), placement })
+    pub(super) fn new(path: &Path, placement: Placement) -> Self {
+        Self { path: path.to_owned(), placement }
     }
 
     pub(super) fn is_standard(&self) -> bool {

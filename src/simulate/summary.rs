@@ -168,12 +168,18 @@ impl Summary {
     }
 }
 
+/// The first line of the truth.
+pub(super) const TRUTH_HEAD: &str = "transaction_id,scenario,name,reported_at";
+
 /// Adds a line for each fraud when it is inserted.
 pub(super) fn write_truth(sink: &mut Sink, change: &Change) -> io::Result<()> {
     let What::Insert(row) = change.what else {
         return Ok(());
     };
-    let Some(scenario) = row.transaction.scenario.filter(|_| !change.repeated) else {
+    if change.repeated || !row.transaction.is_fraud() {
+        return Ok(());
+    }
+    let Some(scenario) = row.transaction.scenario else {
         return Ok(());
     };
     let reported = row.transaction.reported_micros.map(|at| Timestamp::from_micros(at).to_string()).unwrap_or_default();

@@ -19,7 +19,9 @@ mod engine;
 mod expiry;
 mod failure;
 mod layout;
+mod log;
 mod read;
+mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -34,14 +36,11 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::port::{
-    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, Query, RegistryEntry, Store,
-    StoredDecision,
+    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry,
+    Store, StoredDecision,
 };
 use commit::Positions;
 use engine::Engine;
-
-/// Log entries removed under one hold of the commit lock.
-const TRIM_STEP_ENTRIES: u64 = 4096;
 
 /// What the embedded store may use.
 #[derive(Clone, Debug)]
@@ -223,16 +222,16 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::Io`].
-    pub fn read_log_now(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        self.read(|engine| read::log(engine, log, position, limit))
+    pub fn read_log_now(&self, name: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        self.read(|engine| log::entries(engine, name, position, limit))
     }
 
     /// [`Store::trim_log`] on this thread. A crash in between leaves a part of the entries; trimming again goes on.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub fn trim_log_now(&self, log: LogName, position: u64) -> Result<(), StoreError> {
-        while !self.write(|_, engine| trim_step(engine, log, position))? {}
+    pub fn trim_log_now(&self, name: LogName, position: u64) -> Result<(), StoreError> {
+        while !self.write(|_, engine| log::trim_step(engine, name, position))? {}
         Ok(())
     }
 
@@ -249,61 +248,6 @@ impl EmbeddedStore {
                 return Ok(removed);
             }
         }
-    }
-
-    /// [`Store::register`] on this thread.
-    ///
-    /// # Errors
-    /// [`StoreError::BundleTaken`] for another hash under the same name and version, and as [`Store::commit`].
-    pub fn register_now(&self, entry: &RegistryEntry) -> Result<(), StoreError> {
-        self.write(|_, engine| {
-            let key = layout::registry_key(&entry.name, &entry.version)?;
-            match read::bundle(engine, &engine.snapshot(), &key)? {
-                Some(stored) if stored.hash != entry.hash => {
-                    let (name, version) = (entry.name.clone(), entry.version.clone());
-                    return Err(StoreError::BundleTaken {
-                        name,
-                        version,
-                        stored: stored.hash,
-                        given: entry.hash.clone(),
-                    });
-                }
-                _ => {}
-            }
-            let mut batch = engine.batch(1);
-            batch.insert(&engine.meta, key.as_slice(), layout::to_json("registry entry", entry)?.as_slice());
-            engine.write(batch, Durability::Power)
-        })
-    }
-
-    /// [`Store::registry`] on this thread.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`], [`StoreError::Io`].
-    pub fn registry_now(&self) -> Result<(Vec<RegistryEntry>, Vec<(String, String)>), StoreError> {
-        self.read(read::registry)
-    }
-
-    /// [`Store::set_alias`] on this thread.
-    ///
-    /// # Errors
-    /// [`StoreError::Invalid`] for an alias that is not `model@name`, [`StoreError::BundleUnknown`] for a version that is
-    /// not registered, and as [`Store::commit`].
-    pub fn set_alias_now(&self, alias: &str, version: &str) -> Result<(), StoreError> {
-        let Some((model, _)) = alias.split_once('@') else {
-            let why = "it is not of the form model@name".to_owned();
-            return Err(StoreError::Invalid { what: "an alias", why });
-        };
-        self.write(|_, engine| {
-            let bundle = layout::registry_key(model, version)?;
-            if read::bundle(engine, &engine.snapshot(), &bundle)?.is_none() {
-                let (name, version) = (model.to_owned(), version.to_owned());
-                return Err(StoreError::BundleUnknown { name, version, alias: alias.to_owned() });
-            }
-            let mut batch = engine.batch(1);
-            batch.insert(&engine.meta, layout::alias_key(alias)?.as_slice(), version);
-            engine.write(batch, Durability::Power)
-        })
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -386,32 +330,10 @@ fn positions(engine: &Engine) -> Result<Positions, StoreError> {
     let snapshot = engine.snapshot();
     Ok(Positions {
         sequence: read::number(engine, &snapshot, &layout::SEQUENCE_KEY)?.unwrap_or(0),
-        decisions_next: read::log_next(engine, &snapshot, LogName::DECISIONS)?,
+        decisions_next: log::next(engine, &snapshot, LogName::DECISIONS)?,
         logs_next: std::collections::HashMap::new(),
         outbox_entries: read::outbox_entries(engine, &snapshot)?,
     })
-}
-
-/// Removes a bounded number of entries before `position`; whether that was all.
-fn trim_step(engine: &Engine, log: LogName, position: u64) -> Result<bool, StoreError> {
-    let snapshot = engine.snapshot();
-    let first = read::log_first(engine, &snapshot, log)?;
-    let end = position.min(read::log_next(engine, &snapshot, log)?);
-    if first >= end {
-        return Ok(true);
-    }
-    let mut batch = engine.batch(0);
-    let mut step_end = end;
-    if log != LogName::DECISIONS {
-        step_end = end.min(first + TRIM_STEP_ENTRIES);
-        let prefix = layout::log_prefix(log)?;
-        for position in first..step_end {
-            batch.remove(&engine.logs, layout::at_position(&prefix, position).as_slice());
-        }
-    }
-    batch.insert(&engine.meta, layout::log_first_key(log)?.as_slice(), step_end.to_be_bytes());
-    engine.write(batch, Durability::Process)?;
-    Ok(step_end == end)
 }
 
 impl Store for EmbeddedStore {
@@ -459,7 +381,7 @@ impl Store for EmbeddedStore {
         self.register_now(&entry)
     }
 
-    async fn registry(&self) -> Result<(Vec<RegistryEntry>, Vec<(String, String)>), StoreError> {
+    async fn registry(&self) -> Result<Registered, StoreError> {
         self.registry_now()
     }
 

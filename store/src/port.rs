@@ -297,6 +297,9 @@ pub struct RegistryEntry {
     pub registered: Timestamp,
 }
 
+/// All registered bundles, in order of name and version, and the aliases (`model@name` to version), in order of alias.
+pub type Registered = (Vec<RegistryEntry>, Vec<(String, String)>);
+
 /// How much longer than asked a store may keep what expired.
 pub const EXPIRY_SLACK: Span = Span::DAY;
 
@@ -366,7 +369,7 @@ pub trait Store: Send + Sync + 'static {
     fn register(&self, entry: RegistryEntry) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// All registered bundles and the aliases (`model@alias` to version).
-    fn registry(&self) -> impl Future<Output = Result<(Vec<RegistryEntry>, Vec<(String, String)>), StoreError>> + Send;
+    fn registry(&self) -> impl Future<Output = Result<Registered, StoreError>> + Send;
 
     /// Points `alias` (`model@name`) at a registered version of that model.
     fn set_alias(&self, alias: &str, version: &str) -> impl Future<Output = Result<(), StoreError>> + Send;

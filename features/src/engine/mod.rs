@@ -104,6 +104,8 @@ pub struct RowImage {
     pub id: Box<[u8]>,
     /// The record's bytes.
     pub bytes: Vec<u8>,
+    /// The latest time it knows: of the event, or of a report.
+    pub newest: Option<Timestamp>,
 }
 
 /// Row records and states in memory, and what happens to them.

@@ -126,7 +126,9 @@ impl RowShard {
 
     pub(super) fn checkpoint(&mut self, visit: &mut impl FnMut(RowImage)) {
         for (stream, table) in self.tables.iter_mut().enumerate() {
-            table.drain_dirty(|id, bytes| visit(RowImage { stream, id: Box::from(id), bytes: bytes.to_vec() }));
+            table.drain_dirty(|id, bytes, newest| {
+                visit(RowImage { stream, id: Box::from(id), bytes: bytes.to_vec(), newest });
+            });
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::bytes::Damaged;
 use crate::definition::Stream;
 use crate::row::RowRecord;
+use crate::time::Timestamp;
 
 use super::entities::KeyIndex;
 use super::plan::Key;
@@ -15,6 +16,8 @@ struct Entry {
     offset: usize,
     len: u32,
     is_dirty: bool,
+    /// The latest time the record knows, microseconds; `i64::MIN` where it knows none.
+    newest: i64,
 }
 
 /// Records of one stream's rows.
@@ -59,6 +62,7 @@ impl RowTable {
         record.encode(stream, needed, &mut buffer);
         let place = self.put(id, &buffer);
         self.buffer = buffer;
+        self.entries[place as usize].newest = record.newest(stream).map_or(i64::MIN, Timestamp::micros);
         if !self.entries[place as usize].is_dirty {
             self.entries[place as usize].is_dirty = true;
             self.dirty.push((id.to_bytes(), place));
@@ -106,11 +110,12 @@ impl RowTable {
     }
 
     /// Visits the records that changed since the last visit.
-    pub(super) fn drain_dirty(&mut self, mut visit: impl FnMut(&[u8], &[u8])) {
+    pub(super) fn drain_dirty(&mut self, mut visit: impl FnMut(&[u8], &[u8], Option<Timestamp>)) {
         for (id, place) in std::mem::take(&mut self.dirty) {
             let entry = &mut self.entries[place as usize];
             entry.is_dirty = false;
-            visit(&id, &self.bytes[entry.offset..entry.offset + entry.len as usize]);
+            let newest = (entry.newest != i64::MIN).then(|| Timestamp::from_micros(entry.newest));
+            visit(&id, &self.bytes[entry.offset..entry.offset + entry.len as usize], newest);
         }
     }
 

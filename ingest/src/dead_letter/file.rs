@@ -84,6 +84,7 @@ impl DeadLetterFile {
         }
         opened.bytes = opened.remember(path).map_err(fail("read"))?;
         opened.file.set_len(opened.bytes).map_err(fail("repair"))?;
+        opened.sync_folder()?;
         Ok(opened)
     }
 
@@ -149,7 +150,14 @@ impl DeadLetterFile {
             .open(&self.path)
             .map_err(|source| self.failed("open", source))?;
         self.bytes = 0;
-        Ok(())
+        self.sync_folder()
+    }
+
+    /// Makes the names of new and renamed files durable.
+    fn sync_folder(&self) -> Result<(), DeadLetterError> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|source| self.failed("flush the folder of", source))
     }
 
     fn rotated(&self, index: usize) -> PathBuf {

@@ -61,7 +61,7 @@ impl CsvRows {
                     path: path.to_owned(),
                     stream: stream.name.clone(),
                     column: column.name.clone(),
-                    declared: column.kind.to_string(),
+                    declared: column.kind,
                     found: names.iter().take(32).map(|name| (*name).to_owned()).collect(),
                 });
             };

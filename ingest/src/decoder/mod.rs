@@ -40,7 +40,7 @@ pub(crate) struct LineDecoder {
 }
 
 enum Rows {
-    Csv(CsvRows),
+    Csv(Box<CsvRows>),
     Json(JsonRows),
     Debezium(DebeziumRows),
 }
@@ -54,7 +54,7 @@ enum Showing {
 impl LineDecoder {
     /// CSV rows of `stream`; the header comes first, by [`Self::set_header`].
     pub(crate) fn csv(stream: Arc<Stream>, reading: &Reading) -> Self {
-        Self::new(Rows::Csv(CsvRows::new(&stream, reading)), vec![stream])
+        Self::new(Rows::Csv(Box::new(CsvRows::new(&stream, reading))), vec![stream])
     }
 
     /// JSON objects that are rows of `stream`.

@@ -37,7 +37,7 @@ impl Plan {
                     path: path.to_owned(),
                     stream: stream.name.clone(),
                     column: column.name.clone(),
-                    declared: column.kind.to_string(),
+                    declared: column.kind,
                     found: schema.fields().iter().take(32).map(|field| field.name().clone()).collect(),
                 });
             };
@@ -47,9 +47,9 @@ impl Plan {
                     path: path.to_owned(),
                     stream: stream.name.clone(),
                     column: column.name.clone(),
-                    found: found.to_string(),
-                    declared: column.kind.to_string(),
-                    suggested: conversion::suggested(found),
+                    found: found.to_string().into(),
+                    declared: column.kind,
+                    suggested: conversion::suggested(found).into(),
                 });
             }
             roots.push(index);

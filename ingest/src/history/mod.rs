@@ -12,15 +12,19 @@ pub(crate) mod columns;
 mod conversion;
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::definition::Stream;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::errors::ParquetError;
 
 use crate::dead_letter::DeadLetter;
 use crate::source::error::SourceError;
@@ -29,6 +33,9 @@ use columns::Plan;
 
 /// Rows converted at a time: their cells stay within the second-level cache while the columns are filled one by one.
 const ROWS_PER_STEP: usize = 8192;
+
+/// Rows that room is made for before any was read: one group as most writers make them.
+const ROWS_RESERVED_MAX: usize = 1 << 20;
 
 /// One Parquet file of a stream's history. Reading opens the file anew per call, so that threads share one of these.
 #[derive(Debug)]
@@ -63,14 +70,16 @@ impl HistoryFile {
         rows_before: u64,
     ) -> Result<Self, SourceError> {
         let file = open_file(path)?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+        let load = || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
+        let metadata = catch_unwind(AssertUnwindSafe(load))
+            .unwrap_or_else(|_panic| Err(ParquetError::General("its directory is damaged".to_owned())))
             .map_err(|source| SourceError::NotParquet { path: path.to_owned(), source })?;
         let (plan, roots) = Plan::new(path, &stream, metadata.schema())?;
         let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
         let mut starts = vec![rows_before];
         for group in metadata.metadata().row_groups() {
             let last = starts.last().copied().unwrap_or_default();
-            starts.push(last + u64::try_from(group.num_rows()).unwrap_or_default());
+            starts.push(last.saturating_add(u64::try_from(group.num_rows()).unwrap_or_default()));
         }
         Ok(Self { path: path.to_owned(), stream, source: source.to_owned(), metadata, mask, plan, rows_as, starts })
     }
@@ -122,6 +131,8 @@ impl HistoryFile {
     /// When `group` is not below [`Self::row_groups`].
     pub fn read_group(&self, group: usize) -> Result<(ChangeBatch, Vec<DeadLetter>), SourceError> {
         let mut batch = ChangeBatch::new(Arc::clone(&self.stream), 0);
+        // A damaged footer may claim any number of rows: room is made for at most the rows of a usual group.
+        batch.reserve(usize::try_from(self.group_rows(group)).unwrap_or(usize::MAX).min(ROWS_RESERVED_MAX));
         let mut dead = Vec::new();
         let mut reader = self.read_group_from(group, 0)?;
         while reader.read_into(self, ROWS_PER_STEP, &mut batch, &mut dead)? > 0 {}
@@ -137,12 +148,16 @@ impl HistoryFile {
             source,
         };
         let file = open_file(&self.path)?;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
-            .with_projection(self.mask.clone())
-            .with_row_groups(vec![group])
-            .with_offset(usize::try_from(skip).unwrap_or(usize::MAX))
-            .with_batch_size(ROWS_PER_STEP)
-            .build()
+        let build = || {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+                .with_projection(self.mask.clone())
+                .with_row_groups(vec![group])
+                .with_offset(usize::try_from(skip).unwrap_or(usize::MAX))
+                .with_batch_size(ROWS_PER_STEP)
+                .build()
+        };
+        let reader = catch_unwind(AssertUnwindSafe(build))
+            .unwrap_or_else(|_panic| Err(ParquetError::General("its pages are damaged".to_owned())))
             .map_err(damaged)?;
         Ok(GroupReader { reader, group, rows_done: self.starts[group] + skip, rest: None })
     }
@@ -153,18 +168,19 @@ impl HistoryFile {
         (group, ordinal - self.starts[group])
     }
 
-    /// What tells this content from another: size, rows and the statistics of every column chunk, as the footer has them.
-    pub(crate) fn identity(&self) -> String {
-        use std::fmt::Write as _;
-        let mut text = String::new();
-        for group in self.metadata.metadata().row_groups() {
-            let _infallible = write!(text, "{};{};", group.num_rows(), group.total_byte_size());
-            for chunk in group.columns() {
-                let _infallible =
-                    write!(text, "{}:{}:{:?};", chunk.byte_range().0, chunk.compressed_size(), chunk.statistics());
-            }
-        }
-        text
+    /// What tells this content from another: the file's directory, which holds the size, place and statistics of
+    /// every column chunk.
+    pub(crate) fn identity(&self) -> Result<Vec<u8>, SourceError> {
+        let io = |source| SourceError::Io { action: "read", path: self.path.clone(), source };
+        let mut file = open_file(&self.path)?;
+        let mut tail = [0; 8];
+        file.seek(SeekFrom::End(-8)).map_err(io)?;
+        file.read_exact(&mut tail).map_err(io)?;
+        let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
+        file.seek(SeekFrom::End(-8 - i64::from(length))).map_err(io)?;
+        let mut directory = Vec::new();
+        file.take(u64::from(length)).read_to_end(&mut directory).map_err(io)?;
+        Ok(directory)
     }
 }
 
@@ -173,7 +189,7 @@ pub(crate) struct GroupReader {
     reader: ParquetRecordBatchReader,
     group: usize,
     rows_done: u64,
-    rest: Option<arrow::array::RecordBatch>,
+    rest: Option<RecordBatch>,
 }
 
 impl GroupReader {
@@ -186,20 +202,8 @@ impl GroupReader {
         batch: &mut ChangeBatch,
         dead: &mut Vec<DeadLetter>,
     ) -> Result<usize, SourceError> {
-        let rows = match self.rest.take() {
-            Some(rows) => rows,
-            None => match self.reader.next() {
-                None => return Ok(0),
-                Some(Ok(rows)) => rows,
-                Some(Err(error)) => {
-                    return Err(SourceError::RowGroup {
-                        path: file.path.clone(),
-                        group: self.group,
-                        rows_before: self.rows_done,
-                        source: parquet::errors::ParquetError::ArrowError(error.to_string()),
-                    });
-                }
-            },
+        let Some(rows) = self.rows(file)? else {
+            return Ok(0);
         };
         let taken = rows.num_rows().min(limit.max(1));
         if taken < rows.num_rows() {
@@ -208,6 +212,27 @@ impl GroupReader {
         file.plan.decode(&rows.slice(0, taken), self.rows_done, file.rows_as, &file.source, batch, dead);
         self.rows_done += taken as u64;
         Ok(taken)
+    }
+
+    fn rows(&mut self, file: &HistoryFile) -> Result<Option<RecordBatch>, SourceError> {
+        if let Some(rest) = self.rest.take() {
+            return Ok(Some(rest));
+        }
+        // The Parquet reader panics on some damaged pages; a damaged file must not take the process with it.
+        let read = catch_unwind(AssertUnwindSafe(|| self.reader.next()));
+        let why = match read {
+            Ok(Some(Ok(rows))) if rows.num_rows() > 0 => return Ok(Some(rows)),
+            Ok(None) if self.rows_done == file.starts[self.group + 1] => return Ok(None),
+            Ok(Some(Err(error))) => error.to_string(),
+            Ok(_) => "the file's directory promises more rows".to_owned(),
+            Err(_panic) => "its pages are damaged".to_owned(),
+        };
+        Err(SourceError::RowGroup {
+            path: file.path.clone(),
+            group: self.group,
+            rows_before: self.rows_done,
+            source: ParquetError::General(why),
+        })
     }
 
     /// Ordinal of the last row read.

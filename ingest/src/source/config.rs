@@ -147,17 +147,19 @@ pub fn read(file: &ConfigFile, streams: &[Arc<Stream>]) -> Vec<SourceConfig> {
         }
         return sources;
     }
+    let mut names: Vec<String> = Vec::new();
     for section in file.array("source") {
-        if let Some(source) = read_one(&section, streams, None) {
-            if sources.iter().any(|other| other.name == source.name) {
+        if let Some(name) = section.text("name") {
+            if names.contains(&name) {
                 section.report(
                     "name",
-                    format!("two sources are called '{}'", source.name),
+                    format!("two sources are called '{name}'"),
                     "give each a name of its own: its offset is kept under it",
                 );
             }
-            sources.push(source);
+            names.push(name);
         }
+        sources.extend(read_one(&section, streams, None));
         section.finish();
     }
     sources
@@ -233,9 +235,24 @@ fn read_stream(section: &Section<'_>, streams: &[Arc<Stream>], format: Option<Fo
             }
             section.require("stream", &format!("\"{}\"", known.first().unwrap_or(&"transactions")));
         }
+        (None, Some(Format::Debezium)) => check_tables(section, streams),
         _ => {}
     }
     stream
+}
+
+/// A change belongs to one stream: two streams of one table would leave the second without any.
+fn check_tables(section: &Section<'_>, streams: &[Arc<Stream>]) {
+    let table = |stream: &Stream| stream.source_table.clone().unwrap_or_else(|| stream.name.clone());
+    for (at, stream) in streams.iter().enumerate() {
+        if let Some(other) = streams[..at].iter().find(|other| table(other) == table(stream)) {
+            section.report(
+                "format",
+                format!("streams '{}' and '{}' are both fed from table '{}'", other.name, stream.name, table(stream)),
+                "give each stream a table of its own, or name the one that this source feeds with stream = \"...\"",
+            );
+        }
+    }
 }
 
 fn read_reading(section: &Section<'_>, streams: &[Arc<Stream>], format: Option<Format>) -> Reading {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use interdict_features::value::ColumnType;
 use interdict_store::error::Class;
 
 /// An error that ends a source: a single record that cannot be read is a dead letter instead.
@@ -63,7 +64,7 @@ pub enum SourceError {
         /// The column.
         column: String,
         /// Its declared type.
-        declared: String,
+        declared: ColumnType,
         /// The columns of the file, at most 32.
         found: Vec<String>,
     },
@@ -80,11 +81,11 @@ pub enum SourceError {
         /// The column.
         column: String,
         /// The type in the file.
-        found: String,
+        found: Box<str>,
         /// The declared type.
-        declared: String,
+        declared: ColumnType,
         /// What to declare instead.
-        suggested: String,
+        suggested: Box<str>,
     },
     /// The first line of a CSV file is no header.
     #[error("the first line of {} is no CSV header: {why}; its first line must name every column once", path.display())]

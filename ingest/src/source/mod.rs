@@ -90,7 +90,7 @@ impl FileSource {
     pub fn incarnation(&self) -> Result<Option<String>, SourceError> {
         let identity = match &self.inner {
             Inner::Text(text) => text.identity()?,
-            Inner::Parquet(parquet) => Some(parquet.identity()),
+            Inner::Parquet(parquet) => Some(parquet.identity()?),
         };
         Ok(identity.map(|bytes| Uuid::new_v5(&Uuid::NAMESPACE_OID, &bytes).to_string()))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use interdict_features::change::ChangeBatch;
 use interdict_features::definition::Stream;
 
-use crate::history::{GroupReader, History};
+use crate::history::{GroupReader, History, HistoryFile};
 
 use super::config::{FileConfig, Input};
 use super::error::SourceError;
@@ -48,8 +48,9 @@ impl ParquetSource {
         Ok(Self { history, stream, stop, file: 0, group: 0, skip: 0, reader: None, position: 0 })
     }
 
-    pub(super) fn identity(&self) -> Vec<u8> {
-        self.history.files().iter().flat_map(|file| file.identity().into_bytes()).collect()
+    pub(super) fn identity(&self) -> Result<Vec<u8>, SourceError> {
+        let files: Result<Vec<_>, _> = self.history.files().iter().map(HistoryFile::identity).collect();
+        Ok(files?.concat())
     }
 
     pub(super) fn resume(&mut self, position: u64) -> Result<(), SourceError> {

@@ -1,7 +1,9 @@
 //! The current values, until there are enough of them for a batch.
 //!
-//! Invariant: adding a record takes time for the number of columns and no allocation; the memory is that of
-//! `rows_max` rows, taken at the start.
+//! Invariant: adding a record takes time for the number of columns and no allocation, once each column was found where
+//! it stands in the records; the memory is that of `rows_max` rows, taken at the start.
+
+use std::sync::Arc;
 
 use interdict_features::decision::DecisionRecord;
 use interdict_features::time::Timestamp;
@@ -9,11 +11,13 @@ use interdict_features::time::Timestamp;
 use super::reference::{Column, Reference, SCORE, normal};
 
 /// Where a reference column is found in a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Place {
+    /// Not looked for yet, or not in the last record.
+    Unknown,
     Score,
-    /// Where it was last among the features.
-    Feature(usize),
+    /// Where it was last among the features, and its name there.
+    Feature(usize, Arc<str>),
     /// Among the event's columns.
     Event,
 }
@@ -49,7 +53,7 @@ pub struct WindowSpan {
 impl Window {
     pub(crate) fn new(reference: &Reference, rows_max: usize) -> Self {
         let sample = |column: &Column| Sample {
-            place: if column.name == SCORE { Place::Score } else { Place::Feature(0) },
+            place: if column.name == SCORE { Place::Score } else { Place::Unknown },
             values: Vec::with_capacity(rows_max),
             counts: vec![0; column.bins.count()],
         };
@@ -63,13 +67,13 @@ impl Window {
     /// Adds the record's values: features, columns of the event where no feature has the name, the score.
     pub(crate) fn add(&mut self, reference: &Reference, position: u64, record: &DecisionRecord, now: Timestamp) {
         for (sample, column) in self.samples.iter_mut().zip(&reference.columns) {
-            let value = match sample.place {
+            let value = match &sample.place {
                 Place::Score => record.score,
-                Place::Feature(hint) => feature_value(record, &column.name, hint, &mut sample.place),
-                Place::Event => match record.event.get(&column.name) {
-                    Some(value) => value.number(),
-                    None => feature_value(record, &column.name, 0, &mut sample.place),
+                Place::Feature(index, name) => match record.features.get(*index) {
+                    Some(feature) if feature.name == *name => feature.reading.value.number(),
+                    _ => look_for(record, &column.name, &mut sample.place),
                 },
+                Place::Event | Place::Unknown => look_for(record, &column.name, &mut sample.place),
             };
             sample.add(column, value);
         }
@@ -118,14 +122,17 @@ impl Sample {
     }
 }
 
-fn feature_value(record: &DecisionRecord, name: &str, hint: usize, place: &mut Place) -> Option<f64> {
-    let features = &record.features;
-    if let Some(feature) = features.get(hint).filter(|feature| is_flat_name_of(name, &feature.name)) {
-        return feature.reading.value.number();
+/// Finds the column in the record and notes where: among the features, else among the event's columns.
+fn look_for(record: &DecisionRecord, name: &str, place: &mut Place) -> Option<f64> {
+    if *place == Place::Event
+        && let Some(value) = record.event.get(name)
+    {
+        return value.number();
     }
-    if let Some(index) = features.iter().position(|feature| is_flat_name_of(name, &feature.name)) {
-        *place = Place::Feature(index);
-        return features[index].reading.value.number();
+    if let Some(index) = record.features.iter().position(|feature| is_flat_name_of(name, &feature.name)) {
+        let feature = &record.features[index];
+        *place = Place::Feature(index, Arc::clone(&feature.name));
+        return feature.reading.value.number();
     }
     let value = record.event.get(name)?;
     *place = Place::Event;

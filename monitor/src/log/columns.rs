@@ -2,8 +2,9 @@
 //!
 //! Flat and typed for queries; `record` holds the complete record as JSON, from which audit recomputes bit for bit
 //! (doubles are written in the shortest form that reads back to the same bits). Every feature is a DOUBLE column
-//! `f__group__feature_window`, null where it is missing or text; a file in which a feature is text has a string column
-//! `t__...` beside it. So a column has one type in all files, and readers unite them by name.
+//! `f__group__feature_window`, null where it is missing or text; features that are text stand in the list
+//! `text_features`. So the columns follow from the definitions alone and have one type in all files; after a change
+//! of definitions readers unite files by name.
 
 use std::sync::Arc;
 
@@ -39,8 +40,6 @@ fn pairs(first: &str, second: &str, second_type: DataType) -> ListBuilder<Struct
 struct FeatureColumn {
     name: Arc<str>,
     numbers: Float64Builder,
-    /// Row and text, of rows in which the feature is text.
-    texts: Vec<(usize, Arc<str>)>,
 }
 
 /// Rows of one file under construction.
@@ -65,6 +64,7 @@ pub(crate) struct Rows {
     lists: [ListBuilder<StringBuilder>; 4],
     late: BooleanBuilder,
     features: Vec<FeatureColumn>,
+    text_features: ListBuilder<StructBuilder>,
     record: StringBuilder,
 }
 
@@ -77,11 +77,7 @@ const LISTS: [&str; 4] = ["rules_hit", "reasons", "degraded", "actions"];
 impl Rows {
     /// No rows yet, with the feature columns of `record`.
     pub(crate) fn like(record: &DecisionRecord) -> Self {
-        let column = |name: &Arc<str>| FeatureColumn {
-            name: Arc::clone(name),
-            numbers: Float64Builder::new(),
-            texts: Vec::new(),
-        };
+        let column = |name: &Arc<str>| FeatureColumn { name: Arc::clone(name), numbers: Float64Builder::new() };
         Self {
             rows: 0,
             bytes: 0,
@@ -102,6 +98,7 @@ impl Rows {
             lists: std::array::from_fn(|_| ListBuilder::new(StringBuilder::new())),
             late: BooleanBuilder::new(),
             features: record.features.iter().map(|feature| column(&feature.name)).collect(),
+            text_features: pairs("feature", "value", DataType::Utf8),
             record: StringBuilder::new(),
         }
     }
@@ -195,10 +192,12 @@ impl Rows {
         for (index, column) in self.features.iter_mut().enumerate() {
             let value = record.features.get(index).map(|feature| &feature.reading.value);
             if let Some(Value::Text(text)) = value {
-                column.texts.push((self.rows, Arc::clone(text)));
+                let texts = &mut self.text_features;
+                append_pair::<StringBuilder>(texts, &column.name, |values| values.append_value(text));
             }
             column.numbers.append_option(value.and_then(Value::number));
         }
+        self.text_features.append(true);
     }
 
     /// The rows as one Arrow batch.
@@ -222,10 +221,8 @@ impl Rows {
         for mut feature in own.features {
             let flat = flat_name(&feature.name);
             columns.add_unique(format!("f__{flat}"), Arc::new(feature.numbers.finish()));
-            if !feature.texts.is_empty() {
-                columns.add_unique(format!("t__{flat}"), texts_of(own.rows, &feature.texts));
-            }
         }
+        columns.add("text_features", Arc::new(own.text_features.finish()));
         columns.add(RECORD, Arc::new(own.record.finish()));
         RecordBatch::try_new(Arc::new(Schema::new(columns.fields)), columns.arrays)
     }
@@ -256,15 +253,6 @@ impl Columns {
         }
         self.add(&name, array);
     }
-}
-
-fn texts_of(rows: usize, texts: &[(usize, Arc<str>)]) -> ArrayRef {
-    let mut builder = StringBuilder::new();
-    let mut texts = texts.iter().peekable();
-    for row in 0..rows {
-        builder.append_option(texts.next_if(|(at, _)| *at == row).map(|(_, text)| text));
-    }
-    Arc::new(builder.finish())
 }
 
 fn append_texts<'t>(list: &mut ListBuilder<StringBuilder>, texts: impl Iterator<Item = &'t str>) {

@@ -114,6 +114,9 @@ impl Monitor {
         let batches = self.batches();
         let transition = self.detector.as_mut().and_then(|detector| detector.tick(now));
         self.after_drift(batches, transition, now);
+        if let Some(detector) = &self.detector {
+            self.metrics.drift(detector.counts());
+        }
         let alerts = self.move_alerts(now);
         let durable = self.log.tick(now);
         self.settle_log(durable, now).and_then(|durable| alerts.map(|()| durable))

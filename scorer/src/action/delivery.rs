@@ -175,7 +175,8 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
 
     /// Works until `stop`; then lets the requests under way end (each within its timeout) and commits what came of
     /// them. `wake` is notified after every commit that brought intents. Dropping the future leaves everything in the
-    /// outbox: it is sent again under the same ids.
+    /// outbox: it is sent again under the same ids. Poll it on a thread that may block where the store does its work
+    /// inside its futures (the embedded one does).
     ///
     /// # Errors
     /// [`DeliveryError`], when the store failed for good; the process must stop then.

@@ -159,7 +159,11 @@ fn read_groups(file: &ConfigFile) -> BTreeMap<String, u64> {
 fn read_inputs(file: &ConfigFile, root: &Section<'_>) -> Vec<InputName> {
     let mut inputs = Vec::new();
     let mut seen = BTreeSet::new();
-    for section in file.array("input") {
+    let sections = file.array("input");
+    if sections.is_empty() {
+        root.report("input", "the bundle lists no [[input]]", "add one per value of the model's row, in its order");
+    }
+    for section in sections {
         section.require("name", "\"customer_spend.tx_count_1d\"");
         section.require("missing", "0.0 or \"nan\"");
         let name = section.text("name");
@@ -173,9 +177,6 @@ fn read_inputs(file: &ConfigFile, root: &Section<'_>) -> Vec<InputName> {
             inputs.push(InputName { name, missing });
         }
         section.finish();
-    }
-    if seen.is_empty() {
-        root.require("input", "[[input]] tables, one per value of the model's row");
     }
     inputs
 }

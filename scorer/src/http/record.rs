@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 /// Everything about one decision.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = DecisionRecord)]
 pub(super) struct RecordShape {
     /// The decision's id.
@@ -53,7 +52,6 @@ pub(super) struct RecordShape {
     /// The feature vector.
     features: Vec<RecordedFeatureShape>,
     /// The event's columns, sensitive ones as their keyed hash.
-    #[schema(value_type = BTreeMap<String, Object>)]
     event: BTreeMap<String, serde_json::Value>,
     /// Positions seen per partition.
     seen: Vec<SeenPositionShape>,
@@ -125,7 +123,6 @@ pub(super) enum ListKindShape {
 
 /// Position within a source partition.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = SeenPosition)]
 pub(super) struct SeenPositionShape {
     /// `source/partition`.
@@ -136,7 +133,6 @@ pub(super) struct SeenPositionShape {
 
 /// One entity.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = EntityRef)]
 pub(super) struct EntityRefShape {
     /// The entity's name.
@@ -147,7 +143,6 @@ pub(super) struct EntityRefShape {
 
 /// Score thresholds.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = Thresholds)]
 pub(super) struct ThresholdsShape {
     /// At or over it: review.
@@ -158,7 +153,6 @@ pub(super) struct ThresholdsShape {
 
 /// What one rule said.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = RuleResult)]
 pub(super) struct RuleResultShape {
     /// Stable id.
@@ -177,7 +171,6 @@ pub(super) struct RuleResultShape {
 
 /// What one model said.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = ModelScore)]
 pub(super) struct ModelScoreShape {
     /// Its name.
@@ -196,13 +189,11 @@ pub(super) struct ModelScoreShape {
 
 /// One feature.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = RecordedFeature)]
 pub(super) struct RecordedFeatureShape {
     /// Its name.
     name: String,
     /// Its value.
-    #[schema(value_type = Object)]
     value: serde_json::Value,
     /// Sum of its qualities: 1 no key, 2 nothing known of the key, 4 truncated, 8 tiled, 16 inexact, 32 stale.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -212,14 +203,12 @@ pub(super) struct RecordedFeatureShape {
     edge_events: u32,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
 /// A list entry that the event met.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = ListHit)]
 pub(super) struct ListHitShape {
     /// Which list.
@@ -232,7 +221,6 @@ pub(super) struct ListHitShape {
 
 /// A reason.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = Reason)]
 pub(super) struct ReasonShape {
     /// Stable code.
@@ -243,7 +231,6 @@ pub(super) struct ReasonShape {
 
 /// An action that the decision wants done.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = ActionIntent)]
 pub(super) struct ActionShape {
     /// The configured action.
@@ -254,7 +241,6 @@ pub(super) struct ActionShape {
 
 /// An entry of a list.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 #[schema(as = ListEntry)]
 pub(super) struct ListEntryShape {
     /// Which list.

@@ -44,7 +44,7 @@ pub(super) struct StoredDecisionAnswer {
     #[schema(value_type = RecordShape)]
     pub(super) decision: Box<RawValue>,
     /// Results of actions, labels and late scores, in the order they came.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<serde_json::Value>)]
     pub(super) appended: Vec<Box<RawValue>>,
 }
 
@@ -53,8 +53,8 @@ pub(super) struct StoredDecisionAnswer {
 #[expect(dead_code, reason = "documents what `entities::read` parses field by field")]
 pub(super) struct EntityBody {
     /// The key: an integer or a string; of a composite key a list in the key's order, or an object by column.
-    #[schema(required = false, value_type = Object)]
-    key: (),
+    #[schema(required = false)]
+    key: serde_json::Value,
     /// Instead of `key`: the key as records and lists show it, masked parts as they stand there.
     #[schema(required = false)]
     shown_key: Option<String>,
@@ -122,9 +122,9 @@ pub(super) struct LabelBody {
     #[schema(required = false)]
     stream: Option<String>,
     /// The event's id: an integer or a string. The event may still be to come.
-    #[schema(value_type = Object)]
-    id: (),
+    id: serde_json::Value,
     /// `fraud`, `genuine`, or null to take an earlier label back.
+    #[schema(required = true)]
     value: Option<LabelValue>,
     /// When it was reported; left out: now. Not in the future.
     #[schema(required = false, format = DateTime)]
@@ -158,8 +158,8 @@ pub(super) struct BlockBody {
     /// The entity.
     entity: String,
     /// The key, as in `POST /v1/entities/{entity}`.
-    #[schema(required = false, value_type = Object)]
-    key: (),
+    #[schema(required = false)]
+    key: serde_json::Value,
     /// Instead of `key`: the key as records and lists show it.
     #[schema(required = false)]
     shown_key: Option<String>,
@@ -179,8 +179,8 @@ pub(super) struct UnblockBody {
     /// The entity.
     entity: String,
     /// The key, as in `POST /v1/entities/{entity}`.
-    #[schema(required = false, value_type = Object)]
-    key: (),
+    #[schema(required = false)]
+    key: serde_json::Value,
     /// Instead of `key`: the key as records and lists show it.
     #[schema(required = false)]
     shown_key: Option<String>,

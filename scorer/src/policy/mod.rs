@@ -38,7 +38,7 @@
 
 mod read;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use interdict_features::config::ConfigFile;
@@ -51,6 +51,8 @@ use crate::retry::Backoff;
 
 /// The most rules a policy may have; 20 take some microseconds per decision.
 pub const RULES_MAX: usize = 500;
+/// The longest reason of a rule: it stands in every record, list entry and webhook that the rule causes.
+pub const REASON_BYTES_MAX: usize = 500;
 /// The most actions a policy may have.
 pub const ACTIONS_MAX: usize = 50;
 
@@ -169,6 +171,18 @@ impl Policy {
     #[must_use]
     pub fn read(file: &ConfigFile, definitions: &Definitions) -> Option<Self> {
         read::read(file, definitions)
+    }
+
+    /// The policy with its paths taken from `folder`, the one its configuration file stands in.
+    #[must_use]
+    pub fn located(mut self, folder: &Path) -> Self {
+        self.bundle = self.bundle.map(|bundle| folder.join(bundle));
+        for action in &mut self.actions {
+            if let ActionKind::Webhook(WebhookConfig { secret: SecretSource::File(path), .. }) = &mut action.kind {
+                *path = folder.join(&*path);
+            }
+        }
+        self
     }
 }
 

@@ -204,12 +204,15 @@ async fn unknown_routes_and_methods_have_our_shape() {
     assert_eq!(reply.headers["allow"], "GET,HEAD,POST,DELETE");
 }
 
+/// What fails, then status, code and header `Retry-After` of the answer.
+type Failure = (fn() -> BackendError, u16, &'static str, Option<&'static str>);
+
 #[tokio::test]
 async fn every_failure_of_the_backend_has_its_status_and_no_inside() {
     fn secret() -> Box<dyn std::error::Error + Send + Sync> {
         "secret host db-17".into()
     }
-    let cases: [(fn() -> BackendError, u16, &str, Option<&str>); 10] = [
+    let cases: [Failure; 10] = [
         (
             || BackendError::Overloaded { what: "the queue", retry_after: Duration::from_millis(2500) },
             503,

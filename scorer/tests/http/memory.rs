@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// How decisions and reads behave.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) enum Behaviour {
     #[default]
     Answer,
@@ -71,17 +71,16 @@ impl Memory {
 
     async fn enter(&self) -> Result<(), BackendError> {
         self.entered.add_permits(1);
-        let failure = match &self.state().behaviour {
-            Behaviour::Answer => return Ok(()),
-            Behaviour::Hold => None,
+        let behaviour = self.state().behaviour;
+        match behaviour {
+            Behaviour::Answer => Ok(()),
+            Behaviour::Hold => {
+                self.release.acquire().await.unwrap().forget();
+                Ok(())
+            }
             Behaviour::Panic => panic!("as the test asked"),
-            Behaviour::Fail(failure) => Some(failure()),
-        };
-        if let Some(failure) = failure {
-            return Err(failure);
+            Behaviour::Fail(failure) => Err(failure()),
         }
-        self.release.acquire().await.unwrap().forget();
-        Ok(())
     }
 }
 

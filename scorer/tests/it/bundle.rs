@@ -1,6 +1,8 @@
 use std::fs;
 
+use interdict_scorer::bundle::manifest::Manifest;
 use interdict_scorer::bundle::{Bundle, BundleError};
+use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::support::{MANIFEST, write_bundle};
@@ -117,4 +119,32 @@ fn golden_vectors_that_prove_nothing_are_refused() {
 fn a_manifest_that_is_no_toml_or_no_text_is_refused() {
     check_refused(|folder| fs::write(folder.join("bundle.toml"), b"\xff\xfe").unwrap(), "not valid TOML");
     check_refused(|folder| fs::write(folder.join("bundle.toml"), "format = ").unwrap(), "not valid TOML");
+}
+
+#[test]
+fn a_manifest_that_lost_or_doubled_any_line_is_read_or_refused_with_reasons() {
+    let lines: Vec<&str> = MANIFEST.lines().collect();
+    for index in 0..lines.len() {
+        for copies in [0, 2] {
+            let mut changed = lines.clone();
+            changed.splice(index..=index, std::iter::repeat_n(lines[index], copies));
+            if let Err(problems) = Manifest::read("bundle.toml", &changed.join("\n")) {
+                assert!(!problems.0.is_empty(), "{changed:?}");
+            }
+        }
+    }
+    for input in ["input = []", "input = 5", "input = [1]", "input = [{ name = 1 }]"] {
+        let (head, _) = MANIFEST.split_once("[thresholds]").unwrap();
+        let text = format!("{head}{input}\n[thresholds]\nreview = 0.5\nblock = 0.8\n");
+        assert!(Manifest::read("bundle.toml", &text).is_err(), "{input}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_broken_for_a_manifest(at in 0..MANIFEST.len(), length in 0..40_usize, with in "[ -~\n]{0,8}") {
+        let end = (at + length).min(MANIFEST.len());
+        let text = format!("{}{with}{}", &MANIFEST[..at], &MANIFEST[end..]);
+        let _read_or_refused = Manifest::read("bundle.toml", &text);
+    }
 }

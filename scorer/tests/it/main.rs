@@ -1,6 +1,7 @@
 //! Tests of the scorer with the real ONNX Runtime, real HTTP and real files.
 #![allow(missing_docs, reason = "tests")]
 #![allow(
+    clippy::unwrap_used,
     clippy::float_cmp,
     clippy::cast_possible_truncation,
     clippy::too_many_lines,

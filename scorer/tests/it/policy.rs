@@ -162,3 +162,35 @@ fn a_webhook_to_this_machine_may_be_plain() {
         assert_eq!(read.is_ok(), is_fine, "{url}: {read:?}");
     }
 }
+
+#[test]
+fn nothing_half_said_is_dropped_silently() {
+    for (from, to) in [
+        ("rules = [\"card_testing\"]", "rules = []"),
+        ("rules = [\"card_testing\"]", "rules = 5"),
+        ("secret_env = \"DESK_SECRET\"", "secret_env = 5"),
+        ("columns = [\"amount\"]", "columns = [5]"),
+        ("condemns = \"customer\"", "condemns = 5"),
+        ("expires = \"7d\"", "expires = 7"),
+        ("when = \"country", "wenn = \"country"),
+        ("timeout = \"5s\"", "timeout = \"0s\""),
+        ("version = 3", "version = 0"),
+        ("reason = \"payment abroad\"", "reason = 1"),
+        ("bundle = \"bundles/forest\"", "bundle = 1"),
+    ] {
+        let text = POLICY.replace(from, to);
+        assert_ne!(text, POLICY);
+        assert!(read_policy(&text).is_err(), "{to}");
+    }
+    let long = POLICY.replace("payment abroad", &"x".repeat(501));
+    assert!(read_policy(&long).unwrap_err().to_string().contains("more than 500 bytes"));
+}
+
+#[test]
+fn paths_are_taken_from_the_configurations_folder() {
+    let text = POLICY.replace("secret_env = \"DESK_SECRET\"", "secret_file = \"desk.key\"");
+    let policy = read_policy(&text).unwrap().located(std::path::Path::new("/etc/interdict"));
+    assert_eq!(policy.bundle, Some("/etc/interdict/bundles/forest".into()));
+    let ActionKind::Webhook(webhook) = &policy.actions[1].kind else { panic!("a webhook") };
+    assert_eq!(webhook.secret, SecretSource::File("/etc/interdict/desk.key".into()));
+}

@@ -232,3 +232,23 @@ fn schema(table: &str, fields: &Value) -> Value {
         "fields": [image("before"), image("after"), source, transaction, of("string", false, "op"),
             of("int64", true, "ts_ms"), of("int64", true, "ts_us"), of("int64", true, "ts_ns")]})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precise_amounts_take_the_fewest_bytes() {
+        for (minor, bytes) in [
+            (0, vec![0]),
+            (127, vec![127]),
+            (128, vec![0, 128]),
+            (-128, vec![128]),
+            (-129, vec![255, 127]),
+            (100_77, vec![39, 93]),
+            (i64::MIN, vec![128, 0, 0, 0, 0, 0, 0, 0]),
+        ] {
+            assert_eq!(twos_complement(minor, &mut [0; 8]), bytes, "{minor}");
+        }
+    }
+}

@@ -218,12 +218,6 @@ impl Generator {
         Self { config, world, campaigns, day: 0, drawn: Vec::new(), next: 0, count: 0 }
     }
 
-    /// The configuration in force.
-    #[must_use]
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// About how many transactions will come: exact where a number was asked for.
     #[must_use]
     #[expect(

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::engine::Engine;
 use super::expiry::Index;
 use super::layout::{self, Perishable};
-use super::read;
+use super::{log, read};
 use crate::error::StoreError;
 use crate::port::{
     Claim, ClaimOutcome, Commit, Committed, Finished, Intent, ListWrite, LogName, Note, OffsetMove,
@@ -255,18 +255,18 @@ impl Staging<'_> {
         Ok(())
     }
 
-    fn append(&mut self, log: LogName, bytes: &Bytes) -> Result<u64, StoreError> {
-        if log == LogName::DECISIONS {
+    fn append(&mut self, name: LogName, bytes: &Bytes) -> Result<u64, StoreError> {
+        if name == LogName::DECISIONS {
             let why = "decisions enter it by being claimed".to_owned();
             return Err(StoreError::Invalid { what: "an entry for the decision log", why });
         }
-        let next = match self.positions.logs_next.get(&log) {
+        let next = match self.positions.logs_next.get(&name) {
             Some(next) => *next,
-            None => read::log_next(self.engine, &self.snapshot, log)?,
+            None => log::next(self.engine, &self.snapshot, name)?,
         };
-        let key = layout::at_position(&layout::log_prefix(log)?, next);
+        let key = layout::at_position(&layout::log_prefix(name)?, next);
         self.batch.insert(&self.engine.logs, key.as_slice(), &bytes[..]);
-        self.positions.logs_next.insert(log, next + 1);
+        self.positions.logs_next.insert(name, next + 1);
         Ok(next)
     }
 

@@ -82,9 +82,9 @@ impl Index {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "taken modulo the table's size")]
 fn slot(fingerprint: u128) -> usize {
-    fingerprint as usize % REMEMBERED
+    let at = fingerprint % REMEMBERED as u128;
+    usize::try_from(at).expect("smaller than the table")
 }
 
 /// What one step of a sweep did.

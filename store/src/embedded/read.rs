@@ -8,16 +8,14 @@ use uuid::Uuid;
 use super::engine::Engine;
 use super::layout;
 use crate::error::StoreError;
-use crate::port::{
-    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, RegistryEntry, StoredDecision,
-};
+use crate::port::{Fetched, Intent, ListEntry, Offset, Query, RECENT_DECISIONS_MAX, StoredDecision};
 
 fn get(engine: &Engine, snapshot: &Snapshot, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
     let value = snapshot.get(keyspace, key).map_err(|error| engine.failure(error))?;
     Ok(value.map(|value| Bytes::copy_from_slice(&value)))
 }
 
-fn pair(engine: &Engine, entry: Guard) -> Result<(fjall::UserKey, fjall::UserValue), StoreError> {
+pub(super) fn pair(engine: &Engine, entry: Guard) -> Result<(fjall::UserKey, fjall::UserValue), StoreError> {
     entry.into_inner().map_err(|error| engine.failure(error))
 }
 
@@ -56,24 +54,6 @@ pub(super) fn appended(engine: &Engine, snapshot: &Snapshot, decision: Uuid) -> 
         String::from_utf8(value.to_vec()).map_err(|error| layout::corrupt("text under a decision", &error.to_string()))
     });
     texts.collect()
-}
-
-/// The position after a log's newest entry.
-pub(super) fn log_next(engine: &Engine, snapshot: &Snapshot, log: LogName) -> Result<u64, StoreError> {
-    let newest = if log == LogName::DECISIONS {
-        snapshot.last_key_value(&engine.decisions)
-    } else {
-        snapshot.prefix(&engine.logs, layout::log_prefix(log)?).next_back()
-    };
-    let first = log_first(engine, snapshot, log)?;
-    let Some(newest) = newest else { return Ok(first) };
-    let key = newest.key().map_err(|error| engine.failure(error))?;
-    Ok(first.max(layout::position_at_end("log entry", &key)? + 1))
-}
-
-/// The first position of a log that is not trimmed.
-pub(super) fn log_first(engine: &Engine, snapshot: &Snapshot, log: LogName) -> Result<u64, StoreError> {
-    Ok(number(engine, snapshot, &layout::log_first_key(log)?)?.unwrap_or(0))
 }
 
 /// Serves a [`Query`]. A key over the port's bound cannot have been stored: the answer is that nothing is there.
@@ -172,43 +152,4 @@ pub(super) fn outbox(engine: &Engine, limit: usize) -> Result<Vec<Intent>, Store
 /// How many actions are unfinished.
 pub(super) fn outbox_entries(engine: &Engine, snapshot: &Snapshot) -> Result<usize, StoreError> {
     snapshot.len(&engine.outbox).map_err(|error| engine.failure(error))
-}
-
-/// Entries of a log.
-pub(super) fn log(engine: &Engine, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
-    let snapshot = engine.snapshot();
-    let from = position.max(log_first(engine, &snapshot, log)?);
-    let (keyspace, prefix) = if log == LogName::DECISIONS {
-        (&engine.decisions, Vec::new())
-    } else {
-        (&engine.logs, layout::log_prefix(log)?)
-    };
-    let range = layout::at_position(&prefix, from)..=layout::at_position(&prefix, u64::MAX);
-    let entries = snapshot.range(keyspace, range).take(limit).map(|entry| {
-        let (key, value) = pair(engine, entry)?;
-        Ok((layout::position_at_end("log entry", &key)?, Bytes::copy_from_slice(&value)))
-    });
-    entries.collect()
-}
-
-/// All registered bundles and aliases, in order of name.
-pub(super) fn registry(engine: &Engine) -> Result<(Vec<RegistryEntry>, Vec<(String, String)>), StoreError> {
-    let snapshot = engine.snapshot();
-    let entries = snapshot
-        .prefix(&engine.meta, [layout::REGISTRY])
-        .map(|entry| layout::from_json("registry entry", &pair(engine, entry)?.1));
-    let aliases = snapshot.prefix(&engine.meta, [layout::ALIAS]).map(|entry| {
-        let (key, value) = pair(engine, entry)?;
-        let (alias, _) = layout::take_text("alias", &key[1..])?;
-        let version =
-            String::from_utf8(value.to_vec()).map_err(|error| layout::corrupt("alias", &error.to_string()))?;
-        Ok((alias, version))
-    });
-    Ok((entries.collect::<Result<_, StoreError>>()?, aliases.collect::<Result<_, StoreError>>()?))
-}
-
-/// A registered bundle.
-pub(super) fn bundle(engine: &Engine, snapshot: &Snapshot, key: &[u8]) -> Result<Option<RegistryEntry>, StoreError> {
-    let value = snapshot.get(&engine.meta, key).map_err(|error| engine.failure(error))?;
-    value.map(|value| layout::from_json("registry entry", &value)).transpose()
 }

@@ -70,6 +70,9 @@ fn read_trigger(section: &Section<'_>, rules: &[Rule]) -> Option<Trigger> {
         (true, false) => section.choice("on", &["block"]).map(|_block| Trigger::Block),
         (false, true) => {
             let names = section.texts("rules")?;
+            if names.is_empty() {
+                section.report("rules", "'rules' is empty", "name at least one rule");
+            }
             let mut indexes = Vec::new();
             for name in &names {
                 match rules.iter().position(|rule| rule.id == name.value) {

@@ -10,7 +10,7 @@ use interdict_features::expression::{Expression, Type};
 
 use super::{entity, is_plain, judged_stream};
 use crate::decide::code;
-use crate::policy::{RULES_MAX, Rule, slots};
+use crate::policy::{REASON_BYTES_MAX, RULES_MAX, Rule, slots};
 
 pub(super) fn read(file: &ConfigFile, definitions: &Definitions) -> Vec<Rule> {
     let sections = file.array("rule");
@@ -36,6 +36,9 @@ fn read_one(section: &Section<'_>, definitions: &Definitions, ids: &mut BTreeSet
     let version = section.integer("version", 1..=i64::from(u32::MAX)).unwrap_or(1);
     let outcome = section.choice("outcome", &["block", "review"]).map(|it| [Outcome::Block, Outcome::Review][it]);
     let reason = section.text("reason");
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+        section.report("reason", format!("a reason of more than {REASON_BYTES_MAX} bytes"), "say it in one sentence");
+    }
     let has_condemned = section.has("condemns");
     let condemns = entity(section, "condemns", definitions);
     let stream = judged_stream(section, definitions, "a rule");

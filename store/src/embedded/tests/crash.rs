@@ -54,7 +54,7 @@ fn check_whole(store: &EmbeddedStore, acknowledged: u64) {
     assert!(reached == acknowledged || reached == acknowledged + 1, "{reached} after {acknowledged} were committed");
     let expected = (reached > 0).then(|| Bytes::from(reached.to_be_bytes().repeat(250)));
     for states in store.fetch_now(&states(0..KEYS)).unwrap().states {
-        assert_eq!(states, [expected.clone()]);
+        assert_eq!(states.as_slice(), std::slice::from_ref(&expected));
     }
     let input = store.read_log_now(LogName::INPUT, 0, usize::MAX).unwrap();
     let entries = (0..reached).map(|at| (at, Bytes::from((at + 1).to_string())));

@@ -77,7 +77,8 @@ fn damaged_tables_give_errors_and_no_wrong_values() {
     let folder = Folder::new();
     filled(&folder);
     let store = block_on(folder.open());
-    store.read(|engine| Ok(engine.states.rotate_memtable_and_wait().unwrap())).unwrap();
+    let flush = |engine: &Engine| engine.states.rotate_memtable_and_wait().map_err(|error| engine.failure(error));
+    store.read(flush).unwrap();
     drop(store);
     let mut damaged = 0;
     for table in tables(&folder.0.path().join("data/keyspaces")) {

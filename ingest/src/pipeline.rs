@@ -1,0 +1,317 @@
+//! The micro-batch loop's inner part: brings what a batch needs from the store, applies it, and prepares what is to be written.
+//!
+//! Invariants:
+//! - A batch is applied only when every row record and state it touches is in memory, as the store holds it or newer.
+//! - States, row records and offsets leave in one commit: what is stored is the outcome of the changes up to the stored offsets, of
+//!   all of them and of no others.
+//! - What a commit was filled with counts as written. A commit that fails is made again as it is, or the process ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use interdict_features::bytes::Damaged;
+use interdict_features::change::ChangeBatch;
+use interdict_features::decision::SeenPosition;
+use interdict_features::definition::Definitions;
+use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan};
+use interdict_features::state::{AsOf, Readout, Scratch, StateError};
+use interdict_features::time::Timestamp;
+use interdict_features::value::UNCHANGED;
+use interdict_store::error::StoreError;
+use interdict_store::port::{Commit, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
+
+/// What bounds a pipeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Threads that work on a batch.
+    pub shards: usize,
+    /// Memory for row records and states; above it everything is dropped after a checkpoint and comes back from the store as needed.
+    pub memory_bytes: usize,
+}
+
+/// Why a pipeline cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored state cannot be read.
+    #[error("the stored state of a {entity} cannot be read: {source}; restore the store, or fill a new namespace")]
+    State {
+        /// The entity.
+        entity: String,
+        /// Why.
+        source: StateError,
+    },
+    /// A stored row record cannot be read.
+    #[error("a stored row record of stream {stream} cannot be read: {source}; restore the store, or fill a new namespace")]
+    Row {
+        /// The stream.
+        stream: String,
+        /// Why.
+        source: Damaged,
+    },
+}
+
+/// Where one source partition stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Standing {
+    /// As the store has it.
+    stored: Option<u64>,
+    /// Applied in memory.
+    applied: Option<u64>,
+    /// Standard input and the like have no place to return to.
+    is_volatile: bool,
+}
+
+/// Applies changes to an engine over a store.
+#[derive(Debug)]
+pub struct Pipeline<S> {
+    engine: Engine,
+    store: Arc<S>,
+    names: Names,
+    limits: Limits,
+    output: Output,
+    standings: BTreeMap<(String, u32), Standing>,
+    scratch: Scratch,
+}
+
+/// Names that queries carry.
+#[derive(Debug)]
+struct Names {
+    streams: Vec<Arc<str>>,
+    entities: Vec<Arc<str>>,
+    /// Per entity, the identities of its groups.
+    groups: Vec<Arc<[u64]>>,
+}
+
+impl<S: Store> Pipeline<S> {
+    /// A pipeline over `store` with nothing in memory.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, store: Arc<S>, limits: Limits) -> Self {
+        let definitions = &plan.definitions;
+        let names = Names {
+            streams: definitions.streams.iter().map(|stream| Arc::from(stream.name.as_str())).collect(),
+            entities: definitions.entities.iter().map(|entity| Arc::from(entity.name.as_str())).collect(),
+            groups: plan
+                .entity_groups
+                .iter()
+                .map(|groups| groups.iter().map(|&group| definitions.groups[group].hash).collect())
+                .collect(),
+        };
+        Self {
+            engine: Engine::new(plan, limits.shards),
+            store,
+            names,
+            limits,
+            output: Output::default(),
+            standings: BTreeMap::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The definitions in force.
+    #[must_use]
+    pub fn definitions(&self) -> &Arc<Definitions> {
+        &self.engine.plan().definitions
+    }
+
+    /// What the last [`Self::apply`] came to.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// The engine, for reads.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Takes up a source where the store left it: the position after which it goes on, `None` from its beginning.
+    /// `incarnation` is its identity; `None` for a source that has no place to return to.
+    ///
+    /// # Errors
+    /// [`StoreError::Incarnation`] when it is another source than before.
+    pub async fn attach(&mut self, source: &str, incarnation: Option<&str>) -> Result<Option<u64>, PipelineError> {
+        let Some(incarnation) = incarnation else {
+            self.standings.insert((source.to_owned(), 0), Standing { is_volatile: true, ..Standing::default() });
+            return Ok(None);
+        };
+        let offsets = self.store.offsets(source, incarnation).await?;
+        for offset in &offsets {
+            let standing = Standing { stored: Some(offset.position), applied: Some(offset.position), is_volatile: false };
+            self.standings.insert((source.to_owned(), offset.partition), standing);
+        }
+        Ok(offsets.iter().find(|offset| offset.partition == 0).map(|offset| offset.position))
+    }
+
+    /// How far each partition was applied, in order of name.
+    #[must_use]
+    pub fn seen(&self) -> Vec<SeenPosition> {
+        let position = |((source, partition), standing): (&(String, u32), &Standing)| {
+            standing.applied.map(|position| SeenPosition { partition: format!("{source}/{partition}"), position })
+        };
+        self.standings.iter().filter_map(position).collect()
+    }
+
+    /// Notes that everything up to `position` was applied.
+    pub fn advance(&mut self, source: &str, partition: u32, position: u64) {
+        let standing = self.standings.entry((source.to_owned(), partition)).or_default();
+        standing.applied = Some(position);
+    }
+
+    /// Applies a batch and reads the features of what `evaluate` names; see [`Self::output`].
+    ///
+    /// # Errors
+    /// Nothing was applied.
+    pub async fn apply(&mut self, batch: &ChangeBatch, evaluate: Evaluate) -> Result<&Output, PipelineError> {
+        self.bring_rows(batch).await?;
+        let wanted = self.engine.wanted_states(batch).map_err(|source| self.damaged_row(batch, source))?;
+        self.bring_states(&wanted).await?;
+        match self.engine.process(batch, evaluate, &mut self.output) {
+            Ok(()) => Ok(&self.output),
+            Err(source) => Err(self.damaged_row(batch, source)),
+        }
+    }
+
+    /// Reads features of an entity key as of an instant, bringing its states first. `groups` are places in the entity's list of
+    /// groups. `None` when nothing is known of the key; the readouts are those of empty windows then. Texts: see [`Self::texts`].
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn read(&mut self, entity: usize, key: &OwnedKey, groups: &[usize], as_of: AsOf) -> Result<(bool, Vec<Readout>), PipelineError> {
+        if !self.engine.holds(entity, &key.as_key()) {
+            self.bring_states(&[(entity, key.clone())]).await?;
+        }
+        self.scratch.clear_texts();
+        let mut readouts = Vec::new();
+        self.engine.read(entity, &key.as_key(), groups, as_of, &mut self.scratch, &mut readouts);
+        Ok((self.engine.newest(entity, &key.as_key()).is_some(), readouts))
+    }
+
+    /// The texts of the last [`Self::read`].
+    #[must_use]
+    pub fn texts(&self) -> &[Arc<str>] {
+        self.scratch.texts()
+    }
+
+    async fn bring_rows(&mut self, batch: &ChangeBatch) -> Result<(), PipelineError> {
+        let wanted = self.engine.wanted_rows(batch);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let row = |(stream, id): &(usize, OwnedKey)| RowKey {
+            stream: Arc::clone(&self.names.streams[*stream]),
+            id: id.as_key().to_bytes(),
+        };
+        let query = Query { rows: wanted.iter().map(row).collect(), ..Query::default() };
+        let fetched = self.store.fetch(&query).await?;
+        for ((stream, id), bytes) in wanted.iter().zip(&fetched.rows) {
+            self.engine.load_row(*stream, id, bytes.as_deref());
+        }
+        Ok(())
+    }
+
+    async fn bring_states(&mut self, wanted: &[(usize, OwnedKey)]) -> Result<(), PipelineError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let state = |(entity, key): &(usize, OwnedKey)| StateQuery {
+            entity: Arc::clone(&self.names.entities[*entity]),
+            key: key.as_key().to_bytes(),
+            groups: Arc::clone(&self.names.groups[*entity]),
+        };
+        let query = Query { states: wanted.iter().map(state).collect(), ..Query::default() };
+        let fetched = self.store.fetch(&query).await?;
+        for ((entity, key), bytes) in wanted.iter().zip(&fetched.states) {
+            let bytes: Vec<Option<&[u8]>> = bytes.iter().map(|bytes| bytes.as_deref()).collect();
+            self.engine.load_states(*entity, key, &bytes).map_err(|source| PipelineError::State {
+                entity: self.names.entities[*entity].to_string(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn damaged_row(&self, batch: &ChangeBatch, source: Damaged) -> PipelineError {
+        PipelineError::Row { stream: batch.stream().name.clone(), source }
+    }
+
+    /// Whether anything was applied that is not stored.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        self.standings.values().any(|standing| standing.applied != standing.stored)
+    }
+
+    /// Adds every dirty state and row record and every moved offset to `commit`. Call [`Self::stored`] once it went through.
+    pub fn fill(&mut self, commit: &mut Commit) {
+        let plan = Arc::clone(self.engine.plan());
+        let names = &self.names;
+        let mut states = Vec::new();
+        let mut rows = Vec::new();
+        self.engine.checkpoint(
+            |image| {
+                states.push(StateWrite {
+                    entity: Arc::clone(&names.entities[image.entity]),
+                    key: image.key,
+                    group: plan.definitions.groups[image.group].hash,
+                    bytes: image.bytes.map(Bytes::from),
+                    expires: image.expires,
+                });
+            },
+            |image| {
+                let expires = row_expiry(&plan, &image);
+                let key = RowKey { stream: Arc::clone(&names.streams[image.stream]), id: image.id };
+                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires });
+            },
+        );
+        commit.states.append(&mut states);
+        commit.rows.append(&mut rows);
+        for ((source, partition), standing) in &self.standings {
+            if let Some(to) = standing.applied
+                && !standing.is_volatile
+                && standing.applied != standing.stored
+            {
+                let source = source.clone();
+                commit.offsets.push(OffsetMove { source, partition: *partition, from: standing.stored, to });
+            }
+        }
+    }
+
+    /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
+    pub fn stored(&mut self) {
+        for standing in self.standings.values_mut() {
+            standing.stored = standing.applied;
+        }
+        if self.engine.memory_bytes() > self.limits.memory_bytes {
+            self.engine.evict();
+        }
+    }
+}
+
+/// After which event time nothing can ask for a row any more: its own time and the retention of its stream.
+fn row_expiry(plan: &Plan, image: &interdict_features::engine::RowImage) -> Option<Timestamp> {
+    image.newest.map(|newest| newest.plus(plan.streams[image.stream].retention))
+}
+
+/// The keys of a row's entities: index of the entity, its key as the engine takes it and as people write it.
+#[must_use]
+pub fn entity_keys(plan: &Plan, row: interdict_features::change::Row<'_>) -> Vec<(usize, OwnedKey, String)> {
+    let mut keys = Vec::new();
+    let mut buffer = Vec::new();
+    for (entity, declared) in plan.definitions.entities.iter().enumerate() {
+        let columns: Option<Vec<usize>> = declared.key.iter().map(|name| row.stream.column(name)).collect();
+        let Some(columns) = columns else { continue };
+        if columns.iter().any(|&column| row.cells[column] <= UNCHANGED) {
+            continue;
+        }
+        let key = interdict_features::engine::key_of(row, &columns, &mut buffer).map(Key::into);
+        let text = interdict_features::engine::key_text(row, &columns);
+        if let (Some(key), Some(text)) = (key, text) {
+            keys.push((entity, key, text));
+        }
+    }
+    keys
+}

@@ -1,0 +1,233 @@
+//! The configuration of a deployment: one file, read once, every mistake reported at once.
+//!
+//! Paths in the file are relative to the file's folder, those of sources to the working directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use interdict_features::config::{ConfigFile, Problem, Problems};
+use interdict_features::definition::Definitions;
+use interdict_features::time::Span;
+use interdict_ingest::source::config::SourceConfig;
+use interdict_monitor::config::MonitorConfig;
+use interdict_scorer::http::config::HttpSettings;
+use interdict_scorer::policy::Policy;
+
+/// Everything a deployment declares.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Separates one system's keys, offsets and decisions from another's.
+    pub(crate) namespace: String,
+    pub(crate) definitions: Arc<Definitions>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) sources: Vec<SourceConfig>,
+    pub(crate) http: HttpSettings,
+    /// Whether the file has an `[http]` section: without one nothing is served.
+    pub(crate) serves_http: bool,
+    pub(crate) monitor: Option<MonitorConfig>,
+    pub(crate) store: StoreSettings,
+    pub(crate) engine: EngineSettings,
+    /// The folder that relative paths start from.
+    pub(crate) folder: PathBuf,
+}
+
+/// The `[store]` section.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct StoreSettings {
+    /// Folder of the embedded store.
+    pub(crate) path: PathBuf,
+    /// Memory for blocks read from disk.
+    pub(crate) cache_bytes: u64,
+    /// Unfinished actions at most.
+    pub(crate) outbox_capacity: usize,
+}
+
+/// The `[engine]` section.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct EngineSettings {
+    /// Threads that work on a batch.
+    pub(crate) shards: usize,
+    /// Memory for row records and states.
+    pub(crate) memory_bytes: usize,
+    /// The longest time between two checkpoints.
+    pub(crate) checkpoint: Span,
+    /// File of dead letters.
+    pub(crate) dead_letters: PathBuf,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    /// The file cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has mistakes.
+    #[error("{0}")]
+    Mistakes(Problems),
+}
+
+impl SetupError {
+    /// The mistakes, where there are any to be listed.
+    pub(crate) fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Mistakes(problems) => &problems.0,
+            Self::Read { .. } => &[],
+        }
+    }
+}
+
+impl Setup {
+    /// Reads and checks the file at `path`.
+    pub(crate) fn load(path: &Path) -> Result<Self, SetupError> {
+        let source = std::fs::read(path).map_err(|source| SetupError::Read { path: path.to_owned(), source })?;
+        let name = path.display().to_string();
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let Ok(source) = String::from_utf8(source) else {
+            let problem = Problem {
+                file: name,
+                line: 1,
+                column: 1,
+                message: "the file is not UTF-8 text".to_owned(),
+                help: "save it as UTF-8".to_owned(),
+            };
+            return Err(SetupError::Mistakes(Problems(vec![problem])));
+        };
+        Self::parse(&name, &source, folder).map_err(SetupError::Mistakes)
+    }
+
+    /// Checks `source`, which the user knows as `name`; relative paths start from `folder`.
+    pub(crate) fn parse(name: &str, source: &str, folder: PathBuf) -> Result<Self, Problems> {
+        let file = ConfigFile::parse(name, source)?;
+        let namespace = read_namespace(&file);
+        let secret = read_secret(&file, &folder);
+        let store = read_store(&file, &folder);
+        let engine = read_engine(&file, &folder);
+        let serves_http = file.section("http").is_some();
+        let http = HttpSettings::read(&file);
+        let mut monitor = MonitorConfig::read(&file);
+        let definitions = Definitions::read(&file, secret.as_deref());
+        let read = definitions.map(|definitions| {
+            let policy = Policy::read(&file, &definitions);
+            let sources = interdict_ingest::source::config::read(&file, &definitions.streams);
+            (definitions, policy, sources)
+        });
+        if read.is_none() {
+            // Their mistakes cannot be told from those of the definitions; their names are known all the same.
+            for section in ["scorer", "rule", "action", "source"] {
+                file.root().know(section);
+            }
+        }
+        file.finish()?;
+        let Some((definitions, Some(policy), sources)) = read else {
+            unreachable!("definitions and policy are there when no mistake was noted");
+        };
+        if let Some(monitor) = &mut monitor
+            && monitor.log_dir.is_relative()
+        {
+            monitor.log_dir = folder.join(&monitor.log_dir);
+        }
+        Ok(Self {
+            namespace,
+            definitions: Arc::new(definitions),
+            policy: Arc::new(policy),
+            sources,
+            http,
+            serves_http,
+            monitor,
+            store,
+            engine,
+            folder,
+        })
+    }
+
+    /// The bundle's folder, if the policy names one.
+    pub(crate) fn bundle_folder(&self) -> Option<PathBuf> {
+        self.policy.bundle.as_ref().map(|bundle| self.folder.join(bundle))
+    }
+}
+
+fn read_namespace(file: &ConfigFile) -> String {
+    let namespace = file.root().spanned_text("namespace");
+    let Some(namespace) = namespace else { return "default".to_owned() };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if namespace.value.is_empty() || namespace.value.len() > 64 || !namespace.value.chars().all(is_plain) {
+        let message = format!("'{}' is no namespace", namespace.value);
+        file.report(namespace.span, message, "write 1 to 64 letters, digits, '-' and '_'");
+    }
+    namespace.value
+}
+
+/// The secret that keys the hash of sensitive columns.
+#[expect(clippy::disallowed_methods, reason = "this is where configuration is read")]
+fn read_secret(file: &ConfigFile, folder: &Path) -> Option<Vec<u8>> {
+    let section = file.section("secrets")?;
+    let mut secret = None;
+    if let Some(name) = section.spanned_text("sensitive_env") {
+        match std::env::var(&name.value) {
+            Ok(value) if value.len() >= 16 => secret = Some(value.into_bytes()),
+            Ok(_) => file.report(name.span, format!("the secret in {} is short", name.value), "use at least 16 bytes"),
+            Err(_) => file.report(name.span, format!("{} is not set", name.value), "set it, or use sensitive_file"),
+        }
+    }
+    if let Some(path) = section.spanned_text("sensitive_file") {
+        match std::fs::read(folder.join(&path.value)) {
+            Ok(value) if value.trim_ascii().len() >= 16 => secret = Some(value.trim_ascii().to_vec()),
+            Ok(_) => file.report(path.span, format!("the secret in {} is short", path.value), "use at least 16 bytes"),
+            Err(error) => {
+                file.report(path.span, format!("{} cannot be read: {error}", path.value), "name a readable file");
+            }
+        }
+    }
+    section.finish();
+    secret
+}
+
+fn read_store(file: &ConfigFile, folder: &Path) -> StoreSettings {
+    let mut settings =
+        StoreSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
+    if let Some(section) = file.section("store") {
+        let _only_one_so_far = section.choice("type", &["embedded"]);
+        if let Some(path) = section.text("path") {
+            settings.path = folder.join(path);
+        }
+        if let Some(megabytes) = section.integer("cache_mb", 8..=1_048_576) {
+            settings.cache_bytes = megabytes.unsigned_abs() << 20;
+        }
+        if let Some(capacity) = section.integer("outbox_capacity", 1..=10_000_000) {
+            settings.outbox_capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        }
+        section.finish();
+    }
+    settings
+}
+
+fn read_engine(file: &ConfigFile, folder: &Path) -> EngineSettings {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut settings = EngineSettings {
+        shards: cores,
+        memory_bytes: 2 << 30,
+        checkpoint: Span::from_micros(250_000),
+        dead_letters: folder.join("dead-letters.jsonl"),
+    };
+    if let Some(section) = file.section("engine") {
+        if let Some(shards) = section.integer("shards", 1..=256) {
+            settings.shards = usize::try_from(shards).unwrap_or(1);
+        }
+        if let Some(megabytes) = section.integer("memory_mb", 16..=16_777_216) {
+            settings.memory_bytes = usize::try_from(megabytes).unwrap_or(usize::MAX).saturating_mul(1 << 20);
+        }
+        if let Some(interval) = section.span_of_time("checkpoint") {
+            settings.checkpoint = interval;
+        }
+        if let Some(path) = section.text("dead_letters") {
+            settings.dead_letters = folder.join(path);
+        }
+        section.finish();
+    }
+    settings
+}
