@@ -91,7 +91,8 @@ impl<'a> Section<'a> {
     pub fn require(&self, key: &str, example: &str) {
         if !self.has(key) {
             self.know(key);
-            let message = format!("'{key}' is missing {}", self.place());
+            let place = if self.path.is_empty() { "the file".to_owned() } else { format!("[{}]", self.path) };
+            let message = format!("{place} has no '{key}'");
             self.file.report(self.span.clone(), message, format!("add {key} = {example}"));
         }
     }
