@@ -169,7 +169,8 @@ pub(crate) enum Part {
 pub(crate) struct TierSpec {
     /// Microseconds a tile covers.
     pub(crate) width: i64,
-    /// How far before the newest event tiles are kept.
+    /// How far before the newest event tiles are kept: delay and window, and the slack for readers behind the writer, but of that no more
+    /// than the window again, so that short windows do not keep thousands of tiles. A read from further behind says it is truncated.
     pub(crate) reach: i64,
 }
 
@@ -278,12 +279,12 @@ impl Program {
         self.tiers.iter().map(|tier| Span::from_micros(tier.width))
     }
 
-    /// Bytes a state takes when raw events and every tile are full.
+    /// Bytes that the tiles of a state take when every one of them is full.
     #[must_use]
     pub fn tiled_bytes_max(&self) -> usize {
         let tile_bytes: usize = 18 + self.parts.iter().map(|part| part_bytes(*part)).sum::<usize>();
         let tiles: i64 = self.tiers.iter().map(|tier| tier.reach / tier.width + 2).sum();
-        RAW_BYTES_MAX + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
+        usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
     }
 
     /// Whether events of `row` belong to the group.
