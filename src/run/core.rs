@@ -6,8 +6,10 @@
 //! Invariants:
 //! - A decision is answered as stored only after its claim was committed; one that acts is on disk by then.
 //! - Offsets move only together with the states of everything up to them, and after their dead letters are on disk.
-//! - A crash between a decision and its checkpoint replays the event; the stored decision is found and holds.
+//! - A crash between a decision and its checkpoint replays the event; the stored decision is found and holds, and the lists stay as the
+//!   store has them.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,7 @@ use interdict_scorer::http::backend::{
 };
 use interdict_store::error::Class;
 use interdict_store::port::{
-    Append, ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Note, Query, RowKey, RowWrite, Store,
+    Append, ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Note, OffsetMove, Query, RowKey, RowWrite, Store,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -89,6 +91,8 @@ pub(crate) struct Core<S> {
     pub(crate) next_input: u64,
     /// Dead letters were written since the file was flushed.
     pub(crate) has_unflushed_letters: bool,
+    /// Per source that can be taken up again: up to which position its decisions are stored.
+    pub(crate) horizons: HashMap<Arc<str>, Option<u64>>,
 }
 
 /// A request on its way to an answer.
@@ -102,6 +106,16 @@ struct Pending {
 }
 
 impl<S: Store> Core<S> {
+    /// Takes up a source where the store left it; see [`Pipeline::attach`].
+    pub(crate) async fn attach(&mut self, source: &str, incarnation: Option<&str>) -> anyhow::Result<Option<u64>> {
+        let position = self.pipeline.attach(source, incarnation).await?;
+        if let Some(incarnation) = incarnation {
+            let decided = self.store.offsets(&decided_source(source), incarnation).await?;
+            self.horizons.insert(Arc::from(source), decided.first().map(|offset| offset.position));
+        }
+        Ok(position)
+    }
+
     /// Works until every source has ended (when `ends_with_sources`) or both channels are closed, then makes a last checkpoint.
     pub(crate) async fn run(
         &mut self,
@@ -167,12 +181,15 @@ impl<S: Store> Core<S> {
         for batch in &delivery.batches {
             self.pipeline.apply(batch, Evaluate::Judged).await?;
             self.note_outcomes(source, batch)?;
+            let decided = self.decided_before(source, batch).await?;
             let seen = self.pipeline.seen();
-            let circumstances = Circumstances { source, seen: &seen, now: clock::now(), request: None };
+            let circumstances =
+                Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &decided };
             let judged = self.judging.judge(batch, self.pipeline.output(), &circumstances)?;
             if !judged.is_empty() {
                 let count = judged.len();
-                self.store_decisions(judged).await?;
+                let last = batch.get(batch.len() - 1).0.position;
+                self.store_decisions(source, last, judged).await?;
                 self.stats.decided(clock::instant() - read, count);
             }
         }
@@ -181,8 +198,40 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
-    async fn store_decisions(&mut self, judged: Vec<Judged>) -> anyhow::Result<()> {
+    /// Which changes of `batch` were decided before a crash: only where the source is read again up to where decisions were stored.
+    /// Their list entries are what the store says now: one that was removed since stays removed.
+    async fn decided_before(&mut self, source: &Arc<str>, batch: &ChangeBatch) -> anyhow::Result<HashSet<usize>> {
+        let mut decided = HashSet::new();
+        let horizon = self.horizons.get(source).copied().flatten();
+        let output = self.pipeline.output();
+        let mut asked = Vec::new();
+        for (index, judgement) in output.judgements.iter().enumerate() {
+            let (change, row) = batch.get(index);
+            if let (Some(judgement), Some(event_id)) = (judgement, row.event_id())
+                && horizon.is_some_and(|horizon| change.position <= horizon)
+            {
+                asked.push((index, decision_id(&self.namespace, &batch.stream().name, &event_id, *judgement)));
+            }
+        }
+        if asked.is_empty() {
+            return Ok(decided);
+        }
+        let query = Query { decisions: asked.iter().map(|(_, id)| *id).collect(), ..Query::default() };
+        let fetched = self.store.fetch(&query).await?;
+        let stored = asked.iter().zip(&fetched.decisions).filter(|(_, record)| record.is_some());
+        decided.extend(stored.map(|((index, _), _)| *index));
+        Ok(decided)
+    }
+
+    async fn store_decisions(&mut self, source: &Arc<str>, last: u64, judged: Vec<Judged>) -> anyhow::Result<()> {
         let mut commit = Commit::default();
+        if let Some(horizon) = self.horizons.get_mut(source)
+            && horizon.is_none_or(|horizon| last > horizon)
+        {
+            let moved = OffsetMove { source: decided_source(source), partition: 0, from: *horizon, to: last };
+            *horizon = Some(last);
+            commit.offsets.push(moved);
+        }
         let mut records = Vec::with_capacity(judged.len());
         for judged in judged {
             commit.claims.push(judged.claim);
@@ -190,7 +239,7 @@ impl<S: Store> Core<S> {
         }
         let committed = self.commit_decisions(commit).await?;
         for (record, outcome) in records.iter().zip(&committed.claims) {
-            self.settle_claim(record, outcome);
+            self.settle_claim(record, outcome).await?;
         }
         Ok(())
     }
@@ -208,16 +257,25 @@ impl<S: Store> Core<S> {
         Ok(committed)
     }
 
-    /// Counts a decision that was stored, or takes back what one did that came second.
-    fn settle_claim(&mut self, record: &DecisionRecord, outcome: &ClaimOutcome) {
-        match outcome {
-            ClaimOutcome::Claimed { .. } => self.stats.count_decision(record),
-            ClaimOutcome::Existing(_) => {
-                for entity in &record.entities {
-                    self.judging.lists.withdraw(entity, record.decision_id);
-                }
+    /// Counts a decision that was stored, or takes back what one did that came second: its entities' entries are what the store says.
+    async fn settle_claim(&mut self, record: &DecisionRecord, outcome: &ClaimOutcome) -> anyhow::Result<()> {
+        if let ClaimOutcome::Claimed { .. } = outcome {
+            self.stats.count_decision(record);
+            return Ok(());
+        }
+        if record.actions.is_empty() {
+            return Ok(());
+        }
+        let targets = record.actions.iter().map(|intent| intent.target.clone()).collect();
+        let query = Query { lists: targets, ..Query::default() };
+        let fetched = self.store.fetch(&query).await?;
+        for (entity, entries) in query.lists.iter().zip(fetched.lists) {
+            self.judging.lists.withdraw(entity, record.decision_id);
+            for entry in entries {
+                self.judging.lists.set(entry)?;
             }
         }
+        Ok(())
     }
 
     /// Makes a commit, again and again where the store fails for a while: what it was filled with counts as written.
@@ -343,8 +401,14 @@ impl<S: Store> Core<S> {
             deadline_micros: u64::try_from((deadline - start).as_micros()).unwrap_or(u64::MAX),
             left_micros: left - over,
         };
-        let circumstances =
-            Circumstances { source: input_log::SOURCE, seen: &seen, now: clock::now(), request: Some(facts) };
+        let decided = HashSet::new();
+        let circumstances = Circumstances {
+            source: input_log::SOURCE,
+            seen: &seen,
+            now: clock::now(),
+            request: Some(facts),
+            decided: &decided,
+        };
         let judged = self.judging.judge(&batch, self.pipeline.output(), &circumstances)?;
         let Some(judged) = judged.into_iter().next() else {
             return self.replay_decision(&request, reply).await;
@@ -414,7 +478,7 @@ impl<S: Store> Core<S> {
             let outcome = pending.claim.map(|claim| &committed.claims[claim]);
             let answer = match outcome {
                 Some(outcome @ ClaimOutcome::Existing(earlier)) => {
-                    self.settle_claim(&pending.record, outcome);
+                    self.settle_claim(&pending.record, outcome).await?;
                     let record = serde_json::from_slice(earlier).context("a stored decision")?;
                     Answer { record, unlogged: false, replayed: true }
                 }
@@ -505,6 +569,11 @@ impl<S: Store> Core<S> {
         self.commit(commit).await?;
         Ok(Ok(Removal::Removed))
     }
+}
+
+/// The name under which it is kept how far a source's decisions are stored.
+fn decided_source(source: &str) -> String {
+    format!("decided:{source}")
 }
 
 fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Append, serde_json::Error> {

@@ -33,6 +33,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) now: Timestamp,
     /// For requests: the caller's key and the deadline.
     pub(crate) request: Option<RequestFacts<'a>>,
+    /// Changes whose decision is stored already: their effects are in force, they are not judged again.
+    pub(crate) decided: &'a HashSet<usize>,
 }
 
 /// What a record says of the request it answers.
@@ -46,8 +48,6 @@ pub(crate) struct RequestFacts<'a> {
 /// One judged event.
 #[derive(Clone, Debug)]
 pub(crate) struct Judged {
-    /// Its place in the batch.
-    pub(crate) change: usize,
     pub(crate) record: DecisionRecord,
     pub(crate) claim: Claim,
 }
@@ -123,7 +123,9 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
-        let places: Vec<usize> = (0..batch.len()).filter(|&change| output.judgements[change].is_some()).collect();
+        let places: Vec<usize> = (0..batch.len())
+            .filter(|change| output.judgements[*change].is_some() && !circumstances.decided.contains(change))
+            .collect();
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -254,7 +256,7 @@ fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: T
         judge.record(&subject, &case.scored, hits, &decision, now)
     };
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
-    Ok(Judged { change: case.change, record, claim })
+    Ok(Judged { record, claim })
 }
 
 impl Case {

@@ -164,6 +164,7 @@ impl System {
             last_checkpoint: clock::instant(),
             next_input: 0,
             has_unflushed_letters: false,
+            horizons: std::collections::HashMap::new(),
         };
         let stop_sources = Stop::default();
         let (intake, deliveries) = mpsc::channel(INTAKE);
@@ -173,7 +174,7 @@ impl System {
             open_sources += 1;
         }
         for own in start.sources {
-            let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
+            let position = core.attach(&own.name, own.incarnation.as_deref()).await?;
             start_own(own, position, &intake, &stop_sources)?;
             open_sources += 1;
         }
@@ -301,7 +302,7 @@ async fn start_file(
     };
     let mut source = FileSource::open(&config.name, file, &setup.definitions.streams, stop.clone())?;
     let incarnation = source.incarnation()?;
-    let position = core.pipeline.attach(&config.name, incarnation.as_deref()).await?;
+    let position = core.attach(&config.name, incarnation.as_deref()).await?;
     if let Some(position) = position {
         source.resume(position)?;
     }
