@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::simulate;
+use crate::{run, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -18,12 +18,14 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Run(run::Run),
     Simulate(Box<simulate::Simulate>),
 }
 
 /// Reads the arguments and runs the command.
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(command) => command.run(),
         Command::Simulate(command) => command.run(),
     };
     match result {

@@ -188,6 +188,22 @@ impl ChangeBatch {
         (0..self.len()).map(|index| self.get(index))
     }
 
+    /// Adds a copy of a row that was decoded before; its sensitive columns are masked already.
+    ///
+    /// # Panics
+    /// When the row has another width than this batch's stream.
+    pub fn push_row(&mut self, row: Row<'_>, change: Change) {
+        assert_eq!(row.cells.len(), self.stream.columns.len(), "a row of the same stream");
+        let start = self.changes.len() * row.cells.len();
+        self.cells.truncate(start);
+        for (column, &cell) in row.cells.iter().enumerate() {
+            let is_text = self.stream.columns[column].kind.is_text() && cell > UNCHANGED;
+            let cell = if is_text { self.text.push(row.text.get(cell)) } else { cell };
+            self.cells.push(cell);
+        }
+        self.changes.push(change);
+    }
+
     /// Begins a row of nulls; it joins the batch with [`RowWriter::finish`] and leaves no trace when dropped.
     pub fn begin(&mut self) -> RowWriter<'_> {
         let start = self.changes.len() * self.stream.columns.len();

@@ -165,6 +165,20 @@ fn a_block_keeps_the_rows_that_have_a_change() {
     assert_eq!(batch.iter().count(), 2);
 }
 
+#[test]
+fn a_double_that_two_decimals_read_as_is_refused() {
+    for (text, expected) in [
+        ("35382281128920.84", Ok("3538228112892084")),
+        ("-35382281128920.84", Ok("-3538228112892084")),
+        ("80000000000000.01", Err(CellError::OutOfRange)),
+        ("90071992547409.93", Err(CellError::OutOfRange)),
+    ] {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let cell = cell_of("decimal(2)", |writer| set_json(writer, 0, &value));
+        assert_eq!(cell.as_deref(), expected.as_ref().copied(), "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn every_decimal_comes_back_from_text_and_number(minor in -(1_i64 << 52)..(1_i64 << 52)) {

@@ -185,7 +185,7 @@ pub fn decimal_cell(unscaled: i128, from_scale: u32, scale: u8) -> Result<i64, C
 ///
 /// # Errors
 /// [`CellError::NotFinite`], [`CellError::Inexact`] when no decimal of that scale reads as this double, and
-/// [`CellError::OutOfRange`] past 2^53 minor units, where doubles no longer name single decimals.
+/// [`CellError::OutOfRange`] past 2^53 minor units and wherever two decimals read as this double.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "bounded by 2^53 first")]
 #[expect(clippy::float_cmp, reason = "the round trip must be exact")]
 pub fn decimal_cell_from_double(value: f64, scale: u8) -> Result<i64, CellError> {
@@ -197,8 +197,20 @@ pub fn decimal_cell_from_double(value: f64, scale: u8) -> Result<i64, CellError>
     if minor.abs() >= 9_007_199_254_740_992.0 {
         return Err(CellError::OutOfRange);
     }
-    if minor / factor == value { Ok(minor as i64) } else { Err(CellError::Inexact) }
+    if minor.abs() < NEIGHBOURS_FROM {
+        return if minor / factor == value { Ok(minor as i64) } else { Err(CellError::Inexact) };
+    }
+    // The product above may be off by one here, and two decimals may read as this double.
+    let mut found = [minor - 1.0, minor, minor + 1.0].into_iter().filter(|near| *near / factor == value);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only as i64),
+        (Some(_), Some(_)) => Err(CellError::OutOfRange),
+        (None, _) => Err(CellError::Inexact),
+    }
 }
+
+/// Below 2^49 minor units the errors of a double and of its product with the factor stay under an eighth together.
+const NEIGHBOURS_FROM: f64 = 562_949_953_421_312.0;
 
 /// Minor units of a decimal sent as text: `12.50`, `-0.1`, `1e3`, with an optional sign and exponent.
 ///

@@ -4,6 +4,7 @@
 //! range, every column exists with a fitting type, every expression compiles. The engine relies on that.
 
 mod kinds;
+pub mod plan;
 mod read;
 
 use std::sync::Arc;

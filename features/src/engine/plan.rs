@@ -228,14 +228,21 @@ pub fn key_of<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> O
             ColumnType::Text | ColumnType::Uuid => {
                 let text = row.text.get(cell);
                 if columns.len() > 1 {
-                    crate::bytes::put_varint(buffer, text.len() as u64);
+                    put_key_text(buffer, text);
+                } else {
+                    buffer.extend(text.as_bytes());
                 }
-                buffer.extend(text.as_bytes());
             }
             _ => buffer.extend((cell.cast_unsigned() ^ (1 << 63)).to_be_bytes()),
         }
     }
     Some(Key::Bytes(buffer))
+}
+
+/// Appends one text of a composite key: its length, then its bytes.
+pub fn put_key_text(buffer: &mut Vec<u8>, text: &str) {
+    crate::bytes::put_varint(buffer, text.len() as u64);
+    buffer.extend(text.as_bytes());
 }
 
 /// The key as people write it: texts and integers, several joined with `|`.

@@ -149,14 +149,6 @@ impl RowRecord {
         }
         if from.is_empty() { Ok(()) } else { Err(Damaged) }
     }
-
-    /// The latest time the record knows: of the event, or of a report.
-    #[must_use]
-    pub fn newest(&self, stream: &Stream) -> Option<Timestamp> {
-        let time =
-            stream.time.map(|column| self.cells[column]).filter(|cell| *cell > UNCHANGED).map(Timestamp::from_micros);
-        time.max(self.reports.iter().filter_map(|report| report.reported).max())
-    }
 }
 
 /// Both parts plus one, so that [`Version::MAX`] takes two bytes.

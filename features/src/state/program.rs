@@ -183,7 +183,8 @@ pub(crate) enum Part {
 pub(crate) struct TierSpec {
     /// Microseconds a tile covers.
     pub(crate) width: i64,
-    /// How far before the newest event tiles are kept.
+    /// How far before the newest event tiles are kept: delay and window, and the slack for readers behind the writer, but of that no more
+    /// than the window again, so that short windows do not keep thousands of tiles. A read from further behind says it is truncated.
     pub(crate) reach: i64,
 }
 

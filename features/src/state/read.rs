@@ -266,6 +266,9 @@ impl State {
         let head = |at: usize, word: usize| words[at * stride + word];
         let count = words.len() / stride;
         let cut = |at: usize| u32::try_from(head(at, COUNT)).unwrap_or(u32::MAX);
+        if lower < tiles.newest - program.tiers[window].reach {
+            range.flags = range.flags.with(Flags::TRUNCATED);
+        }
         range.tile_low = partition(count, |at| (head(at, INDEX) + 1) * width <= lower + 1 || head(at, LAST) <= lower);
         range.tile_high =
             partition(count, |at| (head(at, INDEX) + 1) * width <= range.upper + 1 || head(at, LAST) <= range.upper)

@@ -8,11 +8,11 @@ pub(crate) const HLL_REGISTERS: usize = 128;
 /// Words that hold them, eight to a word.
 pub(crate) const HLL_WORDS: usize = HLL_REGISTERS / 8;
 /// Bins of a tile's histogram; when full, the two smallest magnitudes next to each other are joined.
-pub(crate) const HISTOGRAM_BINS: usize = 40;
+pub(crate) const HISTOGRAM_BINS: usize = 24;
 /// Values a tile's list of frequent values keeps: the count of each is over by at most a ninth of the tile's events.
 pub(crate) const TOP_VALUES: usize = 8;
-/// Ratio of a histogram bin's borders: a value is off by at most (gamma - 1) / (gamma + 1) = 2.4 % (Masson et al. 2019, DDSketch).
-const GAMMA: f64 = 1.05;
+/// Ratio of a histogram bin's borders: a value is off by at most (gamma - 1) / (gamma + 1) = 4.8 % (Masson et al. 2019, DDSketch).
+const GAMMA: f64 = 1.1;
 
 /// Spreads the bits of `word` (finalizer of MurmurHash3).
 pub(crate) const fn mix(word: u64) -> u64 {

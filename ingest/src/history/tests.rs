@@ -47,8 +47,10 @@ fn decimals(values: impl Iterator<Item = i128>, precision: u8, scale: i8) -> Dec
     Decimal128Array::from_iter_values(values).with_precision_and_scale(precision, scale).unwrap()
 }
 
-fn replaced(columns: Vec<(&'static str, ArrayRef)>, name: &str, array: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
-    columns.into_iter().map(|(column, old)| (column, if column == name { Arc::clone(&array) } else { old })).collect()
+fn replaced(mut columns: Vec<(&'static str, ArrayRef)>, name: &str, array: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
+    let at = columns.iter().position(|(column, _)| *column == name).unwrap();
+    columns[at].1 = array;
+    columns
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(super) async fn observe(State(metrics): State<HttpMetrics>, mut request: Req
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let observation = metrics.request(route, request.method(), receipt.instant);
-    let span = tracing::debug_span!("request", id = &*request_id, route, method = %request.method());
+    let span = tracing::info_span!("request", id = &*request_id, route, method = %request.method());
     request.extensions_mut().insert(Arrival { receipt, request_id: Arc::clone(&request_id) });
     let response = next.run(request).instrument(span).await;
     let mut response = render(response, &request_id);

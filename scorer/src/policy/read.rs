@@ -17,8 +17,8 @@ pub(super) fn read(file: &ConfigFile, definitions: &Definitions) -> Option<Polic
     if let Some(section) = section {
         section.finish();
     }
-    let rules = rule::read(file, definitions);
-    let actions = action::read(file, definitions, &rules);
+    let (rules, ids) = rule::read(file, definitions);
+    let actions = action::read(file, definitions, &rules, &ids);
     (file.problem_count() == before).then_some(Policy { rules, actions, ..head })
 }
 

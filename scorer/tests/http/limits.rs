@@ -45,16 +45,18 @@ async fn requests_over_the_limit_are_shed_and_the_others_answered() {
 #[tokio::test]
 async fn a_deadline_is_measured_from_receipt_and_kept_by_the_edge_at_last() {
     let rig = Rig::start().await;
-    let with_deadline = |id| rig.request(Method::POST, "/v1/decisions").header("x-deadline-ms", "40").json(&event(id));
+    let with_deadline =
+        |id, millis: &str| rig.request(Method::POST, "/v1/decisions").header("x-deadline-ms", millis).json(&event(id));
     rig.memory.behave(Behaviour::Hold);
-    let reply = send(with_deadline(1)).await;
-    reply.error(503, "deadline");
+    send(with_deadline(1, "300")).await.error(503, "deadline");
     rig.memory.behave(Behaviour::Answer);
-    send(with_deadline(2)).await.ok();
+    send(with_deadline(2, "60000")).await.ok();
+    rig.post("/v1/decisions", &event(3)).await.ok();
     {
         let state = rig.memory.state();
-        let budget = state.requests[0].budget;
-        assert_eq!(budget.deadline - budget.start, Duration::from_millis(40));
+        let times: Vec<Duration> =
+            state.requests.iter().map(|request| request.budget.deadline - request.budget.start).collect();
+        assert_eq!(times, [Duration::from_secs(60), loopback().deadline]);
     }
     assert!(rig.get("/metrics").await.text.contains("interdict_scorer_http_late_total 1"));
 }
@@ -78,7 +80,7 @@ async fn a_client_that_leaves_is_counted() {
 
 #[tokio::test]
 async fn a_head_that_dawdles_or_swells_ends_the_connection() {
-    let settings = HttpSettings { header_time: Duration::from_millis(100), ..loopback() };
+    let settings = HttpSettings { header_time: Duration::from_millis(500), ..loopback() };
     let rig = Rig::with(settings, Keyring::default()).await;
     for head in ["", "GET /health/live HTTP/1.1\r\nHost: loc"] {
         let mut stream = TcpStream::connect(rig.address).await.unwrap();

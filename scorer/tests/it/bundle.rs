@@ -83,7 +83,7 @@ missing = 0.0
         "'version'",
         "'yesterday' is no time",
         "'../model.onnx' is no plain file name",
-        "has no 'output'",
+        "the file has no 'output'",
         "unknown section 'outptu'",
         "review threshold lies over",
         "'xyz' is no hash",

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use interdict_features::config::ConfigFile;
 use interdict_features::decision::Outcome;
+use interdict_features::definition::Definitions;
 use interdict_features::time::Span;
-use interdict_scorer::policy::{ActionKind, OnDegraded, SecretSource, Trigger};
+use interdict_scorer::policy::{ActionKind, OnDegraded, Policy, SecretSource, Trigger};
 
 use crate::support::read_policy;
 
@@ -124,11 +126,11 @@ entity = "customer"
         "'Big Amount' is no rule id",
         "amuont",
         "no entity is called 'card'",
-        "has no 'reason'",
+        "[rule] has no 'reason'",
         "a rule must be true or false, this is a double",
         "it is not clear whom this action addresses",
         "two actions are called 'a'",
-        "no sound rule is called 'numbr'",
+        "no rule is called 'numbr'",
         "this way is not encrypted",
         "a webhook needs one secret",
         "no judged stream has a column 'amuont'",
@@ -138,6 +140,7 @@ entity = "customer"
     ] {
         assert!(text.contains(expected), "'{expected}' is not in:\n{text}");
     }
+    assert_eq!(problems.0.len(), 20, "{text}");
 }
 
 #[test]
@@ -193,4 +196,17 @@ fn paths_are_taken_from_the_configurations_folder() {
     assert_eq!(policy.bundle, Some("/etc/interdict/bundles/forest".into()));
     let ActionKind::Webhook(webhook) = &policy.actions[1].kind else { panic!("a webhook") };
     assert_eq!(webhook.secret, SecretSource::File("/etc/interdict/desk.key".into()));
+}
+
+#[test]
+fn the_examples_hold_sound_policies() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    for (name, rules, has_bundle) in [("cards", 6, false), ("handbook", 5, true)] {
+        let text = std::fs::read_to_string(examples.join(name).join("interdict.toml")).unwrap();
+        let file = ConfigFile::parse(name, &text).unwrap();
+        let definitions = Definitions::read(&file, Some(b"secret")).unwrap();
+        let policy = Policy::read(&file, &definitions).unwrap_or_else(|| panic!("{:?}", file.finish()));
+        assert_eq!((policy.rules.len(), policy.bundle.is_some()), (rules, has_bundle), "{name}");
+        assert!(!policy.actions.is_empty());
+    }
 }

@@ -1,20 +1,18 @@
 //! How wide tiles are, and how many bytes events, tiles and states take at most.
 
-use super::{Part, Program, RAW_BYTES_MAX, SlotColumn, TILE_TEXTS_BYTES_MAX, WordKind};
+use super::{Part, Program, SlotColumn, TILE_TEXTS_BYTES_MAX, WordKind};
 use crate::state::sketch;
 use crate::state::texts::UNSWEPT_BYTES_MAX;
 use crate::time::Span;
 use crate::value::TEXT_BYTES_MAX;
 
-/// Bytes of a state beside its events, tiles and texts: format, kinds of columns, counts, the tiles' boundary, checksum.
-const STATE_HEAD_BYTES: usize = 128;
 /// Bytes of a tile beside its parts: index 2, count 4, first and last event 7 each, flags 2.
 const TILE_HEAD_BYTES: usize = 22;
 /// A tile is at most this part of its window (DESIGN 3.1).
 const TILES_PER_WINDOW: i64 = 100;
 
 impl Program {
-    /// Bytes a state takes when raw events and every tile are full.
+    /// Bytes that the tiles of a state and their texts take when every one of them is full.
     #[must_use]
     pub fn tiled_bytes_max(&self) -> usize {
         let tile_bytes: usize =
@@ -22,10 +20,7 @@ impl Program {
         let tiles: i64 = self.tiers.iter().map(|tier| tier.reach / tier.width + 2).sum();
         let texts = TILE_TEXTS_BYTES_MAX + UNSWEPT_BYTES_MAX + TEXT_BYTES_MAX;
         let texts = if self.has_tile_texts() { texts } else { 0 };
-        STATE_HEAD_BYTES
-            + RAW_BYTES_MAX
-            + texts
-            + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
+        texts + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
     }
 }
 

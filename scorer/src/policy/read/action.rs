@@ -11,7 +11,12 @@ use super::{entity, is_plain};
 use crate::policy::{ACTIONS_MAX, Action, ActionKind, Rule, SecretSource, Trigger, WebhookConfig};
 use crate::retry::Backoff;
 
-pub(super) fn read(file: &ConfigFile, definitions: &Definitions, rules: &[Rule]) -> Vec<Action> {
+pub(super) fn read(
+    file: &ConfigFile,
+    definitions: &Definitions,
+    rules: &[Rule],
+    ids: &BTreeSet<String>,
+) -> Vec<Action> {
     let sections = file.array("action");
     if let Some(section) = sections.get(ACTIONS_MAX) {
         section.report(
@@ -23,7 +28,7 @@ pub(super) fn read(file: &ConfigFile, definitions: &Definitions, rules: &[Rule])
     let mut names = BTreeSet::new();
     let mut actions = Vec::new();
     for section in sections {
-        actions.extend(read_one(&section, definitions, rules, &mut names));
+        actions.extend(read_one(&section, definitions, (rules, ids), &mut names));
         section.finish();
     }
     actions
@@ -32,18 +37,24 @@ pub(super) fn read(file: &ConfigFile, definitions: &Definitions, rules: &[Rule])
 fn read_one(
     section: &Section<'_>,
     definitions: &Definitions,
-    rules: &[Rule],
+    (rules, ids): (&[Rule], &BTreeSet<String>),
     names: &mut BTreeSet<String>,
 ) -> Option<Action> {
     section.require("name", "\"block_customer\"");
     section.require("type", "\"store\"");
     let name = read_name(section, names);
-    let trigger = read_trigger(section, rules);
-    let target = trigger.as_ref().and_then(|trigger| read_target(section, definitions, rules, trigger));
+    let trigger = read_trigger(section, rules, ids);
+    let target = match &trigger {
+        Some(trigger) => read_target(section, definitions, rules, trigger),
+        None => entity(section, "entity", definitions),
+    };
     let kind = match section.choice("type", &["store", "webhook"]) {
         Some(0) => read_store(section, rules, trigger.as_ref()),
         Some(_) => read_webhook(section, definitions),
-        None => None,
+        None => {
+            let _cannot_be_checked = section.keys();
+            None
+        }
     };
     Some(Action { name: name?, trigger: trigger?, entity: target?, kind: kind? })
 }
@@ -65,7 +76,7 @@ fn read_name(section: &Section<'_>, names: &mut BTreeSet<String>) -> Option<Stri
     Some(name)
 }
 
-fn read_trigger(section: &Section<'_>, rules: &[Rule]) -> Option<Trigger> {
+fn read_trigger(section: &Section<'_>, rules: &[Rule], ids: &BTreeSet<String>) -> Option<Trigger> {
     match (section.has("on"), section.has("rules")) {
         (true, false) => section.choice("on", &["block"]).map(|_block| Trigger::Block),
         (false, true) => {
@@ -77,10 +88,10 @@ fn read_trigger(section: &Section<'_>, rules: &[Rule]) -> Option<Trigger> {
             for name in &names {
                 match rules.iter().position(|rule| rule.id == name.value) {
                     Some(index) => indexes.push(index),
+                    None if ids.contains(&name.value) => {}
                     None => {
-                        let known = rules.iter().map(|rule| rule.id.as_str());
-                        let help = interdict_features::config::suggestion(&name.value, known);
-                        let message = format!("no sound rule is called '{}'", name.value);
+                        let help = interdict_features::config::suggestion(&name.value, ids.iter().map(String::as_str));
+                        let message = format!("no rule is called '{}'", name.value);
                         section.file().report(name.span.clone(), message, help);
                     }
                 }

@@ -12,7 +12,8 @@ use super::{entity, is_plain, judged_stream};
 use crate::decide::code;
 use crate::policy::{REASON_BYTES_MAX, RULES_MAX, Rule, slots};
 
-pub(super) fn read(file: &ConfigFile, definitions: &Definitions) -> Vec<Rule> {
+/// The sound rules, and the ids of all: what names an unsound one is not a mistake of its own.
+pub(super) fn read(file: &ConfigFile, definitions: &Definitions) -> (Vec<Rule>, BTreeSet<String>) {
     let sections = file.array("rule");
     if let Some(section) = sections.get(RULES_MAX) {
         section.report("id", format!("more than {RULES_MAX} rules"), "join rules with ||");
@@ -24,7 +25,7 @@ pub(super) fn read(file: &ConfigFile, definitions: &Definitions) -> Vec<Rule> {
         rules.extend(rule);
         section.finish();
     }
-    rules
+    (rules, ids)
 }
 
 fn read_one(section: &Section<'_>, definitions: &Definitions, ids: &mut BTreeSet<String>) -> Option<Rule> {

@@ -1,0 +1,239 @@
+//! The engine behind the HTTP edge: a bounded queue to the engine's thread, reads of the store beside it, and the deadline.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use interdict_features::decision::{DecisionRecord, RecordedFeature, SeenPosition};
+use interdict_features::engine::{OwnedKey, Plan};
+use interdict_features::time::Timestamp;
+use interdict_features::value::Value;
+use interdict_scorer::http::backend::{
+    Accepted, Answer, AsOf, Backend, BackendError, BlockRemove, BlockSet, Budget, DecideRequest, EntityAnswer,
+    EntityRead, LabelRequest, ListsPage, ListsRead, ModelEntry, NotReady, Removal,
+};
+use interdict_scorer::judge::Judge;
+use interdict_scorer::subject::Context;
+use interdict_store::embedded::EmbeddedStore;
+use interdict_store::error::StoreError;
+use interdict_store::port::StoredDecision;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use super::clock;
+use super::commands::{Command, KeyRead, Reply, Slot};
+use super::input_log;
+use super::stats::Stats;
+
+/// Commands that wait for the engine's thread at most; beyond it a caller is told to come back.
+pub(crate) const QUEUE: usize = 1_024;
+/// Kept of a deadline for the way back to the caller.
+const MARGIN: Duration = Duration::from_millis(2);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether the engine works.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Health {
+    Starting,
+    Working,
+    Ended,
+}
+
+/// The embedded backend.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) store: Arc<EmbeddedStore>,
+    pub(crate) plan: Arc<Plan>,
+    /// Per stream.
+    pub(crate) judges: Vec<Option<Arc<Judge>>>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) health: watch::Receiver<Health>,
+    pub(crate) model: Option<ModelEntry>,
+}
+
+impl Desk {
+    /// Hands a command to the engine's thread and waits for its answer until the deadline.
+    async fn ask<T>(&self, budget: Budget, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BackendError> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(command(reply))?;
+        match tokio::time::timeout_at(budget.deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_ended)) => Err(unavailable("the engine")),
+            Err(_elapsed) => Err(BackendError::DeadlineBeforeDeciding),
+        }
+    }
+
+    fn submit(&self, command: Command) -> Result<(), BackendError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                BackendError::Overloaded { what: "the engine's queue", retry_after: RETRY_AFTER }
+            }
+            mpsc::error::TrySendError::Closed(_) => unavailable("the engine"),
+        })
+    }
+
+    /// Reads the store on a thread that may block.
+    async fn store<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&EmbeddedStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let store = Arc::clone(&self.store);
+        let done = tokio::task::spawn_blocking(move || read(&store)).await;
+        let failed = |source| BackendError::Unavailable { what: "the store", source: Some(source) };
+        done.map_err(|error| failed(Box::new(error)))?.map_err(|error| failed(Box::new(error)))
+    }
+
+    /// The record of a request whose deadline came before the engine decided it: the policy's default.
+    fn by_default(&self, judge: &Judge, request: &DecideRequest) -> DecisionRecord {
+        let row = request.batch.row(0);
+        let deadline = request.budget.deadline.saturating_duration_since(request.budget.start);
+        let context = Context {
+            event_id: request.event_id.clone(),
+            judgement: 0,
+            position: SeenPosition { partition: format!("{}/0", input_log::SOURCE), position: 0 },
+            seen: Vec::new(),
+            event_time: row.time(),
+            arrival_time: Some(request.budget.received),
+            as_of: std::collections::BTreeMap::new(),
+            idempotency_key: request.idempotency_key.clone(),
+            deadline_micros: u64::try_from(deadline.as_micros()).ok(),
+            left_micros: Some(0),
+            late: false,
+        };
+        let entities = super::judging::entities(&self.plan, row);
+        judge.not_judged(&context, Some(&row), &entities, "the deadline came before the decision", clock::now())
+    }
+}
+
+fn unavailable(what: &'static str) -> BackendError {
+    BackendError::Unavailable { what, source: None }
+}
+
+impl Backend for Desk {
+    async fn decide(&self, request: DecideRequest) -> Result<Answer, BackendError> {
+        let judge = self.judges[request.batch.stream().index].clone();
+        let judge = judge.ok_or(BackendError::NotFound { what: "judged stream of this name" })?;
+        let slot = Arc::new(Slot::default());
+        let (reply, answer) = oneshot::channel();
+        let deadline = request.budget.deadline - MARGIN;
+        let command = Command::Decide { request: Box::new(request.clone()), slot: Arc::clone(&slot), reply };
+        self.submit(command)?;
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_ended)) => Err(unavailable("the engine")),
+            Err(_elapsed) => {
+                self.stats.count_unlogged();
+                let record = match slot.decided() {
+                    Some(record) => record,
+                    None => slot.settle(self.by_default(&judge, &request)),
+                };
+                Ok(Answer { record, unlogged: true, replayed: false })
+            }
+        }
+    }
+
+    async fn read(&self, read: EntityRead) -> Result<EntityAnswer, BackendError> {
+        let as_of = match read.as_of {
+            AsOf::Now => read.budget.received,
+            AsOf::At(instant) => instant,
+        };
+        let key = engine_key(&read.key).ok_or(BackendError::NotFound { what: "key" })?;
+        let wanted = KeyRead { entity: read.entity, key, as_of: as_of.micros() };
+        let known = self.ask(read.budget, |reply| Command::Read { read: wanted, reply }).await?;
+        let (reference, limit) = (read.reference.clone(), read.decisions_max);
+        let (decisions, lists) = self
+            .store(move |store| Ok((store.recent_decisions_now(&reference, limit)?, store.lists_now()?)))
+            .await?;
+        let definitions = &self.plan.definitions;
+        let names = self.plan.entity_groups[read.entity].iter().flat_map(|&group| {
+            let first = definitions.groups[group].first_feature;
+            definitions.features[first..first + self.plan.programs[group].width()].iter()
+        });
+        let features = names.zip(&known.readouts).map(|(name, readout)| RecordedFeature {
+            name: name.name.clone(),
+            reading: readout.reading(&known.texts),
+        });
+        let is_his = |entry: &interdict_store::port::ListEntry| {
+            entry.entity == read.reference && entry.expires.is_none_or(|end| end > read.budget.received)
+        };
+        Ok(EntityAnswer {
+            is_known: known.is_known,
+            as_of,
+            features: features.collect(),
+            lists: lists.into_iter().filter(is_his).collect(),
+            decisions,
+        })
+    }
+
+    async fn decision(&self, id: Uuid, _budget: Budget) -> Result<StoredDecision, BackendError> {
+        let found = self.store(move |store| store.decision_now(id)).await?;
+        found.ok_or(BackendError::NotFound { what: "decision" })
+    }
+
+    async fn label(&self, label: LabelRequest) -> Result<Accepted, BackendError> {
+        let budget = label.budget;
+        self.ask(budget, |reply| Command::Label { request: Box::new(label), reply }).await
+    }
+
+    async fn blocks(&self, read: ListsRead) -> Result<ListsPage, BackendError> {
+        let all = self.store(EmbeddedStore::lists_now).await?;
+        Ok(read.page_of(all))
+    }
+
+    async fn set_block(&self, set: BlockSet) -> Result<(), BackendError> {
+        let budget = set.budget;
+        self.ask(budget, |reply| Command::SetBlock { set: Box::new(set), reply }).await
+    }
+
+    async fn remove_block(&self, remove: BlockRemove) -> Result<Removal, BackendError> {
+        let budget = remove.budget;
+        self.ask(budget, |reply| Command::RemoveBlock { remove: Box::new(remove), reply }).await
+    }
+
+    async fn models(&self, _budget: Budget) -> Result<Vec<ModelEntry>, BackendError> {
+        Ok(self.model.iter().cloned().collect())
+    }
+
+    async fn ready(&self) -> Vec<NotReady> {
+        let not_ready = |code, message: &str| vec![NotReady { code, message: message.to_owned() }];
+        match *self.health.borrow() {
+            Health::Working => Vec::new(),
+            Health::Starting => not_ready("starting", "the engine is reading its state"),
+            Health::Ended => not_ready("engine_ended", "the engine has ended; see the log, then restart the process"),
+        }
+    }
+}
+
+/// The key as the engine takes it: the same bytes as [`interdict_features::engine::key_of`] makes of a row.
+fn engine_key(parts: &[Value]) -> Option<OwnedKey> {
+    let ordered = |value: i64| (value.cast_unsigned() ^ (1 << 63)).to_be_bytes();
+    match parts {
+        [Value::Int(value)] => Some(OwnedKey::Int(*value)),
+        [Value::Text(text)] => Some(OwnedKey::Bytes(text.as_bytes().into())),
+        parts => {
+            let mut bytes = Vec::new();
+            for part in parts {
+                match part {
+                    Value::Int(value) => bytes.extend(ordered(*value)),
+                    Value::Text(text) => interdict_features::engine::put_key_text(&mut bytes, text),
+                    Value::Null | Value::Bool(_) | Value::Double(_) => return None,
+                }
+            }
+            Some(OwnedKey::Bytes(bytes.into()))
+        }
+    }
+}
+
+/// What `/v1/models` says of the model in force.
+pub(crate) fn model_entry(active: &interdict_scorer::activation::Active, _folder: &Path, now: Timestamp) -> ModelEntry {
+    ModelEntry {
+        name: active.manifest.name.clone(),
+        version: active.manifest.version.clone(),
+        bundle_hash: active.hash.to_string(),
+        registered: now,
+        aliases: vec!["champion".to_owned()],
+        role: Some("champion".to_owned()),
+        refused: None,
+    }
+}

@@ -1,0 +1,266 @@
+//! Judging the events of a micro-batch: features and lists in, records and claims out.
+//!
+//! Invariant: the outcome is as if the events had been judged one by one in their order: a block that one of them makes is seen by
+//! the next one of the same entity, however many threads work on the batch.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use interdict_features::change::{ChangeBatch, Row};
+use interdict_features::decision::{DecisionRecord, EntityRef, SeenPosition};
+use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
+use interdict_features::time::Timestamp;
+use interdict_features::vector::Reading;
+use interdict_scorer::activation::Active;
+use interdict_scorer::judge::Judge;
+use interdict_scorer::lists::Lists;
+use interdict_scorer::policy::Policy;
+use interdict_scorer::runtime::Runtime;
+use interdict_scorer::scorer::{Scored, Scorer};
+use interdict_scorer::subject::{Context, Subject};
+use interdict_store::port::Claim;
+use rayon::prelude::*;
+
+/// What a batch's events have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Circumstances<'a> {
+    /// The source the batch came from.
+    pub(crate) source: &'a str,
+    /// How far every partition was applied before this batch, in order of name.
+    pub(crate) seen: &'a [SeenPosition],
+    /// The wall clock.
+    pub(crate) now: Timestamp,
+    /// For requests: the caller's key and the deadline.
+    pub(crate) request: Option<RequestFacts<'a>>,
+    /// Changes whose decision is stored already: their effects are in force, they are not judged again.
+    pub(crate) decided: &'a HashSet<usize>,
+}
+
+/// What a record says of the request it answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestFacts<'a> {
+    pub(crate) idempotency_key: Option<&'a str>,
+    pub(crate) deadline_micros: u64,
+    pub(crate) left_micros: i64,
+}
+
+/// One judged event.
+#[derive(Clone, Debug)]
+pub(crate) struct Judged {
+    pub(crate) record: DecisionRecord,
+    pub(crate) claim: Claim,
+}
+
+/// The judges of all streams, the models of all workers, and the lists.
+#[derive(Debug)]
+pub(crate) struct Judging {
+    plan: Arc<Plan>,
+    judges: Vec<Option<Arc<Judge>>>,
+    /// One per worker; each scores with its own session.
+    workers: Vec<Option<Scorer>>,
+    pub(crate) lists: Lists,
+}
+
+/// One event on its way to a decision.
+struct Case {
+    change: usize,
+    entities: Vec<EntityRef>,
+    context: Context,
+    vector: Vec<Reading>,
+    /// Why it cannot be judged.
+    refused: Option<&'static str>,
+    scored: Scored,
+}
+
+impl Judging {
+    /// Judges for every judged stream; `active` is the model in force.
+    pub(crate) fn new(
+        namespace: &str,
+        plan: Arc<Plan>,
+        policy: &Arc<Policy>,
+        model: Option<(&Runtime, Arc<Active>)>,
+        workers: usize,
+        lists: Lists,
+    ) -> anyhow::Result<Self> {
+        let definitions = &plan.definitions;
+        let active = model.as_ref().map(|(_, active)| Arc::clone(active));
+        let mut judges = Vec::new();
+        for stream in &definitions.streams {
+            let judge = match stream.judge {
+                Some(_) => Some(Arc::new(Judge::new(
+                    namespace,
+                    Arc::clone(policy),
+                    definitions,
+                    stream.index,
+                    active.clone(),
+                )?)),
+                None => None,
+            };
+            judges.push(judge);
+        }
+        let mut scorers = Vec::new();
+        for _ in 0..workers.max(1) {
+            let scorer = match &model {
+                Some((runtime, active)) => Some(Scorer::open(runtime, Arc::clone(active))?),
+                None => None,
+            };
+            scorers.push(scorer);
+        }
+        Ok(Self { plan, judges, workers: scorers, lists })
+    }
+
+    /// The judge of a stream, if its events are judged.
+    pub(crate) fn judge_of(&self, stream: usize) -> Option<&Arc<Judge>> {
+        self.judges[stream].as_ref()
+    }
+
+    /// Judges the events of `batch` that `output` says are to be judged, in order.
+    pub(crate) fn judge(
+        &mut self,
+        batch: &ChangeBatch,
+        output: &Output,
+        circumstances: &Circumstances<'_>,
+    ) -> anyhow::Result<Vec<Judged>> {
+        let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
+        let places: Vec<usize> = (0..batch.len())
+            .filter(|change| output.judgements[*change].is_some() && !circumstances.decided.contains(change))
+            .collect();
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let share = places.len().div_ceil(self.workers.len()).max(1);
+        let (plan, lists) = (&self.plan, &self.lists);
+        let work = |(worker, places): (&mut Option<Scorer>, &[usize])| {
+            let mut cases: Vec<Case> =
+                places.iter().map(|&change| case(plan, batch, output, circumstances, change)).collect();
+            score(&judge, worker.as_mut(), batch, &mut cases);
+            let decided = cases.iter().map(|case| decide(&judge, lists, batch, case, circumstances.now));
+            let decided: anyhow::Result<Vec<Judged>> = decided.collect();
+            decided.map(|decided| (cases, decided))
+        };
+        let parts: Vec<anyhow::Result<(Vec<Case>, Vec<Judged>)>> = if share < 16 {
+            self.workers.iter_mut().zip(places.chunks(share)).map(work).collect()
+        } else {
+            self.workers.par_iter_mut().zip(places.par_chunks(share)).map(work).collect()
+        };
+        self.settle(&judge, batch, parts, circumstances.now)
+    }
+
+    /// Goes through the decisions in order, and makes those anew whose entity an earlier one of the same batch has just blocked.
+    fn settle(
+        &mut self,
+        judge: &Judge,
+        batch: &ChangeBatch,
+        parts: Vec<anyhow::Result<(Vec<Case>, Vec<Judged>)>>,
+        now: Timestamp,
+    ) -> anyhow::Result<Vec<Judged>> {
+        let mut settled = Vec::new();
+        let mut blocked: HashSet<EntityRef> = HashSet::new();
+        for part in parts {
+            let (cases, decided) = part?;
+            for (case, mut judged) in cases.iter().zip(decided) {
+                if !blocked.is_empty() && case.entities.iter().any(|entity| blocked.contains(entity)) {
+                    judged = decide(judge, &self.lists, batch, case, now)?;
+                }
+                for entry in &judged.claim.lists {
+                    self.lists.set(entry.clone())?;
+                    blocked.insert(entry.entity.clone());
+                }
+                settled.push(judged);
+            }
+        }
+        Ok(settled)
+    }
+}
+
+fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circumstances<'_>, index: usize) -> Case {
+    let (change, row) = batch.get(index);
+    let refused = match output.outcomes[index] {
+        Outcome::Refused(Refused::NoId) => Some("it has no id"),
+        Outcome::Refused(Refused::NoTime) => Some("it has no time"),
+        Outcome::Refused(Refused::Future) => Some("its time lies too far in the future"),
+        Outcome::Refused(Refused::TooLate) => Some("it is older than what is remembered of its entities"),
+        Outcome::Applied | Outcome::Ignored(_) | Outcome::Truncated => None,
+    };
+    let vector = output.vectors[index];
+    let own = SeenPosition {
+        partition: format!("{}/{}", circumstances.source, batch.partition()),
+        position: change.position,
+    };
+    let mut seen = circumstances.seen.to_vec();
+    match seen.binary_search_by(|known| known.partition.cmp(&own.partition)) {
+        Ok(at) => seen[at] = own.clone(),
+        Err(at) => seen.insert(at, own.clone()),
+    }
+    let request = circumstances.request;
+    let context = Context {
+        event_id: row.event_id().unwrap_or_default(),
+        judgement: output.judgements[index].unwrap_or(0),
+        position: own,
+        seen,
+        event_time: row.time(),
+        arrival_time: change.arrival.or_else(|| row.time()),
+        as_of: vector.map(|vector| as_of(plan, output, vector)).unwrap_or_default(),
+        idempotency_key: request.and_then(|request| request.idempotency_key).map(str::to_owned),
+        deadline_micros: request.map(|request| request.deadline_micros),
+        left_micros: request.map(|request| request.left_micros),
+        late: false,
+    };
+    Case {
+        change: index,
+        entities: entities(plan, row),
+        context,
+        vector: vector.map(|vector| output.readings(vector).collect()).unwrap_or_default(),
+        refused,
+        scored: Scored::NOT_ASKED,
+    }
+}
+
+fn as_of(plan: &Plan, output: &Output, vector: u32) -> BTreeMap<String, Timestamp> {
+    let entities = &plan.definitions.entities;
+    let from = vector as usize * entities.len();
+    let instants = &output.as_of[from..from + entities.len()];
+    let known = entities.iter().zip(instants).filter(|(_, instant)| **instant != i64::MIN);
+    known.map(|(entity, instant)| (entity.name.clone(), Timestamp::from_micros(*instant))).collect()
+}
+
+/// The keys of a row's entities that are not null.
+pub(crate) fn entities(plan: &Plan, row: Row<'_>) -> Vec<EntityRef> {
+    let key = |entity: &interdict_features::definition::Entity| {
+        let columns: Option<Vec<usize>> = entity.key.iter().map(|name| row.stream.column(name)).collect();
+        key_text(row, &columns?).map(|key| EntityRef { entity: entity.name.clone(), key })
+    };
+    plan.definitions.entities.iter().filter_map(key).collect()
+}
+
+/// One run of the model over the cases that can be judged.
+fn score(judge: &Judge, worker: Option<&mut Scorer>, batch: &ChangeBatch, cases: &mut [Case]) {
+    let Some(scorer) = worker.filter(|_| judge.model().is_some()) else { return };
+    let wanted: Vec<usize> = (0..cases.len()).filter(|&at| cases[at].refused.is_none()).collect();
+    let subjects: Vec<Subject<'_>> = wanted.iter().map(|&at| cases[at].subject(batch)).collect();
+    let mut scored = Vec::with_capacity(subjects.len());
+    scorer.score(&subjects, &mut scored);
+    for (at, scored) in wanted.into_iter().zip(scored) {
+        cases[at].scored = scored;
+    }
+}
+
+fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: Timestamp) -> anyhow::Result<Judged> {
+    let record = if let Some(why) = case.refused {
+        judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, why, now)
+    } else {
+        let subject = case.subject(batch);
+        let hits = lists.hits(&case.entities, now);
+        let decision = judge.decide(&subject, &case.scored.score, &hits);
+        judge.record(&subject, &case.scored, hits, &decision, now)
+    };
+    let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
+    Ok(Judged { record, claim })
+}
+
+impl Case {
+    fn subject<'a>(&'a self, batch: &'a ChangeBatch) -> Subject<'a> {
+        Subject { row: batch.row(self.change), vector: &self.vector, entities: &self.entities, context: &self.context }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a running engine counts, for the terminal and for Prometheus.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use interdict_features::decision::{DecisionRecord, Outcome};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Durations kept for percentiles: the newest of them.
+const DURATIONS: usize = 65_536;
+
+/// Counters of one engine.
+#[derive(Debug)]
+pub(crate) struct Stats {
+    events: Counter,
+    decisions: Family<OutcomeLabel, Counter>,
+    dead: Family<ReasonLabel, Counter>,
+    ignored: Family<ReasonLabel, Counter>,
+    checkpoints: Histogram,
+    decide: Histogram,
+    keys: Gauge,
+    memory: Gauge,
+    unlogged: Counter,
+    outcomes: [AtomicU64; 3],
+    durations: Mutex<Durations>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: String,
+    decided_by: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: String,
+}
+
+#[derive(Debug, Default)]
+struct Durations {
+    micros: Vec<u32>,
+    next: usize,
+}
+
+/// Percentiles of the newest decisions' durations, microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: u32,
+    pub(crate) p99: u32,
+    pub(crate) p999: u32,
+}
+
+impl Stats {
+    /// Counters that `registry` shows.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let stats = Self {
+            events: Counter::default(),
+            decisions: Family::default(),
+            dead: Family::default(),
+            ignored: Family::default(),
+            checkpoints: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            decide: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
+            keys: Gauge::default(),
+            memory: Gauge::default(),
+            unlogged: Counter::default(),
+            outcomes: [const { AtomicU64::new(0) }; 3],
+            durations: Mutex::new(Durations::default()),
+        };
+        registry.register("interdict_ingest_events", "Changes applied or ignored", stats.events.clone());
+        registry.register("interdict_scorer_decisions", "Decisions by outcome and what settled it", stats.decisions.clone());
+        registry.register("interdict_ingest_dead_letters", "Records that became no change, by reason", stats.dead.clone());
+        registry.register("interdict_ingest_ignored", "Changes that altered nothing, by reason", stats.ignored.clone());
+        registry.register_with_unit(
+            "interdict_ingest_checkpoint",
+            "Time a checkpoint took",
+            Unit::Seconds,
+            stats.checkpoints.clone(),
+        );
+        registry.register_with_unit(
+            "interdict_scorer_decide",
+            "Time from a change's arrival in the process to its stored decision",
+            Unit::Seconds,
+            stats.decide.clone(),
+        );
+        registry.register("interdict_ingest_keys", "Entity keys in memory", stats.keys.clone());
+        registry.register_with_unit("interdict_ingest_memory", "Row records and states in memory", Unit::Bytes, stats.memory.clone());
+        registry.register("interdict_scorer_unlogged_answers", "Answers given before their record was stored", stats.unlogged.clone());
+        stats
+    }
+
+    pub(crate) fn count_events(&self, count: u64) {
+        self.events.inc_by(count);
+    }
+
+    pub(crate) fn count_decision(&self, record: &DecisionRecord) {
+        let name = |value: &dyn std::fmt::Debug| snake_case(&format!("{value:?}"));
+        let label = OutcomeLabel { outcome: name(&record.outcome), decided_by: name(&record.decided_by) };
+        self.decisions.get_or_create(&label).inc();
+        let slot = match record.outcome {
+            Outcome::Approve => 0,
+            Outcome::Review => 1,
+            Outcome::Block => 2,
+        };
+        self.outcomes[slot].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_dead(&self, reason: &str, count: u64) {
+        self.dead.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(count);
+    }
+
+    pub(crate) fn count_ignored(&self, reason: &dyn std::fmt::Debug) {
+        self.ignored.get_or_create(&ReasonLabel { reason: snake_case(&format!("{reason:?}")) }).inc();
+    }
+
+    pub(crate) fn count_unlogged(&self) {
+        self.unlogged.inc();
+    }
+
+    pub(crate) fn checkpoint(&self, took: Duration, keys: usize, memory_bytes: usize) {
+        self.checkpoints.observe(took.as_secs_f64());
+        self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.memory.set(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Notes how long `count` decisions took, all of one micro-batch.
+    pub(crate) fn decided(&self, took: Duration, count: usize) {
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let mut durations = self.durations.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..count.min(DURATIONS) {
+            self.decide.observe(took.as_secs_f64());
+            durations.push(micros);
+        }
+    }
+
+    /// Changes seen so far.
+    pub(crate) fn events(&self) -> u64 {
+        self.events.get()
+    }
+
+    /// Approved, reviewed and blocked so far.
+    pub(crate) fn outcomes(&self) -> [u64; 3] {
+        [0, 1, 2].map(|slot| self.outcomes[slot].load(Ordering::Relaxed))
+    }
+
+    /// Percentiles of the newest durations.
+    pub(crate) fn percentiles(&self) -> Percentiles {
+        self.durations.lock().unwrap_or_else(PoisonError::into_inner).percentiles()
+    }
+}
+
+impl Durations {
+    fn push(&mut self, micros: u32) {
+        if self.micros.len() < DURATIONS {
+            self.micros.push(micros);
+        } else {
+            self.micros[self.next] = micros;
+        }
+        self.next = (self.next + 1) % DURATIONS;
+    }
+
+    fn percentiles(&self) -> Percentiles {
+        let mut sorted = self.micros.clone();
+        sorted.sort_unstable();
+        let Some(last) = sorted.len().checked_sub(1) else { return Percentiles::default() };
+        let at = |per_mille: usize| sorted[last * per_mille / 1_000];
+        Percentiles { p50: at(500), p99: at(990), p999: at(999) }
+    }
+}
+
+/// `FastModel` as `fast_model`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 2);
+    for (at, c) in name.chars().enumerate() {
+        if c.is_ascii_uppercase() && at > 0 {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}

@@ -1,0 +1,468 @@
+//! All parts of an embedded deployment, started together and stopped in order.
+//!
+//! Threads: one per source, one for the engine, one for the monitor; the edge and deliveries run on the async runtime.
+//! Every queue is bounded: deliveries ([`INTAKE`]), commands ([`QUEUE`]).
+//!
+//! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
+//! writes what is left of the decision log, deliveries end.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use interdict_features::engine::Plan;
+use interdict_features::time::Timestamp;
+use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
+use interdict_ingest::pipeline::{Limits, Pipeline};
+use interdict_ingest::source::FileSource;
+use interdict_ingest::source::config::{SourceConfig, SourceKind};
+use interdict_ingest::source::stop::Stop;
+use interdict_monitor::drift::reference::Reference;
+use interdict_monitor::monitor::{Monitor, MonitorState};
+use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
+use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
+use interdict_scorer::activation::{Active, activate};
+use interdict_scorer::bundle::Bundle;
+use interdict_scorer::http::edge::EdgeParts;
+use interdict_scorer::http::metrics::HttpMetrics;
+use interdict_scorer::http::server::Server;
+use interdict_scorer::lists::Lists;
+use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
+use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::port::LogName;
+use prometheus_client::registry::Registry;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::setup::Setup;
+
+use super::clock;
+use super::core::{Core, End, Intake};
+use super::desk::{Desk, Health, QUEUE, model_entry};
+use super::judging::Judging;
+use super::stats::Stats;
+
+/// Deliveries that wait for the engine at most, over all sources.
+const INTAKE: usize = 4;
+/// Records of one delivery at most.
+pub(crate) const DELIVERY: usize = 4_096;
+/// Decisions the monitor takes from the log at once.
+const LOG_STEP: usize = 1_000;
+/// How often the monitor looks after files that are due when nothing new comes.
+const MONITOR_TICK: Duration = Duration::from_millis(250);
+
+/// A source made by the caller, such as the demo's simulation.
+pub(crate) struct OwnSource {
+    pub(crate) name: String,
+    /// Its identity, when it can be taken up again.
+    pub(crate) incarnation: Option<String>,
+    /// Runs on a thread of its own until it ends or is stopped; is handed the position it goes on after.
+    pub(crate) read: Box<dyn FnOnce(Intaker, Stop, Option<u64>) -> anyhow::Result<()> + Send>,
+}
+
+/// Where a source puts its deliveries. Blocks while the engine is behind.
+#[derive(Debug)]
+pub(crate) struct Intaker {
+    source: Arc<str>,
+    intake: mpsc::Sender<Intake>,
+}
+
+impl Intaker {
+    /// Hands over a delivery; false when the engine has ended.
+    pub(crate) fn give(&self, delivery: interdict_ingest::source::Delivery) -> bool {
+        let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
+        self.intake.blocking_send(given).is_ok()
+    }
+}
+
+/// What runs.
+pub(crate) struct System {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) store: Arc<EmbeddedStore>,
+    pub(crate) monitor: Arc<Mutex<Option<MonitorState>>>,
+    pub(crate) http: Option<SocketAddr>,
+    pub(crate) model: Option<Arc<Active>>,
+    stop_sources: Stop,
+    stop_edge: CancellationToken,
+    stop_rest: CancellationToken,
+    engine: std::thread::JoinHandle<anyhow::Result<End>>,
+    monitor_thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
+    health: watch::Receiver<Health>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    edge: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// How a system is to run.
+pub(crate) struct Start {
+    pub(crate) sources: Vec<OwnSource>,
+    /// Whether the engine ends when every source has.
+    pub(crate) ends_with_sources: bool,
+}
+
+/// The wall clock and chance for deliveries.
+struct Shell;
+
+impl Surroundings for Shell {
+    fn now(&self) -> Timestamp {
+        clock::now()
+    }
+
+    fn jitter(&self) -> f64 {
+        rand::random()
+    }
+}
+
+/// Finds and loads the ONNX Runtime library.
+#[expect(clippy::disallowed_methods, reason = "the library's place is configuration")]
+pub(crate) fn load_runtime() -> anyhow::Result<Runtime> {
+    let named = std::env::var(LIBRARY_VARIABLE).ok().map(PathBuf::from);
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = std::env::current_exe().unwrap_or_default();
+    let mut folders: Vec<&Path> = vec![&here];
+    folders.extend(program.ancestors().skip(1));
+    Ok(Runtime::load(&Runtime::locate(named.as_deref(), &folders)?)?)
+}
+
+/// Loads and activates the bundle that the policy names.
+pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<Active>, Bundle)>> {
+    let (Some(folder), Some(stream)) = (&setup.policy.bundle, setup.policy.stream) else { return Ok(None) };
+    let bundle = Bundle::load(folder)?;
+    let runtime = load_runtime()?;
+    let active = activate(&runtime, &bundle, &setup.definitions, stream)?;
+    Ok(Some((runtime, Arc::new(active), bundle)))
+}
+
+impl System {
+    /// Starts everything that `setup` declares, and the caller's own sources.
+    pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
+        let mut registry = Registry::default();
+        let stats = Arc::new(Stats::register(&mut registry));
+        let options =
+            EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
+        let store = Arc::new(EmbeddedStore::open(&setup.store.path, options)?);
+        let model = load_model(setup)?;
+        let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
+        let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+        let in_force = model.as_ref().map(|(runtime, active, _)| (runtime, Arc::clone(active)));
+        let judging =
+            Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, in_force, setup.engine.shards, lists)?;
+        let judges = (0..plan.streams.len()).map(|stream| judging.judge_of(stream).cloned()).collect();
+        let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
+        let mut core = Core {
+            namespace: setup.namespace.clone(),
+            pipeline: Pipeline::new(Arc::clone(&plan), Arc::clone(&store), limits),
+            judging,
+            store: Arc::clone(&store),
+            dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
+            stats: Arc::clone(&stats),
+            outbox: Arc::new(Notify::new()),
+            logged: Arc::new(Notify::new()),
+            checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
+            last_checkpoint: clock::instant(),
+            next_input: 0,
+            has_unflushed_letters: false,
+            horizons: std::collections::HashMap::new(),
+        };
+        let stop_sources = Stop::default();
+        let (intake, deliveries) = mpsc::channel(INTAKE);
+        let mut open_sources = 0;
+        for config in &setup.sources {
+            start_file(&mut core, setup, config, &intake, &stop_sources).await?;
+            open_sources += 1;
+        }
+        for own in start.sources {
+            let position = core.attach(&own.name, own.incarnation.as_deref()).await?;
+            start_own(own, position, &intake, &stop_sources)?;
+            open_sources += 1;
+        }
+        drop(intake);
+        let stop_rest = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (outbox, logged) = (Arc::clone(&core.outbox), Arc::clone(&core.logged));
+        start_deliveries(setup, &store, &mut registry, &outbox, &stop_rest, &mut tasks)?;
+        let monitor = Arc::new(Mutex::new(None));
+        let monitor_thread = match &setup.monitor {
+            Some(config) => {
+                let reference = match &model {
+                    Some((_, active, bundle)) => {
+                        let (name, version) = (&active.manifest.name, &active.manifest.version);
+                        Some(Reference::load(&bundle.reference, name, version)?)
+                    }
+                    None => None,
+                };
+                let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
+                let stop = stop_rest.clone();
+                tasks.spawn(async move {
+                    courier.run(stop).await;
+                    Ok(())
+                });
+                Some(start_monitor(opened, &store, logged, &monitor, stop_rest.clone())?)
+            }
+            None => None,
+        };
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let (health, health_seen) = watch::channel(Health::Starting);
+        let model = model.map(|(_, active, _)| active);
+        let stop_edge = CancellationToken::new();
+        let mut http = None;
+        let mut edge = None;
+        let metrics = HttpMetrics::register(&mut registry);
+        if setup.serves_http {
+            let desk = Desk {
+                commands: commands.clone(),
+                store: Arc::clone(&store),
+                plan: Arc::clone(&plan),
+                judges,
+                stats: Arc::clone(&stats),
+                health: health_seen.clone(),
+                model: model.as_ref().map(|active| model_entry(active, &setup.folder, clock::now())),
+            };
+            let server = bind(setup, desk, metrics, registry).await?;
+            http = Some(server.local_addr());
+            let stop = stop_edge.clone();
+            edge = Some(tokio::spawn(async move {
+                let drained = server.serve(stop).await;
+                if drained.cut_off > 0 {
+                    tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
+                }
+            }));
+        }
+        // Without an edge nobody sends commands: the channel closes and sources alone keep the engine going.
+        drop(commands);
+        let engine = start_engine(core, queue, deliveries, open_sources, start.ends_with_sources, health)?;
+        Ok(Self {
+            stats,
+            store,
+            monitor,
+            http,
+            model,
+            stop_sources,
+            stop_edge,
+            stop_rest,
+            engine,
+            monitor_thread,
+            health: health_seen,
+            tasks,
+            edge,
+        })
+    }
+
+    /// Waits until the engine has ended by itself, or a task that must not end has.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        let mut health = self.health.clone();
+        tokio::select! {
+            _ = health.wait_for(|health| *health == Health::Ended) => Ok(()),
+            Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
+                Ok(result) => result.and_then(|()| Err(anyhow!("a delivery task ended by itself"))),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Asks sources and edge to take no more.
+    pub(crate) fn stop_taking(&self) {
+        self.stop_sources.stop();
+        self.stop_edge.cancel();
+    }
+
+    /// Stops in order and waits for everything; returns how the engine ended.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<End> {
+        self.stop_taking();
+        if let Some(edge) = self.edge.take() {
+            edge.await.context("the HTTP edge")?;
+        }
+        let engine = self.engine;
+        let end = tokio::task::spawn_blocking(move || engine.join()).await?;
+        let end = end.map_err(|_panic| anyhow!("the engine's thread panicked"))?;
+        self.stop_rest.cancel();
+        if let Some(thread) = self.monitor_thread {
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            ended.map_err(|_panic| anyhow!("the monitor's thread panicked"))??;
+        }
+        while let Some(done) = self.tasks.join_next().await {
+            done??;
+        }
+        end
+    }
+}
+
+/// Reads a configured file on a thread of its own, from where the store left it.
+async fn start_file(
+    core: &mut Core<EmbeddedStore>,
+    setup: &Setup,
+    config: &SourceConfig,
+    intake: &mpsc::Sender<Intake>,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let SourceKind::File(file) = &config.kind else {
+        return Err(anyhow!("source '{}' is of a kind that this program was built without", config.name));
+    };
+    let mut source = FileSource::open(&config.name, file, &setup.definitions.streams, stop.clone())?;
+    let incarnation = source.incarnation()?;
+    let position = core.attach(&config.name, incarnation.as_deref()).await?;
+    if let Some(position) = position {
+        source.resume(position)?;
+    }
+    let own = OwnSource {
+        name: config.name.clone(),
+        incarnation,
+        read: Box::new(move |intaker, _stop, _position| {
+            while let Some(delivery) = source.next(DELIVERY)? {
+                if !intaker.give(delivery) {
+                    break;
+                }
+            }
+            Ok(())
+        }),
+    };
+    start_own(own, position, intake, stop)
+}
+
+fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
+    let (intake, stop) = (intake.clone(), stop.clone());
+    let name: Arc<str> = Arc::from(own.name.as_str());
+    let thread = std::thread::Builder::new().name(format!("source-{name}"));
+    thread.spawn(move || {
+        let intaker = Intaker { source: name, intake: intake.clone() };
+        let ended = match (own.read)(intaker, stop, position) {
+            Ok(()) => Intake::Ended,
+            Err(error) => Intake::Failed(error),
+        };
+        // The engine has ended first when this fails; there is nobody left to tell.
+        drop(intake.blocking_send(ended));
+    })?;
+    Ok(())
+}
+
+fn start_engine(
+    mut core: Core<EmbeddedStore>,
+    commands: mpsc::Receiver<super::commands::Command>,
+    deliveries: mpsc::Receiver<Intake>,
+    open_sources: usize,
+    ends_with_sources: bool,
+    health: watch::Sender<Health>,
+) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<End>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let work = move || {
+        health.send_replace(Health::Working);
+        let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources));
+        if let Err(error) = &end {
+            tracing::error!(error = format!("{error:#}"), "the engine has ended");
+        }
+        health.send_replace(Health::Ended);
+        end
+    };
+    Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
+}
+
+fn start_deliveries(
+    setup: &Setup,
+    store: &Arc<EmbeddedStore>,
+    registry: &mut Registry,
+    wake: &Arc<Notify>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "webhook secrets are configuration")]
+    let environment = |name: &str| std::env::var(name).ok();
+    let receivers = Receivers::open(&setup.policy, &environment)?;
+    let metrics = DeliveryMetrics::register(registry);
+    let delivery = Delivery::new(Arc::clone(store), receivers, DeliveryLimits::default(), Shell, metrics);
+    let (wake, stop) = (Arc::clone(wake), stop.clone());
+    tasks.spawn(async move { Ok(delivery.run(wake, stop).await?) });
+    Ok(())
+}
+
+async fn bind(setup: &Setup, desk: Desk, metrics: HttpMetrics, registry: Registry) -> anyhow::Result<Server> {
+    #[expect(clippy::disallowed_methods, reason = "keys are configuration")]
+    let keys = setup.http.load_keys(|name| std::env::var(name).ok())?;
+    let parts = EdgeParts {
+        settings: setup.http.clone(),
+        keys,
+        backend: desk,
+        definitions: Arc::clone(&setup.definitions),
+        metrics,
+        registry: Arc::new(registry),
+    };
+    Ok(Server::bind(parts).await?)
+}
+
+/// Moves decisions from the store's log to Parquet and the drift detector.
+fn start_monitor(
+    mut monitor: Monitor,
+    store: &Arc<EmbeddedStore>,
+    logged: Arc<Notify>,
+    shown: &Arc<Mutex<Option<MonitorState>>>,
+    stop: CancellationToken,
+) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    let (store, shown) = (Arc::clone(store), Arc::clone(shown));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let mut work = move || -> anyhow::Result<()> {
+        loop {
+            let is_last = stop.is_cancelled();
+            let taken = take_decisions(&mut monitor, &store)?;
+            let durable = if is_last && taken == 0 {
+                settled(monitor.flush(clock::now()))?
+            } else {
+                settled(monitor.tick(clock::now()))?
+            };
+            if let Some(durable) = durable {
+                store.trim_log_now(LogName::DECISIONS, durable)?;
+            }
+            *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
+            if taken > 0 {
+                continue;
+            }
+            if is_last {
+                return Ok(());
+            }
+            runtime.block_on(async {
+                tokio::select! {
+                    () = logged.notified() => {}
+                    () = tokio::time::sleep(MONITOR_TICK) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    };
+    let logs_errors = move || {
+        let ended = work();
+        if let Err(error) = &ended {
+            tracing::error!(error = format!("{error:#}"), "the monitor has ended; decisions stay in the store's log");
+        }
+        ended
+    };
+    Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
+}
+
+/// Hands the next decisions to the monitor; how many it took.
+fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
+    let entries = store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP)?;
+    for (taken, (position, bytes)) in entries.iter().enumerate() {
+        let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
+        match monitor.observe(*position, &record, clock::now()) {
+            Ok(()) => {}
+            Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
+                tracing::error!(%error, "the decision log cannot be written; it is tried again");
+                return Ok(taken);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(entries.len())
+}
+
+/// A failure that may pass is logged and tried again at the next tick.
+fn settled(durable: Result<u64, interdict_monitor::error::MonitorError>) -> anyhow::Result<Option<u64>> {
+    match durable {
+        Ok(durable) => Ok(Some(durable)),
+        Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
+            tracing::error!(%error, "the decision log cannot be written; it is tried again");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
