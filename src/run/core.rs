@@ -585,6 +585,7 @@ fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> 
         Refused::NoId => (DeadReason::NullId, "the event has no id"),
         Refused::NoTime => (DeadReason::NullTime, "the event has no time"),
         Refused::Future => (DeadReason::FutureTime, "the event's time lies too far beyond its arrival"),
+        Refused::AppendOnly => (DeadReason::Refused, "the stream is append_only, and this is no new row"),
         Refused::TooLate => (DeadReason::Refused, "the event is older than what is remembered of its entities"),
     };
     let (change, row) = batch.get(index);

@@ -180,6 +180,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
         Outcome::Refused(Refused::NoId) => Some("it has no id"),
         Outcome::Refused(Refused::NoTime) => Some("it has no time"),
         Outcome::Refused(Refused::Future) => Some("its time lies too far in the future"),
+        Outcome::Refused(Refused::AppendOnly) => Some("its stream is append_only, and this is no new row"),
         Outcome::Refused(Refused::TooLate) => Some("it is older than what is remembered of its entities"),
         Outcome::Applied | Outcome::Ignored(_) | Outcome::Truncated => None,
     };
