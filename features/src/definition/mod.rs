@@ -82,8 +82,6 @@ pub enum OnDelete {
 pub enum OnTruncate {
     /// Intake stops with a message.
     Stop,
-    /// Every event of the stream is forgotten.
-    Clear,
     /// Nothing.
     Ignore,
 }

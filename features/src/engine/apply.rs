@@ -279,10 +279,12 @@ impl StateShard {
         let table = &mut self.tables[route.entity];
         let place = table.find(key);
         let as_of = as_of(plan, side.version, place.and_then(|place| newest(table.states(place))));
-        if let Some(place) = place {
+        // Ids and versions of another stream's events do not compare with this one's.
+        let as_of_in = |group: usize| if route.applies.contains(&group) { as_of } else { AsOf::instant(as_of.time) };
+        if let Some(place) = place.filter(|_| !is_transient) {
             for &group in &route.reads {
                 let program = &plan.programs[plan.entity_groups[route.entity][group]];
-                table.state_mut(place, group).settle(program, as_of);
+                table.state_mut(place, group).settle(program, as_of_in(group));
             }
         }
         let states = place.map_or(&[][..], |place| table.states(place));
@@ -293,7 +295,9 @@ impl StateShard {
             let program = &plan.programs[plan.entity_groups[route.entity][group]];
             let out = &mut self.readouts[offset..offset + program.width()];
             offset += program.width();
-            let enters = is_transient && route.applies.contains(&group) && program.admits(&side.row);
+            let is_own = route.applies.contains(&group);
+            let enters = is_transient && is_own && program.admits(&side.row);
+            let as_of = as_of_in(group);
             match states.get(group) {
                 _ if enters => {
                     self.words.new.clear();

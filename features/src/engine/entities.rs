@@ -151,22 +151,6 @@ impl EntityTable {
         self.states.clear();
         self.dirty.clear();
     }
-
-    /// Takes every event of the groups for which `is_affected` holds out of memory.
-    pub(super) fn clear_groups(&mut self, is_affected: impl Fn(usize) -> bool) {
-        let keys: Vec<(Box<[u8]>, u32)> = self.index.iter().map(|(key, place)| (key.to_bytes(), place)).collect();
-        for (key, place) in keys {
-            for group in 0..self.groups {
-                if is_affected(group) {
-                    *self.state_mut(place, group) = State::default();
-                }
-            }
-            if !self.dirty[place as usize] {
-                self.dirty[place as usize] = true;
-                self.dirty_keys.push((key, place));
-            }
-        }
-    }
 }
 
 /// The newest event time among states, microseconds.

@@ -210,7 +210,7 @@ impl State {
         let upper = as_of.time - program.delay;
         let place = |word: i64| usize::try_from(word).unwrap_or(0);
         let old_high = place(self.lanes[lanes - count + HIGH]).max(start);
-        let high = self.high_from(old_high, end, upper, as_of);
+        let high = self.high_from(program, old_high, end, as_of);
         let (block, cursor) = self.lanes.split_at_mut(lanes - count);
         let times = &block[..capacity];
         let windows = program.windows.len();
@@ -282,14 +282,16 @@ impl State {
         true
     }
 
-    /// The first place from `from` on whose event comes after (`upper`, version of the as-of).
-    fn high_from(&self, from: usize, end: usize, upper: i64, as_of: AsOf) -> usize {
+    /// The first place from `from` on whose event comes after the windows' end, by the version of the as-of among equal times.
+    fn high_from(&self, program: &Program, from: usize, end: usize, as_of: AsOf) -> usize {
+        let upper = as_of.time - program.delay;
         let start = self.start as usize;
         let mut high = from;
         while high < end {
             let at = high - start;
             let time = self.times()[at];
-            if time > upper || (time == upper && as_of.version != Version::MAX && self.comes_after(at, as_of)) {
+            let is_tie = time == upper && program.delay == 0 && as_of.version != Version::MAX;
+            if time > upper || (is_tie && self.comes_after(at, as_of)) {
                 break;
             }
             high += 1;

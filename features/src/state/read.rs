@@ -10,8 +10,8 @@ use crate::value::{NULL, Value, double_of};
 use crate::vector::{Flags, Reading};
 
 use super::label::LabelWord;
-use super::program::{Program, Read, WordKind};
-use super::tile::{COUNT, FIRST, FLAGS, INDEX, INEXACT, LAST, partition, stride};
+use super::program::{LABELS_INEXACT, Program, Read, WordKind};
+use super::tile::{COUNT, FIRST, FLAGS, INDEX, LAST, partition, stride};
 use super::{ID, LABEL, Slot, State};
 
 mod moments;
@@ -157,6 +157,8 @@ struct Window {
     tile_high: usize,
     upper: i64,
     flags: Flags,
+    /// Flags of the tiles.
+    inexact: i64,
     edge_events: u32,
     /// The running sums hold for this read.
     is_settled: bool,
@@ -184,12 +186,15 @@ impl State {
         for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
             self.read_output(program, output.read, as_of, &ranges, scratch, out);
             for (readout, range) in out.iter_mut().zip(&ranges) {
-                if readout.kind == ReadoutKind::Null
-                    && let Some(default) = output.default
+                if let Some(default) = output.default
+                    && output.read.is_void(readout)
                 {
-                    *readout = Readout::double(default);
+                    *readout = default;
                 }
                 readout.flags = readout.flags.with(range.flags);
+                if range.inexact & output.inexact != 0 {
+                    readout.flags = readout.flags.with(Flags::INEXACT);
+                }
                 readout.edge_events = range.edge_events;
             }
         }
@@ -205,8 +210,10 @@ impl State {
         }
         for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
             for (readout, window) in out.iter_mut().zip(&program.windows) {
-                if let (ReadoutKind::Null, Some(default)) = (readout.kind, output.default) {
-                    *readout = Readout::double(default);
+                if let Some(default) = output.default
+                    && output.read.is_void(readout)
+                {
+                    *readout = default;
                 }
                 if as_of.time - program.delay - window < horizon {
                     readout.flags = readout.flags.with(Flags::TRUNCATED);
@@ -239,7 +246,7 @@ impl State {
     pub fn read_absent(program: &Program, flags: Flags, out: &mut [Readout]) {
         for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
             let value = match (output.read, output.default) {
-                (_, Some(default)) => Readout::double(default),
+                (_, Some(default)) => default,
                 (Read::Count | Read::DistinctCount(_), None) => Readout::int(0),
                 (Read::DecayedCount(_), None) => Readout::double(0.0),
                 _ => Readout::default(),
@@ -266,7 +273,7 @@ impl State {
             Some(last) if *last <= upper => times.len(),
             _ => times.partition_point(|time| *time <= upper),
         };
-        if as_of.version != Version::MAX {
+        if as_of.version != Version::MAX && program.delay == 0 {
             while high > low && times[high - 1] == upper && self.comes_after(high - 1, as_of) {
                 high -= 1;
             }
@@ -305,17 +312,17 @@ impl State {
             partition(count, |at| (head(at, INDEX) + 1) * width <= range.upper + 1 || head(at, LAST) <= range.upper)
                 .max(range.tile_low);
         if range.tile_low < range.tile_high && head(range.tile_low, FIRST) <= lower {
-            range.edge_events += cut(range.tile_low);
+            range.edge_events = cut(range.tile_low);
         }
         if range.tile_high < count && head(range.tile_high, FIRST) <= range.upper {
-            range.edge_events += cut(range.tile_high);
+            range.edge_events = range.edge_events.saturating_add(cut(range.tile_high));
         }
         if range.tile_low < range.tile_high || range.edge_events > 0 {
             range.flags = range.flags.with(Flags::TILED);
         }
-        let is_inexact = (range.tile_low..range.tile_high).any(|at| head(at, FLAGS) & INEXACT != 0);
-        if is_inexact || (program.has_label && as_of.time < tiles.labels_until) {
-            range.flags = range.flags.with(Flags::INEXACT);
+        range.inexact = (range.tile_low..range.tile_high).fold(0, |flags, at| flags | head(at, FLAGS));
+        if range.tile_low < range.tile_high && as_of.time < tiles.labels_until {
+            range.inexact |= LABELS_INEXACT;
         }
     }
 
@@ -366,6 +373,16 @@ impl State {
             WordKind::Bool => Readout { bits: word, kind: ReadoutKind::Bool, ..Readout::default() },
             WordKind::Timestamp => Readout { bits: word, kind: ReadoutKind::Timestamp, ..Readout::default() },
             WordKind::Text => self.text_readout(word, scratch),
+        }
+    }
+}
+
+impl Read {
+    /// Whether `readout` says that the window has nothing to read: a default takes its place.
+    fn is_void(self, readout: &Readout) -> bool {
+        match self {
+            Self::Count | Self::DistinctCount(_) | Self::DecayedCount(_) => readout.bits == 0,
+            _ => readout.kind == ReadoutKind::Null,
         }
     }
 }
