@@ -80,6 +80,12 @@ impl EntityTable {
         self.states(place).iter().fold(i64::from(self.dirty[place as usize]), |sum, state| sum ^ state.warm())
     }
 
+    /// Touches what reading it will need; [`Self::warm`] comes first.
+    pub(super) fn warm_edges(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
+        let programs = plan.entity_groups[entity].iter().map(|&group| &plan.programs[group]);
+        self.states(place).iter().zip(programs).fold(0, |sum, (state, program)| sum ^ state.warm_edges(program))
+    }
+
     pub(super) fn states(&self, place: u32) -> &[State] {
         let from = place as usize * self.groups;
         &self.states[from..from + self.groups]

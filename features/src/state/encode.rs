@@ -144,6 +144,8 @@ impl State {
         state.len = u32::try_from(len).map_err(|_too_many| StateError::Damaged)?;
         state.capacity = state.len;
         state.lanes = vec![0; len * program.lane_count()];
+        // The running sums are not encoded: they begin anew, invalid.
+        state.lanes.resize(state.lanes.len() + super::cursor::words(program), i64::MIN);
         decode_times(state.lane_mut(TIME), &mut from)?;
         decode_ids(state.lane_mut(ID), flags & HAS_WIDE_IDS != 0, &mut from)?;
         decode_differences(state.lane_mut(MAJOR), &mut from)?;

@@ -10,6 +10,7 @@
 //! - Raw events cost at most [`RAW_BYTES_MAX`]; above it the oldest half moves into tiles.
 //! - As long as nothing was tiled or fell behind the retention, the encoded bytes depend on the set of events alone.
 
+mod cursor;
 mod encode;
 mod label;
 mod program;
@@ -156,6 +157,7 @@ impl State {
         let capacity = self.capacity as usize;
         self.lanes.iter().skip(last).step_by(capacity.max(1)).fold(0, |sum, word| sum ^ word)
             ^ self.times().first().copied().unwrap_or(0)
+            ^ self.lanes.last().copied().unwrap_or(0)
     }
 
     fn tiles(&self) -> Option<&Tiles> {
@@ -202,6 +204,9 @@ impl State {
             return Inserted::Tiled;
         }
         let Some(at) = self.place(slot) else { return Inserted::Duplicate };
+        if at < self.len as usize {
+            self.disturb(program, at);
+        }
         self.open(program, at);
         self.write(program, at, slot);
         if at + 1 == self.len as usize {
@@ -248,14 +253,21 @@ impl State {
                 for lane in 0..lanes {
                     self.lanes.copy_within(lane * capacity + start..lane * capacity + capacity, lane * capacity);
                 }
+                self.shift_cursor(program, start);
             } else {
                 let wider = (capacity * 2).max(CAPACITY_MIN);
-                let mut block = vec![0; wider * lanes];
+                let cursor = cursor::words(program);
+                let mut block = vec![0; wider * lanes + cursor];
                 for lane in 0..lanes {
                     let from = lane * capacity + start;
                     block[lane * wider..lane * wider + len].copy_from_slice(&self.lanes[from..from + len]);
                 }
+                match self.lanes.len().checked_sub(cursor) {
+                    Some(from) if capacity > 0 => block[wider * lanes..].copy_from_slice(&self.lanes[from..]),
+                    _ => block[wider * lanes..].fill(i64::MIN),
+                }
                 self.lanes = block;
+                self.shift_cursor(program, start);
                 self.capacity = u32::try_from(wider).expect("the raw budget bounds a state's events");
             }
             self.start = 0;
@@ -334,6 +346,7 @@ impl State {
             return true;
         }
         if let Some(at) = self.find(new.time, new.id) {
+            self.disturb(program, at);
             self.set_labels(at, new);
             if self.raw_cost(program) > RAW_BYTES_MAX {
                 self.roll(program);
@@ -361,6 +374,7 @@ impl State {
     }
 
     fn close(&mut self, program: &Program, at: usize) {
+        self.disturb(program, at);
         self.forget_rare(program, at..at + 1);
         let len = self.len as usize;
         for lane in 0..program.lane_count() {
@@ -374,6 +388,7 @@ impl State {
         let count = u32::try_from(count).expect("bounded by the number of raw events");
         self.start += count;
         self.len -= count;
+        self.forget_before(program, self.start);
     }
 
     /// Takes what stands outside the lanes of the events in `range`.

@@ -9,6 +9,7 @@ use crate::change::{Row, TextArena};
 use crate::definition::{Aggregation, Definitions, Group, GroupKind, Operand as Source};
 use crate::expression::{Expression, Operand, Slots, Type};
 use crate::time::Span;
+use super::cursor::Running;
 use crate::value::{ColumnType, NULL, UNCHANGED, double_cell, double_of, major_units};
 
 use super::read::Readout;
@@ -201,6 +202,11 @@ pub struct Program {
     pub(crate) slot_bytes: usize,
     pub(crate) tiers: Vec<TierSpec>,
     pub(crate) parts: Vec<Part>,
+    /// Sums that are carried on from read to read.
+    pub(crate) running: Vec<Running>,
+    /// Every output is a count or read from them.
+    pub(crate) is_running: bool,
+    pub(crate) has_defaults: bool,
     pub(crate) hash: u64,
     filter: Option<Arc<Expression>>,
 }
@@ -212,7 +218,7 @@ impl Program {
         let stream = &definitions.streams[group.stream];
         let mut builder =
             Builder { columns: Vec::new(), parts: Vec::new(), has_label: false, column_types: &stream.columns };
-        let (windows, delay, outputs, is_table) = match &group.kind {
+        let (windows, delay, outputs, is_table): (Vec<i64>, i64, Vec<Output>, bool) = match &group.kind {
             GroupKind::Windowed { windows, delay, features } => {
                 let outputs: Vec<Output> = features
                     .iter()
@@ -249,12 +255,28 @@ impl Program {
                 .collect()
         };
         let slot_bytes = slot_bytes(&builder.columns, builder.has_label);
-        let outputs =
+        let outputs: Vec<Output> =
             outputs.into_iter().map(|output| Output { inexact: builder.inexact(output.read), ..output }).collect();
+        let mut running: Vec<Running> = Vec::new();
+        for output in &outputs {
+            if let Some(sum) = Running::of(output.read, |column| builder.columns[column].kind)
+                && !running.contains(&sum)
+            {
+                running.push(sum);
+            }
+        }
+        let is_running = !is_table
+            && outputs.iter().all(|output| {
+                let kind = |column: usize| builder.columns[column].kind;
+                output.read == Read::Count || Running::of(output.read, kind).is_some()
+            });
         Self {
+            is_running,
+            has_defaults: outputs.iter().any(|output| output.default.is_some()),
             columns: builder.columns,
             has_label: builder.has_label,
             parts: builder.parts,
+            running,
             retention: if is_table { UNBOUNDED } else { delay + widest + slack },
             windows,
             delay,

@@ -17,6 +17,8 @@ use super::{ID, LABEL, Slot, State};
 mod moments;
 mod scan;
 
+pub(super) use moments::Moments;
+
 /// The instant of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AsOf {
@@ -158,6 +160,8 @@ struct Window {
     /// Flags of the tiles.
     inexact: i64,
     edge_events: u32,
+    /// The running sums hold for this read.
+    is_settled: bool,
 }
 
 impl State {
@@ -166,11 +170,16 @@ impl State {
     /// # Panics
     /// When `out` is shorter than that.
     pub fn read(&self, program: &Program, as_of: AsOf, scratch: &mut Scratch, out: &mut [Readout]) {
+        if self.read_settled(program, as_of, out) {
+            self.finish_settled(program, as_of, out);
+            return;
+        }
         let mut ranges = std::mem::take(&mut scratch.ranges);
         ranges.clear();
         let mut within = self.times().len();
+        let is_settled = self.is_settled(program, as_of);
         for window in 0..program.windows.len() {
-            let range = self.window(program, window, within, as_of);
+            let range = self.window(program, window, within, as_of, is_settled);
             within = range.low;
             ranges.push(range);
         }
@@ -190,6 +199,27 @@ impl State {
             }
         }
         scratch.ranges = ranges;
+    }
+
+    /// Defaults and flags of a read from the running sums.
+    fn finish_settled(&self, program: &Program, as_of: AsOf, out: &mut [Readout]) {
+        let horizon = self.newest().unwrap_or(as_of.time) - program.retention;
+        let is_behind = program.windows.last().is_some_and(|widest| as_of.time - program.delay - widest < horizon);
+        if !is_behind && !program.has_defaults {
+            return;
+        }
+        for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
+            for (readout, window) in out.iter_mut().zip(&program.windows) {
+                if let Some(default) = output.default
+                    && output.read.is_void(readout)
+                {
+                    *readout = default;
+                }
+                if as_of.time - program.delay - window < horizon {
+                    readout.flags = readout.flags.with(Flags::TRUNCATED);
+                }
+            }
+        }
     }
 
     /// Reads as [`Self::read`] does a state that also holds `current`, which counts once whether or not it is there already.
@@ -226,10 +256,18 @@ impl State {
     }
 
     /// Finds a window; its first event is among the first `within` and the one after (windows are nested, narrowest first).
-    fn window(&self, program: &Program, window: usize, within: usize, as_of: AsOf) -> Window {
+    fn window(&self, program: &Program, window: usize, within: usize, as_of: AsOf, is_settled: bool) -> Window {
         let upper = as_of.time - program.delay;
         let lower = upper.saturating_sub(program.windows[window]);
         let times = self.times();
+        if is_settled {
+            let (low, high) = self.settled_range(program, window);
+            let mut range = Window { low, high: high.max(low), upper, is_settled, ..Window::default() };
+            if self.newest().is_some_and(|newest| lower < newest - program.retention) {
+                range.flags = Flags::TRUNCATED;
+            }
+            return range;
+        }
         let low = times[..within].partition_point(|time| *time <= lower);
         let mut high = match times.last() {
             Some(last) if *last <= upper => times.len(),
@@ -252,7 +290,7 @@ impl State {
         range
     }
 
-    fn comes_after(&self, at: usize, as_of: AsOf) -> bool {
+    pub(super) fn comes_after(&self, at: usize, as_of: AsOf) -> bool {
         self.version(at) > as_of.version && as_of.subject != Some(self.lane(ID)[at].cast_unsigned())
     }
 

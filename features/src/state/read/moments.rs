@@ -8,7 +8,7 @@ use super::Readout;
 
 /// Sums over the values of a window that are not null.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moments {
+pub(in super::super) struct Moments {
     count: i64,
     sum: i128,
     squares: i128,
@@ -19,6 +19,11 @@ pub(super) struct Moments {
 }
 
 impl Moments {
+    /// The sums that a state carries on.
+    pub(in super::super) fn of_running(words: &[i64]) -> Self {
+        Self { count: words[0], sum: wide(&words[1..3]), ..Self::default() }
+    }
+
     pub(super) fn add(&mut self, kind: WordKind, words: &[i64], squares: bool) {
         if kind == WordKind::Double {
             let values = || words.iter().filter(|word| **word != NULL).map(|word| double_of(*word));
@@ -76,7 +81,7 @@ impl Moments {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
-    pub(super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
+    pub(in super::super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
         if self.count == 0 {
             return Readout::default();
         }
@@ -84,7 +89,12 @@ impl Moments {
             WordKind::Integer { scale, .. } => 10_i64.pow(u32::from(scale)) as f64,
             _ => 1.0,
         };
-        let sum = if kind == WordKind::Double { self.float_sum } else { self.sum as f64 };
+        let sum = match i64::try_from(self.sum) {
+            _ if kind == WordKind::Double => self.float_sum,
+            // The same bits, without a call: nearly every sum fits.
+            Ok(narrow) => narrow as f64,
+            Err(_wide) => self.sum as f64,
+        };
         match read {
             Read::Sum(_) => match (kind, i64::try_from(self.sum)) {
                 (WordKind::Integer { declared_int: true, .. }, Ok(sum)) => Readout::int(sum),
