@@ -5,6 +5,7 @@ mod commands;
 mod core;
 mod desk;
 mod input_log;
+mod requests;
 pub(crate) mod judging;
 pub(crate) mod stats;
 pub(crate) mod system;

@@ -6,18 +6,20 @@
 //! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
 //! writes what is left of the decision log, deliveries end.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use interdict_features::change::Op;
 use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::FileSource;
-use interdict_ingest::source::config::{SourceConfig, SourceKind};
+use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
@@ -151,6 +153,7 @@ impl System {
             Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, in_force, setup.engine.shards, lists)?;
         let judges = (0..plan.streams.len()).map(|stream| judging.judge_of(stream).cloned()).collect();
         let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
+        let stop_sources = Stop::default();
         let mut core = Core {
             namespace: setup.namespace.clone(),
             pipeline: Pipeline::new(Arc::clone(&plan), Arc::clone(&store), limits),
@@ -164,8 +167,10 @@ impl System {
             last_checkpoint: clock::instant(),
             next_input: 0,
             has_unflushed_letters: false,
+            judged_sources: judged_sources(setup),
+            past_replay: HashSet::new(),
+            stop: stop_sources.clone(),
         };
-        let stop_sources = Stop::default();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let mut open_sources = 0;
         for config in &setup.sources {
@@ -286,6 +291,21 @@ impl System {
         }
         end
     }
+}
+
+/// The judged stream of every source whose records belong to one stream and are not history.
+fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
+    let streams = &setup.definitions.streams;
+    let stream_of = |config: &SourceConfig| {
+        let SourceKind::File(file) = &config.kind else { return None };
+        let only = match &file.stream {
+            Some(name) => streams.iter().find(|stream| stream.name == *name),
+            None => streams.first().filter(|_| streams.len() == 1),
+        };
+        let is_history = file.reading.rows_as == Op::Snapshot && file.format != Format::Debezium;
+        only.filter(|stream| stream.judge.is_some() && !is_history).map(|stream| (config.name.clone(), stream.index))
+    };
+    setup.sources.iter().filter_map(stream_of).collect()
 }
 
 /// Reads a configured file on a thread of its own, from where the store left it.
@@ -409,7 +429,7 @@ fn start_monitor(
                 settled(monitor.tick(clock::now()))?
             };
             if let Some(durable) = durable {
-                store.trim_log_now(LogName::DECISIONS, durable)?;
+                trim_decisions(&store, durable)?;
             }
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
             if taken > 0 {
@@ -435,6 +455,17 @@ fn start_monitor(
         ended
     };
     Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
+}
+
+/// Forgets what is in Parquet; a disk that takes nothing only puts it off.
+fn trim_decisions(store: &EmbeddedStore, durable: u64) -> anyhow::Result<()> {
+    match store.trim_log_now(LogName::DECISIONS, durable) {
+        Err(error) if error.class() == interdict_store::error::Class::Transient => {
+            tracing::error!(%error, "the store's decision log cannot be trimmed; it is tried again");
+            Ok(())
+        }
+        trimmed => Ok(trimmed?),
+    }
 }
 
 /// Hands the next decisions to the monitor; how many it took.

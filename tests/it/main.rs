@@ -1,0 +1,6 @@
+//! The whole system: the real binary, real files, a real store, real HTTP.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod crash;
+mod place;
+mod requests;
