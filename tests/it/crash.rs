@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use rand::RngExt as _;
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng as _;
 
 use crate::place::{DEFINITIONS, Place, text};
 

@@ -144,7 +144,7 @@ impl Place {
     /// The decisions in Parquet, each once, without clocks; each must be the stored one.
     pub(crate) fn decisions(&self, store: &EmbeddedStore) -> BTreeMap<Uuid, DecisionRecord> {
         let mut decisions = BTreeMap::new();
-        for entry in interdict_monitor::log::read::read(&self.path("decisions")).unwrap() {
+        for entry in interdict_monitor::log::read(&self.path("decisions")).unwrap() {
             let record = entry.unwrap().record;
             let stored = store.decision_now(record.decision_id).unwrap().expect("it is stored under its id");
             let stored: DecisionRecord = serde_json::from_slice(&stored.record).unwrap();
