@@ -24,7 +24,7 @@ use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
 use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Query, Store};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock;
 use super::commands::Command;
@@ -45,6 +45,8 @@ pub(crate) enum Intake {
         /// When it was read.
         read: Instant,
     },
+    /// A source knows its identity and asks after which position it goes on.
+    Attach { source: Arc<str>, incarnation: Option<String>, reply: oneshot::Sender<anyhow::Result<Option<u64>>> },
     /// The source has ended.
     Ended,
     /// The source failed for good.
@@ -151,6 +153,11 @@ impl<S: Store> Core<S> {
         match given {
             Intake::Delivery { source, delivery, read } => {
                 self.take(&source, delivery, read).await?;
+                Ok(0)
+            }
+            Intake::Attach { source, incarnation, reply } => {
+                let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                let _reader_stopped = reply.send(position.map_err(Into::into));
                 Ok(0)
             }
             Intake::Ended => Ok(1),

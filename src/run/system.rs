@@ -35,7 +35,7 @@ use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use interdict_store::port::LogName;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,15 @@ pub(crate) struct Intaker {
 }
 
 impl Intaker {
+    /// Makes the source known to the engine; the position after which it goes on.
+    fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
+        let (reply, position) = oneshot::channel();
+        let asked = Intake::Attach { source: Arc::clone(&self.source), incarnation, reply };
+        let ended = || anyhow!("the engine has ended");
+        self.intake.blocking_send(asked).map_err(|_closed| ended())?;
+        position.blocking_recv().map_err(|_closed| ended())?
+    }
+
     /// Hands over a delivery; false when the engine has ended.
     pub(crate) fn give(&self, delivery: interdict_ingest::source::Delivery) -> bool {
         let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
@@ -174,7 +183,7 @@ impl System {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let mut open_sources = 0;
         for config in &setup.sources {
-            start_file(&mut core, setup, config, &intake, &stop_sources).await?;
+            start_file(setup, config, &intake, &stop_sources)?;
             open_sources += 1;
         }
         for own in start.sources {
@@ -308,36 +317,27 @@ fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
     setup.sources.iter().filter_map(stream_of).collect()
 }
 
-/// Reads a configured file on a thread of its own, from where the store left it.
-async fn start_file(
-    core: &mut Core<EmbeddedStore>,
-    setup: &Setup,
-    config: &SourceConfig,
-    intake: &mpsc::Sender<Intake>,
-    stop: &Stop,
-) -> anyhow::Result<()> {
+/// Reads a configured file on a thread of its own, from where the store left it. A followed file that is still empty has no identity
+/// yet: its reader waits, and nothing else does.
+fn start_file(setup: &Setup, config: &SourceConfig, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
     let SourceKind::File(file) = &config.kind else {
         return Err(anyhow!("source '{}' is of a kind that this program was built without", config.name));
     };
     let mut source = FileSource::open(&config.name, file, &setup.definitions.streams, stop.clone())?;
-    let incarnation = source.incarnation()?;
-    let position = core.pipeline.attach(&config.name, incarnation.as_deref()).await?;
-    if let Some(position) = position {
-        source.resume(position)?;
-    }
-    let own = OwnSource {
-        name: config.name.clone(),
-        incarnation,
-        read: Box::new(move |intaker, _stop, _position| {
-            while let Some(delivery) = source.next(DELIVERY)? {
-                if !intaker.give(delivery) {
-                    break;
-                }
+    let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
+        let incarnation = source.incarnation()?;
+        if let Some(position) = intaker.attach(incarnation)? {
+            source.resume(position)?;
+        }
+        while let Some(delivery) = source.next(DELIVERY)? {
+            if !intaker.give(delivery) {
+                break;
             }
-            Ok(())
-        }),
+        }
+        Ok(())
     };
-    start_own(own, position, intake, stop)
+    let own = OwnSource { name: config.name.clone(), incarnation: None, read: Box::new(read) };
+    start_own(own, None, intake, stop)
 }
 
 fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
@@ -389,7 +389,8 @@ fn start_deliveries(
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
     let metrics = DeliveryMetrics::register(registry);
-    let delivery = Delivery::new(Arc::clone(store), receivers, DeliveryLimits::default(), Shell, metrics);
+    let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
+    let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
     let (wake, stop) = (Arc::clone(wake), stop.clone());
     tasks.spawn(async move { Ok(delivery.run(wake, stop).await?) });
     Ok(())
