@@ -197,7 +197,8 @@ impl<S: Store> Core<S> {
             return Ok(());
         };
         let of_this_stream = letters.iter().filter(|letter| letter.reason != DeadReason::UnknownTable);
-        let judged: Result<Vec<Judged>, _> = of_this_stream.map(|letter| undecodable(judge, letter, clock::now())).collect();
+        let judged: Result<Vec<Judged>, _> =
+            of_this_stream.map(|letter| undecodable(judge, letter, clock::now())).collect();
         let judged = judged?;
         if judged.is_empty() { Ok(()) } else { self.store_decisions(judged).await }
     }
@@ -290,12 +291,18 @@ impl<S: Store> Core<S> {
     /// Waits before what failed for a while is done again.
     fn wait_to_retry(&self) -> anyhow::Result<()> {
         let is_told = self.stop.wait(RETRY);
-        anyhow::ensure!(!is_told, "told to stop while the disk takes nothing; what is not stored is read again after the next start");
+        anyhow::ensure!(
+            !is_told,
+            "told to stop while the disk takes nothing; what is not stored is read again after the next start"
+        );
         Ok(())
     }
 
     /// Does something to the dead-letter file, again and again while the disk refuses it.
-    fn with_dead<T>(&mut self, mut act: impl FnMut(&mut DeadLetterFile) -> Result<T, DeadLetterError>) -> anyhow::Result<T> {
+    fn with_dead<T>(
+        &mut self,
+        mut act: impl FnMut(&mut DeadLetterFile) -> Result<T, DeadLetterError>,
+    ) -> anyhow::Result<T> {
         loop {
             match act(&mut self.dead) {
                 Ok(done) => return Ok(done),

@@ -5,8 +5,8 @@ mod commands;
 mod core;
 mod desk;
 mod input_log;
-mod requests;
 pub(crate) mod judging;
+mod requests;
 pub(crate) mod stats;
 pub(crate) mod system;
 

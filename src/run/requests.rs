@@ -16,7 +16,9 @@ use interdict_features::state::AsOf;
 use interdict_scorer::http::backend::{
     Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Label, LabelRequest, Removal,
 };
-use interdict_store::port::{Append, ClaimOutcome, Commit, Durability, ListWrite, LogName, Note, Query, RowKey, RowWrite, Store};
+use interdict_store::port::{
+    Append, ClaimOutcome, Commit, Durability, ListWrite, LogName, Note, Query, RowKey, RowWrite, Store,
+};
 use tokio::sync::mpsc;
 
 use super::clock;
@@ -51,7 +53,11 @@ struct Pending {
 
 impl<S: Store> Core<S> {
     /// Works off one command and those that wait behind it: one commit for all decisions among them.
-    pub(super) async fn take_commands(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> anyhow::Result<()> {
+    pub(super) async fn take_commands(
+        &mut self,
+        first: Command,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> anyhow::Result<()> {
         let mut round = Round::default();
         let mut next = Some(first);
         for _ in 0..COMMANDS_MAX {
@@ -114,8 +120,13 @@ impl<S: Store> Core<S> {
         self.note_outcomes(input_log::SOURCE, &batch)?;
         let seen = self.pipeline.seen();
         let facts = request_facts(&request);
-        let circumstances =
-            Circumstances { source: input_log::SOURCE, seen: &seen, now: clock::now(), request: Some(facts), decided: &[] };
+        let circumstances = Circumstances {
+            source: input_log::SOURCE,
+            seen: &seen,
+            now: clock::now(),
+            request: Some(facts),
+            decided: &[],
+        };
         let judged = self.judging.judge(&batch, self.pipeline.output(), &circumstances)?;
         let Some(judged) = judged.into_iter().next() else {
             self.answer(round).await?;
@@ -292,7 +303,6 @@ impl<S: Store> Core<S> {
 fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Append, serde_json::Error> {
     Ok(Append { log, bytes: serde_json::to_vec(entry)?.into() })
 }
-
 
 /// The caller's key and deadline as the record names them.
 fn request_facts(request: &DecideRequest) -> RequestFacts<'_> {

@@ -33,6 +33,7 @@ use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::error::{Class, StoreError};
 use interdict_store::port::LogName;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -269,7 +270,7 @@ impl System {
         tokio::select! {
             _ = health.wait_for(|health| *health == Health::Ended) => Ok(()),
             Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
-                Ok(result) => result.and_then(|()| Err(anyhow!("a delivery task ended by itself"))),
+                Ok(result) => result.and_then(|()| Err(anyhow!("the delivery of webhooks or alerts has ended by itself; see the log for what came before"))),
                 Err(error) => Err(error.into()),
             },
         }
@@ -430,7 +431,7 @@ fn start_monitor(
                 settled(monitor.tick(clock::now()))?
             };
             if let Some(durable) = durable {
-                trim_decisions(&store, durable)?;
+                put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
             }
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
             if taken > 0 {
@@ -458,20 +459,20 @@ fn start_monitor(
     Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
 }
 
-/// Forgets what is in Parquet; a disk that takes nothing only puts it off.
-fn trim_decisions(store: &EmbeddedStore, durable: u64) -> anyhow::Result<()> {
-    match store.trim_log_now(LogName::DECISIONS, durable) {
-        Err(error) if error.class() == interdict_store::error::Class::Transient => {
-            tracing::error!(%error, "the store's decision log cannot be trimmed; it is tried again");
-            Ok(())
+/// What the store gave, or nothing while it fails: the decisions stay in its log, and it is asked again at the next tick.
+fn put_off<T: Default>(result: Result<T, StoreError>) -> anyhow::Result<T> {
+    match result {
+        Err(error) if error.class() == Class::Transient => {
+            tracing::error!(%error, "the store's decision log is not to be had; it is tried again");
+            Ok(T::default())
         }
-        trimmed => Ok(trimmed?),
+        result => Ok(result?),
     }
 }
 
 /// Hands the next decisions to the monitor; how many it took.
 fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
-    let entries = store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP)?;
+    let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
     for (taken, (position, bytes)) in entries.iter().enumerate() {
         let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
         match monitor.observe(*position, &record, clock::now()) {

@@ -3,6 +3,7 @@
 
 mod broken;
 mod crash;
+mod disk;
 mod place;
 mod requests;
 mod resume;

@@ -60,8 +60,7 @@ fn a_request_and_its_change_are_one_event_and_one_decision() {
     let (status, again) = caller.send("POST", "/v1/decisions", &[("idempotency-key", "a")], &body);
     assert_eq!((status, &again["replayed"]), (200, &json!(true)));
     assert_eq!(again["decision"], first["decision"]);
-    let (status, other) =
-        caller.send("POST", "/v1/decisions", &[("idempotency-key", "a")], &event(3, 61, 1, "20.00"));
+    let (status, other) = caller.send("POST", "/v1/decisions", &[("idempotency-key", "a")], &event(3, 61, 1, "20.00"));
     assert_eq!(status, 422, "{other}");
 
     // The database tells the row with another amount, then one that is new; the request's row is replaced, not counted again.
@@ -83,8 +82,11 @@ fn a_request_and_its_change_are_one_event_and_one_decision() {
 
     let (_, metrics) = caller.get("/metrics");
     let metrics = metrics.as_str().unwrap();
-    assert!(metrics.contains("interdict_scorer_decisions_total{outcome=\"approve\",decided_by=\"rules\"}")
-        || metrics.contains("interdict_scorer_decisions_total{outcome=\"approve\",decided_by=\"default\"}"), "{metrics}");
+    assert!(
+        metrics.contains("interdict_scorer_decisions_total{outcome=\"approve\",decided_by=\"rules\"}")
+            || metrics.contains("interdict_scorer_decisions_total{outcome=\"approve\",decided_by=\"default\"}"),
+        "{metrics}"
+    );
     assert!(metrics.contains("interdict_ingest_events_total"), "{metrics}");
     assert_eq!(caller.get("/health/ready").0, 200);
     process.terminate();
@@ -98,8 +100,8 @@ fn labels_count_after_their_delay_whenever_they_come() {
     let (place, process, caller) = serving(&config(""));
     let reported = |second: i64| jiff::Timestamp::from_microsecond(1_750_000_000_000_000 + second * 1_000_000).unwrap();
     let label = |id: i64, second: i64| {
-        let (status, answer) =
-            caller.post("/v1/labels", &json!({ "id": id, "value": "fraud", "reported_at": reported(second).to_string() }));
+        let (status, answer) = caller
+            .post("/v1/labels", &json!({ "id": id, "value": "fraud", "reported_at": reported(second).to_string() }));
         assert!((200..300).contains(&status), "{answer}");
     };
     label(1, 600);
@@ -140,7 +142,8 @@ fn blocks_bind_the_next_decision() {
     assert_eq!(caller.post("/v1/decisions", &event(51, 61, 5, "1.00")).1["decision"]["outcome"], "approve");
 
     // Seven payments of customer 6 in one piece: the sixth is blocked by a rule, the seventh because of that.
-    let burst: String = (0..7).map(|n| debezium("c", 100 + n, &row(100 + n as i64, 120 + n as i64, 6, "5.00"))).collect();
+    let burst: String =
+        (0..7).map(|n| debezium("c", 100 + n, &row(100 + n as i64, 120 + n as i64, 6, "5.00"))).collect();
     place.append("live.jsonl", burst);
     caller.until(|caller| (counted(caller, 6, "1d") == json!(7)).then_some(()));
     let customer = caller.until(|caller| {

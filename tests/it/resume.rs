@@ -52,7 +52,9 @@ fn a_followed_file_that_is_replaced_stops_with_a_message() {
 
 #[test]
 fn a_followed_file_may_be_empty_and_the_process_can_be_stopped() {
-    let place = Place::new(&(source("type = \"file\"\npath = \"live.jsonl\"\nfollow = true") + "[http]\nbind = \"127.0.0.1:0\"\n"));
+    let place = Place::new(
+        &(source("type = \"file\"\npath = \"live.jsonl\"\nfollow = true") + "[http]\nbind = \"127.0.0.1:0\"\n"),
+    );
     place.write("live.jsonl", "");
     let mut process = place.start("run");
     let caller = Caller::new(&process.address());
@@ -108,7 +110,8 @@ fn chargebacks_come_from_a_source_of_their_own() {
     let caller = Caller::new(&process.address());
     // Terminal 3 saw payments 3 and 10, terminal 4 payment 4 (1,750,000,000 s is 15:06:40 on 2025-06-15).
     let risk = |terminal: i64| {
-        let (_, answer) = caller.post("/v1/entities/terminal", &json!({ "key": terminal, "as_of": "2025-06-15T17:00:00Z" }));
+        let (_, answer) =
+            caller.post("/v1/entities/terminal", &json!({ "key": terminal, "as_of": "2025-06-15T17:00:00Z" }));
         let features = answer["features"].as_array().unwrap().clone();
         features.into_iter().find(|feature| feature["name"] == "terminal_risk.fraud_ratio_1d").unwrap()["value"].clone()
     };
