@@ -370,7 +370,7 @@ fn start_engine(
         health.send_replace(Health::Working);
         let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources));
         if let Err(error) = &end {
-            tracing::error!(error = format!("{error:#}"), "the engine has ended");
+            tracing::error!(error = crate::told::told(error), "the engine has ended");
         }
         health.send_replace(Health::Ended);
         end
@@ -452,7 +452,10 @@ fn start_monitor(
     let logs_errors = move || {
         let ended = work();
         if let Err(error) = &ended {
-            tracing::error!(error = format!("{error:#}"), "the monitor has ended; decisions stay in the store's log");
+            tracing::error!(
+                error = crate::told::told(error),
+                "the monitor has ended; decisions stay in the store's log"
+            );
         }
         ended
     };

@@ -169,8 +169,16 @@ fn blocks_bind_the_next_decision() {
 #[test]
 fn a_deadline_is_kept_and_its_answer_is_what_is_stored() {
     let (place, process, caller) = serving(&config(""));
-    let (status, answer) = caller.send("POST", "/v1/decisions", &[("x-deadline-ms", "1")], &event(60, 60, 7, "1.00"));
-    if status == 200 {
+    // While the engine works off a thousand payments, callers who will not wait are answered by default.
+    let work: String =
+        (200..4_200).map(|n| debezium("c", n, &row(n.cast_signed(), 10, 11 + n.cast_signed() % 500, "5.00"))).collect();
+    place.append("live.jsonl", work);
+    let mut asked = 0;
+    loop {
+        let body = event(5_000 + asked, 60, 7, "1.00");
+        let (status, answer) = caller.send("POST", "/v1/decisions", &[("x-deadline-ms", "1")], &body);
+        asked += 1;
+        assert_eq!(status, 200, "{answer}");
         let decision = &answer["decision"];
         let id = decision["decision_id"].as_str().unwrap();
         let stored = caller.until(|caller| {
@@ -178,23 +186,24 @@ fn a_deadline_is_kept_and_its_answer_is_what_is_stored() {
             (status == 200).then_some(stored)
         });
         assert_eq!(stored["decision"], *decision);
-        assert_eq!((&answer["unlogged"], &decision["decided_by"]), (&json!(true), &json!("default")), "{answer}");
-        assert_eq!(decision["outcome"], "review");
-        assert_eq!(counted(&caller, 7, "1d"), json!(1), "it counts all the same");
-        let (_, metrics) = caller.get("/metrics");
-        assert!(metrics.as_str().unwrap().contains("interdict_scorer_unlogged_answers_total 1"));
-    } else {
-        panic!("{status} {answer}");
+        if decision["decided_by"] == "default" {
+            assert_eq!((&answer["unlogged"], &decision["outcome"]), (&json!(true), &json!("review")), "{answer}");
+            break;
+        }
+        assert!(asked < 500, "the engine is never too busy");
     }
+    assert_eq!(counted(&caller, 7, "1d"), json!(asked), "it counts all the same");
+    assert!(caller.get("/metrics").1.as_str().unwrap().contains("interdict_scorer_unlogged_answers_total"));
     // The answer may come before all of the body was sent, and the connection is closed then.
     let large = event(61, 61, 7, &"1".repeat(70_000)).to_string();
     let refused = caller.until(|caller| caller.try_send("POST", "/v1/decisions", &[], &large));
     assert_eq!(refused.0, 413);
     let (status, answer) = caller.post("/v1/decisions", &json!({ "event": { "transaction_id": 62 } }));
     assert!((400..500).contains(&status), "{answer}");
+    caller.until(|caller| (counted(caller, 11, "1d") == json!(8)).then_some(()));
     process.terminate();
     assert!(process.end().0.success());
-    assert_eq!(place.remains().decisions.len(), 2);
+    assert_eq!(place.remains().decisions.len(), 4_001 + usize::try_from(asked).unwrap());
 }
 
 #[test]
