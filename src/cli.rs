@@ -31,7 +31,7 @@ pub(crate) fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("interdict: {error:#}");
+            eprintln!("interdict: {}", crate::told::told(&error));
             let is_usage = error.is::<simulate::Contradiction>();
             if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }

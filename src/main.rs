@@ -4,6 +4,7 @@ mod cli;
 mod run;
 mod setup;
 mod simulate;
+mod told;
 
 use tracing_subscriber::EnvFilter;
 

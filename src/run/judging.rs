@@ -12,6 +12,7 @@ use interdict_features::decision::{DecisionRecord, EntityRef, SeenPosition};
 use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
+use interdict_ingest::dead_letter::DeadLetter;
 use interdict_scorer::activation::Active;
 use interdict_scorer::judge::Judge;
 use interdict_scorer::lists::Lists;
@@ -33,8 +34,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) now: Timestamp,
     /// For requests: the caller's key and the deadline.
     pub(crate) request: Option<RequestFacts<'a>>,
-    /// Changes whose decision is stored already: their effects are in force, they are not judged again.
-    pub(crate) decided: &'a HashSet<usize>,
+    /// Places in the batch of what was decided before, ascending: it is not judged anew.
+    pub(crate) decided: &'a [usize],
 }
 
 /// What a record says of the request it answers.
@@ -48,6 +49,8 @@ pub(crate) struct RequestFacts<'a> {
 /// One judged event.
 #[derive(Clone, Debug)]
 pub(crate) struct Judged {
+    /// Its place in the batch.
+    pub(crate) change: usize,
     pub(crate) record: DecisionRecord,
     pub(crate) claim: Claim,
 }
@@ -123,9 +126,10 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
-        let places: Vec<usize> = (0..batch.len())
-            .filter(|change| output.judgements[*change].is_some() && !circumstances.decided.contains(change))
-            .collect();
+        let is_wanted = |change: &usize| {
+            output.judgements[*change].is_some() && circumstances.decided.binary_search(change).is_err()
+        };
+        let places: Vec<usize> = (0..batch.len()).filter(is_wanted).collect();
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -196,7 +200,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
     }
     let request = circumstances.request;
     let context = Context {
-        event_id: row.event_id().unwrap_or_default(),
+        event_id: row.event_id().unwrap_or_else(|| place_id(&own)),
         judgement: output.judgements[index].unwrap_or(0),
         position: own,
         seen,
@@ -216,6 +220,33 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
         refused,
         scored: Scored::NOT_ASKED,
     }
+}
+
+/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`.
+fn place_id(place: &SeenPosition) -> String {
+    format!("{}/{}", place.partition, place.position)
+}
+
+/// The policy's default for a record that became no event, with its claim.
+pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) -> anyhow::Result<Judged> {
+    let own = SeenPosition { partition: format!("{}/{}", letter.source, letter.partition), position: letter.position };
+    let context = Context {
+        event_id: place_id(&own),
+        judgement: 0,
+        position: own.clone(),
+        seen: vec![own],
+        event_time: None,
+        arrival_time: None,
+        as_of: BTreeMap::new(),
+        idempotency_key: None,
+        deadline_micros: None,
+        left_micros: None,
+        late: false,
+    };
+    let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
+    let record = judge.not_judged(&context, None, &[], &why, now);
+    let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
+    Ok(Judged { change: 0, record, claim })
 }
 
 fn as_of(plan: &Plan, output: &Output, vector: u32) -> BTreeMap<String, Timestamp> {
@@ -257,7 +288,7 @@ fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: T
         judge.record(&subject, &case.scored, hits, &decision, now)
     };
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
-    Ok(Judged { record, claim })
+    Ok(Judged { change: case.change, record, claim })
 }
 
 impl Case {

@@ -74,8 +74,16 @@ impl Stats {
             durations: Mutex::new(Durations::default()),
         };
         registry.register("interdict_ingest_events", "Changes applied or ignored", stats.events.clone());
-        registry.register("interdict_scorer_decisions", "Decisions by outcome and what settled it", stats.decisions.clone());
-        registry.register("interdict_ingest_dead_letters", "Records that became no change, by reason", stats.dead.clone());
+        registry.register(
+            "interdict_scorer_decisions",
+            "Decisions by outcome and what settled it",
+            stats.decisions.clone(),
+        );
+        registry.register(
+            "interdict_ingest_dead_letters",
+            "Records that became no change, by reason",
+            stats.dead.clone(),
+        );
         registry.register("interdict_ingest_ignored", "Changes that altered nothing, by reason", stats.ignored.clone());
         registry.register_with_unit(
             "interdict_ingest_checkpoint",
@@ -90,8 +98,17 @@ impl Stats {
             stats.decide.clone(),
         );
         registry.register("interdict_ingest_keys", "Entity keys in memory", stats.keys.clone());
-        registry.register_with_unit("interdict_ingest_memory", "Row records and states in memory", Unit::Bytes, stats.memory.clone());
-        registry.register("interdict_scorer_unlogged_answers", "Answers given before their record was stored", stats.unlogged.clone());
+        registry.register_with_unit(
+            "interdict_ingest_memory",
+            "Row records and states in memory",
+            Unit::Bytes,
+            stats.memory.clone(),
+        );
+        registry.register(
+            "interdict_scorer_unlogged_answers",
+            "Answers given before their record was stored",
+            stats.unlogged.clone(),
+        );
         stats
     }
 

@@ -6,18 +6,20 @@
 //! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
 //! writes what is left of the decision log, deliveries end.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use interdict_features::change::Op;
 use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::FileSource;
-use interdict_ingest::source::config::{SourceConfig, SourceKind};
+use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
@@ -31,9 +33,10 @@ use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::error::{Class, StoreError};
 use interdict_store::port::LogName;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +74,15 @@ pub(crate) struct Intaker {
 }
 
 impl Intaker {
+    /// Makes the source known to the engine; the position after which it goes on.
+    fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
+        let (reply, position) = oneshot::channel();
+        let asked = Intake::Attach { source: Arc::clone(&self.source), incarnation, reply };
+        let ended = || anyhow!("the engine has ended");
+        self.intake.blocking_send(asked).map_err(|_closed| ended())?;
+        position.blocking_recv().map_err(|_closed| ended())?
+    }
+
     /// Hands over a delivery; false when the engine has ended.
     pub(crate) fn give(&self, delivery: interdict_ingest::source::Delivery) -> bool {
         let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
@@ -151,6 +163,7 @@ impl System {
             Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, in_force, setup.engine.shards, lists)?;
         let judges = (0..plan.streams.len()).map(|stream| judging.judge_of(stream).cloned()).collect();
         let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
+        let stop_sources = Stop::default();
         let mut core = Core {
             namespace: setup.namespace.clone(),
             pipeline: Pipeline::new(Arc::clone(&plan), Arc::clone(&store), limits),
@@ -164,17 +177,18 @@ impl System {
             last_checkpoint: clock::instant(),
             next_input: 0,
             has_unflushed_letters: false,
-            horizons: std::collections::HashMap::new(),
+            judged_sources: judged_sources(setup),
+            past_replay: HashSet::new(),
+            stop: stop_sources.clone(),
         };
-        let stop_sources = Stop::default();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let mut open_sources = 0;
         for config in &setup.sources {
-            start_file(&mut core, setup, config, &intake, &stop_sources).await?;
+            start_file(setup, config, &intake, &stop_sources)?;
             open_sources += 1;
         }
         for own in start.sources {
-            let position = core.attach(&own.name, own.incarnation.as_deref()).await?;
+            let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
             start_own(own, position, &intake, &stop_sources)?;
             open_sources += 1;
         }
@@ -256,7 +270,7 @@ impl System {
         tokio::select! {
             _ = health.wait_for(|health| *health == Health::Ended) => Ok(()),
             Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
-                Ok(result) => result.and_then(|()| Err(anyhow!("a delivery task ended by itself"))),
+                Ok(result) => result.and_then(|()| Err(anyhow!("the delivery of webhooks or alerts has ended by itself; see the log for what came before"))),
                 Err(error) => Err(error.into()),
             },
         }
@@ -289,36 +303,42 @@ impl System {
     }
 }
 
-/// Reads a configured file on a thread of its own, from where the store left it.
-async fn start_file(
-    core: &mut Core<EmbeddedStore>,
-    setup: &Setup,
-    config: &SourceConfig,
-    intake: &mpsc::Sender<Intake>,
-    stop: &Stop,
-) -> anyhow::Result<()> {
+/// The judged stream of every source whose records belong to one stream and are not history.
+fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
+    let streams = &setup.definitions.streams;
+    let stream_of = |config: &SourceConfig| {
+        let SourceKind::File(file) = &config.kind else { return None };
+        let only = match &file.stream {
+            Some(name) => streams.iter().find(|stream| stream.name == *name),
+            None => streams.first().filter(|_| streams.len() == 1),
+        };
+        let is_history = file.reading.rows_as == Op::Snapshot && file.format != Format::Debezium;
+        only.filter(|stream| stream.judge.is_some() && !is_history).map(|stream| (config.name.clone(), stream.index))
+    };
+    setup.sources.iter().filter_map(stream_of).collect()
+}
+
+/// Reads a configured file on a thread of its own, from where the store left it. A followed file that is still empty has no identity
+/// yet: its reader waits, and nothing else does.
+fn start_file(setup: &Setup, config: &SourceConfig, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
     let SourceKind::File(file) = &config.kind else {
         return Err(anyhow!("source '{}' is of a kind that this program was built without", config.name));
     };
     let mut source = FileSource::open(&config.name, file, &setup.definitions.streams, stop.clone())?;
-    let incarnation = source.incarnation()?;
-    let position = core.attach(&config.name, incarnation.as_deref()).await?;
-    if let Some(position) = position {
-        source.resume(position)?;
-    }
-    let own = OwnSource {
-        name: config.name.clone(),
-        incarnation,
-        read: Box::new(move |intaker, _stop, _position| {
-            while let Some(delivery) = source.next(DELIVERY)? {
-                if !intaker.give(delivery) {
-                    break;
-                }
+    let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
+        let incarnation = source.incarnation()?;
+        if let Some(position) = intaker.attach(incarnation)? {
+            source.resume(position)?;
+        }
+        while let Some(delivery) = source.next(DELIVERY)? {
+            if !intaker.give(delivery) {
+                break;
             }
-            Ok(())
-        }),
+        }
+        Ok(())
     };
-    start_own(own, position, intake, stop)
+    let own = OwnSource { name: config.name.clone(), incarnation: None, read: Box::new(read) };
+    start_own(own, None, intake, stop)
 }
 
 fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
@@ -350,7 +370,7 @@ fn start_engine(
         health.send_replace(Health::Working);
         let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources));
         if let Err(error) = &end {
-            tracing::error!(error = format!("{error:#}"), "the engine has ended");
+            tracing::error!(error = crate::told::told(error), "the engine has ended");
         }
         health.send_replace(Health::Ended);
         end
@@ -370,7 +390,8 @@ fn start_deliveries(
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
     let metrics = DeliveryMetrics::register(registry);
-    let delivery = Delivery::new(Arc::clone(store), receivers, DeliveryLimits::default(), Shell, metrics);
+    let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
+    let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
     let (wake, stop) = (Arc::clone(wake), stop.clone());
     tasks.spawn(async move { Ok(delivery.run(wake, stop).await?) });
     Ok(())
@@ -410,7 +431,7 @@ fn start_monitor(
                 settled(monitor.tick(clock::now()))?
             };
             if let Some(durable) = durable {
-                store.trim_log_now(LogName::DECISIONS, durable)?;
+                put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
             }
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
             if taken > 0 {
@@ -431,16 +452,30 @@ fn start_monitor(
     let logs_errors = move || {
         let ended = work();
         if let Err(error) = &ended {
-            tracing::error!(error = format!("{error:#}"), "the monitor has ended; decisions stay in the store's log");
+            tracing::error!(
+                error = crate::told::told(error),
+                "the monitor has ended; decisions stay in the store's log"
+            );
         }
         ended
     };
     Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
 }
 
+/// What the store gave, or nothing while it fails: the decisions stay in its log, and it is asked again at the next tick.
+fn put_off<T: Default>(result: Result<T, StoreError>) -> anyhow::Result<T> {
+    match result {
+        Err(error) if error.class() == Class::Transient => {
+            tracing::error!(%error, "the store's decision log is not to be had; it is tried again");
+            Ok(T::default())
+        }
+        result => Ok(result?),
+    }
+}
+
 /// Hands the next decisions to the monitor; how many it took.
 fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
-    let entries = store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP)?;
+    let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
     for (taken, (position, bytes)) in entries.iter().enumerate() {
         let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
         match monitor.observe(*position, &record, clock::now()) {

@@ -210,6 +210,22 @@ impl EmbeddedStore {
         self.read(read::lists)
     }
 
+    /// Every state with its encoded key, in order of key: for comparing two stores. Holds them all in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn states_now(&self) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.read(|engine| read::images(engine, &engine.states))
+    }
+
+    /// Every row record with its encoded key, in order of key: for comparing two stores. Holds them all in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn rows_now(&self) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.read(|engine| read::images(engine, &engine.rows))
+    }
+
     /// [`Store::outbox`] on this thread.
     ///
     /// # Errors
