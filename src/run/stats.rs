@@ -1,8 +1,7 @@
 //! What a running engine counts, for the terminal and for Prometheus.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, Outcome};
@@ -30,6 +29,16 @@ pub(crate) struct Stats {
     unlogged: Counter,
     outcomes: [AtomicU64; 3],
     durations: Mutex<Durations>,
+    watcher: OnceLock<Watcher>,
+}
+
+/// Is called with every decision that is newly stored.
+struct Watcher(Box<dyn Fn(&DecisionRecord) + Send + Sync>);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -72,6 +81,7 @@ impl Stats {
             unlogged: Counter::default(),
             outcomes: [const { AtomicU64::new(0) }; 3],
             durations: Mutex::new(Durations::default()),
+            watcher: OnceLock::new(),
         };
         registry.register("interdict_ingest_events", "Changes applied or ignored", stats.events.clone());
         registry.register("interdict_scorer_decisions", "Decisions by outcome and what settled it", stats.decisions.clone());
@@ -95,6 +105,11 @@ impl Stats {
         stats
     }
 
+    /// Has `watcher` called with every newly stored decision, on the engine's thread: it must be quick. The first watcher stays.
+    pub(crate) fn watch(&self, watcher: impl Fn(&DecisionRecord) + Send + Sync + 'static) {
+        let _the_first_stays = self.watcher.set(Watcher(Box::new(watcher)));
+    }
+
     pub(crate) fn count_events(&self, count: u64) {
         self.events.inc_by(count);
     }
@@ -109,6 +124,9 @@ impl Stats {
             Outcome::Block => 2,
         };
         self.outcomes[slot].fetch_add(1, Ordering::Relaxed);
+        if let Some(Watcher(watcher)) = self.watcher.get() {
+            watcher(record);
+        }
     }
 
     pub(crate) fn count_dead(&self, reason: &str, count: u64) {
