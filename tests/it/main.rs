@@ -1,0 +1,3 @@
+//! Whole-system tests: the program as people run it.
+
+mod demo;
