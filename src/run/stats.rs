@@ -1,7 +1,7 @@
 //! What a running engine counts, for the terminal and for Prometheus.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, Outcome};
@@ -11,9 +11,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-
-/// Durations kept for percentiles: the newest of them.
-const DURATIONS: usize = 65_536;
 
 /// Counters of one engine.
 #[derive(Debug)]
@@ -28,7 +25,6 @@ pub(crate) struct Stats {
     memory: Gauge,
     unlogged: Counter,
     outcomes: [AtomicU64; 3],
-    durations: Mutex<Durations>,
     watcher: OnceLock<Watcher>,
 }
 
@@ -52,20 +48,6 @@ struct ReasonLabel {
     reason: String,
 }
 
-#[derive(Debug, Default)]
-struct Durations {
-    micros: Vec<u32>,
-    next: usize,
-}
-
-/// Percentiles of the newest decisions' durations, microseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Percentiles {
-    pub(crate) p50: u32,
-    pub(crate) p99: u32,
-    pub(crate) p999: u32,
-}
-
 impl Stats {
     /// Counters that `registry` shows.
     pub(crate) fn register(registry: &mut Registry) -> Self {
@@ -80,12 +62,19 @@ impl Stats {
             memory: Gauge::default(),
             unlogged: Counter::default(),
             outcomes: [const { AtomicU64::new(0) }; 3],
-            durations: Mutex::new(Durations::default()),
             watcher: OnceLock::new(),
         };
         registry.register("interdict_ingest_events", "Changes applied or ignored", stats.events.clone());
-        registry.register("interdict_scorer_decisions", "Decisions by outcome and what settled it", stats.decisions.clone());
-        registry.register("interdict_ingest_dead_letters", "Records that became no change, by reason", stats.dead.clone());
+        registry.register(
+            "interdict_scorer_decisions",
+            "Decisions by outcome and what settled it",
+            stats.decisions.clone(),
+        );
+        registry.register(
+            "interdict_ingest_dead_letters",
+            "Records that became no change, by reason",
+            stats.dead.clone(),
+        );
         registry.register("interdict_ingest_ignored", "Changes that altered nothing, by reason", stats.ignored.clone());
         registry.register_with_unit(
             "interdict_ingest_checkpoint",
@@ -100,8 +89,17 @@ impl Stats {
             stats.decide.clone(),
         );
         registry.register("interdict_ingest_keys", "Entity keys in memory", stats.keys.clone());
-        registry.register_with_unit("interdict_ingest_memory", "Row records and states in memory", Unit::Bytes, stats.memory.clone());
-        registry.register("interdict_scorer_unlogged_answers", "Answers given before their record was stored", stats.unlogged.clone());
+        registry.register_with_unit(
+            "interdict_ingest_memory",
+            "Row records and states in memory",
+            Unit::Bytes,
+            stats.memory.clone(),
+        );
+        registry.register(
+            "interdict_scorer_unlogged_answers",
+            "Answers given before their record was stored",
+            stats.unlogged.clone(),
+        );
         stats
     }
 
@@ -149,11 +147,8 @@ impl Stats {
 
     /// Notes how long `count` decisions took, all of one micro-batch.
     pub(crate) fn decided(&self, took: Duration, count: usize) {
-        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let mut durations = self.durations.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..count.min(DURATIONS) {
+        for _ in 0..count {
             self.decide.observe(took.as_secs_f64());
-            durations.push(micros);
         }
     }
 
@@ -165,30 +160,6 @@ impl Stats {
     /// Approved, reviewed and blocked so far.
     pub(crate) fn outcomes(&self) -> [u64; 3] {
         [0, 1, 2].map(|slot| self.outcomes[slot].load(Ordering::Relaxed))
-    }
-
-    /// Percentiles of the newest durations.
-    pub(crate) fn percentiles(&self) -> Percentiles {
-        self.durations.lock().unwrap_or_else(PoisonError::into_inner).percentiles()
-    }
-}
-
-impl Durations {
-    fn push(&mut self, micros: u32) {
-        if self.micros.len() < DURATIONS {
-            self.micros.push(micros);
-        } else {
-            self.micros[self.next] = micros;
-        }
-        self.next = (self.next + 1) % DURATIONS;
-    }
-
-    fn percentiles(&self) -> Percentiles {
-        let mut sorted = self.micros.clone();
-        sorted.sort_unstable();
-        let Some(last) = sorted.len().checked_sub(1) else { return Percentiles::default() };
-        let at = |per_mille: usize| sorted[last * per_mille / 1_000];
-        Percentiles { p50: at(500), p99: at(990), p999: at(999) }
     }
 }
 
