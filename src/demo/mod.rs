@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use interdict_features::time::Span;
+use tokio_util::sync::CancellationToken;
 
 use crate::run::clock;
 use crate::run::system::{OwnSource, Start, System};
@@ -108,6 +109,12 @@ impl Demo {
     }
 
     async fn play(&self, setup: &Setup, place: &Place) -> anyhow::Result<()> {
+        let asked = CancellationToken::new();
+        let asks = asked.clone();
+        tokio::spawn(async move {
+            told_to_stop().await;
+            asks.cancel();
+        });
         let tally = Arc::new(Mutex::new(Tally::default()));
         let learning = Arc::new(Learning::default());
         let (go, ready) = sync_channel(1);
@@ -126,12 +133,12 @@ impl Demo {
         system.stats.watch(move |record| {
             watched.lock().unwrap_or_else(PoisonError::into_inner).decided(record, clock::instant());
         });
-        let played = match self.learn(&mut system, &learning, &mut show).await {
+        let played = match self.learn(&mut system, &learning, &mut show, &asked).await {
             Ok(Over::Done) => match show.begin(system.http) {
                 Ok(()) => {
                     // The source's thread has ended when this fails; the system says why.
                     let _ended = go.send(());
-                    self.watch(&mut system, &tally, &mut show).await
+                    self.watch(&mut system, &tally, &mut show, &asked).await
                 }
                 Err(error) => Err(error.into()),
             },
@@ -152,14 +159,19 @@ impl Demo {
     }
 
     /// Waits until history is applied and stored.
-    async fn learn(&self, system: &mut System, learning: &Learning, show: &mut Show) -> anyhow::Result<Over> {
+    async fn learn(
+        &self,
+        system: &mut System,
+        learning: &Learning,
+        show: &mut Show,
+        asked: &CancellationToken,
+    ) -> anyhow::Result<Over> {
         let incarnation = traffic::incarnation(self.seed);
         let mut redraw = tokio::time::interval(REDRAW);
-        let mut stop = std::pin::pin!(told_to_stop());
         loop {
             tokio::select! {
                 ended = system.ended() => return ended.map(|()| Over::Asked),
-                () = &mut stop => return Ok(Over::Asked),
+                () = asked.cancelled() => return Ok(Over::Asked),
                 _ = redraw.tick() => {}
             }
             show.learning(system.stats.events());
@@ -175,10 +187,15 @@ impl Demo {
     }
 
     /// Shows live traffic until its time is over or somebody asks for the end.
-    async fn watch(&self, system: &mut System, tally: &Mutex<Tally>, show: &mut Show) -> anyhow::Result<Over> {
+    async fn watch(
+        &self,
+        system: &mut System,
+        tally: &Mutex<Tally>,
+        show: &mut Show,
+        asked: &CancellationToken,
+    ) -> anyhow::Result<Over> {
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut stop = std::pin::pin!(told_to_stop());
         let end = async {
             match self.seconds {
                 Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
@@ -189,7 +206,7 @@ impl Demo {
         loop {
             tokio::select! {
                 ended = system.ended() => return ended.map(|()| Over::Done),
-                () = &mut stop => return Ok(Over::Asked),
+                () = asked.cancelled() => return Ok(Over::Asked),
                 () = &mut end => return Ok(Over::Done),
                 _ = redraw.tick() => {}
             }

@@ -4,12 +4,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
 use crate::setup::Setup;
 
+/// How often a temporary folder is tried to be removed, and the time between: the store's own threads may still close files in it.
+const REMOVALS: usize = 100;
+const REMOVAL: Duration = Duration::from_millis(50);
 /// Names a folder as the demo's.
 const MARK: &str = ".interdict-demo";
 const CONFIGURATION: &str = "interdict.toml";
@@ -79,6 +83,20 @@ impl Place {
         } else {
             "the demo cannot start".to_owned()
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(folder) = self.temporary.take().map(TempDir::keep) else { return };
+        for _ in 0..REMOVALS {
+            let removed = fs::remove_dir_all(&folder);
+            if removed.is_ok() || !folder.exists() {
+                return;
+            }
+            std::thread::park_timeout(REMOVAL);
+        }
+        tracing::warn!(path = %folder.display(), "the temporary folder cannot be removed");
     }
 }
 

@@ -87,14 +87,9 @@ impl Summary<'_> {
         vec![
             row("false blocks", &sum(genuine.blocked)),
             row("false reviews", &sum(genuine.reviewed)),
-            row(
-                "account blocked",
-                &format!(
-                    "genuine payments stopped after a caught fraud {}, after a false block {}",
-                    sum(genuine.stopped_after_fraud),
-                    sum(genuine.stopped_by_mistake)
-                ),
-            ),
+            "genuine payments stopped because their account is blocked:".to_owned(),
+            row("  after a fraud", &sum(genuine.stopped_after_fraud)),
+            row("  by mistake", &sum(genuine.stopped_by_mistake)),
         ]
     }
 

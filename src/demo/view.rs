@@ -49,13 +49,13 @@ pub(super) fn lines(picture: &Picture<'_>) -> Vec<Line> {
     let Percentiles { p50, p99, p999 } = picture.latency;
     let mut lines = vec![
         Line::Bold(format!(
-            "interdict demo   simulated time {}   {} events/s asked   {} s",
+            "interdict demo  simulated time {}  asked {}/s  for {} s",
             minute(picture.simulated_micros),
             grouped(picture.speed.into()),
             picture.lived.as_secs(),
         )),
         Line::Plain(format!(
-            "decisions {:>7}/s   due to stored: p50 {}   p99 {}   p99.9 {}",
+            "decisions {:>7}/s  due to stored: p50 {}  p99 {}  p99.9 {}",
             grouped(picture.rate),
             duration(p50),
             duration(p99),
@@ -113,16 +113,13 @@ pub(super) fn commands(address: SocketAddr, example: Option<Example>) -> Vec<Str
     let port = address.port();
     let mut lines = vec![format!("curl -s localhost:{port}/v1/blocks")];
     if let Some(Example { payment, number }) = example {
-        let time = Timestamp::from_micros(payment.time_micros);
-        let (customer, terminal) = (payment.customer, payment.terminal);
-        lines
-            .push(format!("curl -s -X POST localhost:{port}/v1/entities/customer -H content-type:application/json \\"));
+        // The next whole second: windows end with it, so that the payment itself is seen.
+        let time = Timestamp::from_micros((payment.time_micros / 1_000_000 + 1) * 1_000_000);
+        let (customer, terminal, id) = (payment.customer, payment.terminal, REQUEST_IDS + number);
+        lines.push(format!("curl -s localhost:{port}/v1/entities/customer -H content-type:application/json \\"));
         lines.push(format!("  -d '{{\"key\": {customer}, \"as_of\": \"{time}\"}}'"));
-        lines.push(format!("curl -s -X POST localhost:{port}/v1/decisions -H content-type:application/json \\"));
-        lines.push(format!(
-            "  -d '{{\"event\": {{\"transaction_id\": {}, \"customer_id\": {customer},",
-            REQUEST_IDS + number
-        ));
+        lines.push(format!("curl -s localhost:{port}/v1/decisions -H content-type:application/json \\"));
+        lines.push(format!("  -d '{{\"event\": {{\"transaction_id\": {id}, \"customer_id\": {customer},"));
         lines.push(format!("  \"terminal_id\": {terminal}, \"tx_datetime\": \"{time}\", \"amount\": 99.50}}}}'"));
     }
     lines.push(format!("open http://localhost:{port}/metrics and http://localhost:{port}/openapi.json"));
@@ -134,7 +131,7 @@ pub(super) fn drift(state: Option<&MonitorState>) -> String {
     let Some(state) = state else { return "not watched yet".to_owned() };
     let (rows, of) = state.filling;
     let window = format!("window {} of {} rows", grouped(rows as u64), grouped(of as u64));
-    let Some(batch) = &state.last else { return format!("{window} (a simulated week); no verdict yet") };
+    let Some(batch) = &state.last else { return format!("{window} (a week), no verdict yet") };
     let largest = batch.columns.iter().max_by(|a, b| a.psi.value.total_cmp(&b.psi.value));
     let largest =
         largest.map(|column| format!("max psi {:.3} ({})", column.psi.value, column.name)).unwrap_or_default();

@@ -4,6 +4,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+
 fn demo(arguments: &[&str], temporary: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_interdict"))
         .arg("demo")
@@ -71,15 +73,14 @@ fn logged(folder: &Path) -> u64 {
     let mut rows = 0;
     let mut folders = vec![folder.join("data/decisions")];
     while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(next).expect("a folder of the log") {
+            let path = entry.expect("an entry of the log").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "parquet") {
-                let file = std::fs::File::open(path).unwrap();
-                let reader = parquet::file::reader::SerializedFileReader::new(file).unwrap();
-                let metadata = parquet::file::reader::FileReader::metadata(&reader).file_metadata().num_rows();
-                rows += u64::try_from(metadata).unwrap();
+                let file = std::fs::File::open(path).expect("a file of the log");
+                let reader = SerializedFileReader::new(file).expect("a complete file");
+                rows += u64::try_from(reader.metadata().file_metadata().num_rows()).expect("a count");
             }
         }
     }
