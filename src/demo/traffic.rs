@@ -150,7 +150,8 @@ impl Traffic {
     fn flow(&self, changes: &mut Numbered, intaker: &Intaker, stop: &Stop) {
         let began = clock::instant();
         let mut sent: u64 = 0;
-        loop {
+        // Asked before anything is taken: what is counted as handed over is handed over.
+        while !stop.is_stopped() {
             let now = clock::instant();
             let due = self.due_after(now - began).saturating_sub(sent);
             if due == 0 {
@@ -170,7 +171,7 @@ impl Traffic {
             }
             self.tally.lock().unwrap_or_else(PoisonError::into_inner).handed(payments);
             let Some(delivery) = delivery(batch) else { return };
-            if stop.is_stopped() || !intaker.give(delivery) {
+            if !intaker.give(delivery) {
                 return;
             }
         }

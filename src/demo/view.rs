@@ -130,17 +130,16 @@ pub(super) fn commands(address: SocketAddr, example: Option<Example>) -> Vec<Str
 pub(super) fn drift(state: Option<&MonitorState>) -> String {
     let Some(state) = state else { return "not watched yet".to_owned() };
     let (rows, of) = state.filling;
-    let window = format!("window {} of {} rows", grouped(rows as u64), grouped(of as u64));
-    let Some(batch) = &state.last else { return format!("{window} (a week), no verdict yet") };
+    let window = format!("{} of {} rows", grouped(rows as u64), grouped(of as u64));
+    let Some(batch) = &state.last else { return format!("no verdict yet, window {window} (a week)") };
     let largest = batch.columns.iter().max_by(|a, b| a.psi.value.total_cmp(&b.psi.value));
-    let largest =
-        largest.map(|column| format!("max psi {:.3} ({})", column.psi.value, column.name)).unwrap_or_default();
+    let largest = largest.map(|column| format!("max psi {:.3} {}", column.psi.value, column.name)).unwrap_or_default();
     let verdict = match (&state.episode, batch.drifted().len()) {
         (Some(_), _) => "DRIFT CONFIRMED".to_owned(),
         (None, 0) => "no drift".to_owned(),
         (None, columns) => format!("{columns} columns drifted, not confirmed"),
     };
-    format!("{verdict}   {largest}   {window}")
+    format!("{verdict}  next {window}  {largest}")
 }
 
 /// One line for where no terminal is.
