@@ -1,6 +1,7 @@
 //! The `interdict` command line.
 
 mod cli;
+mod demo;
 mod run;
 mod setup;
 mod simulate;
@@ -18,6 +19,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let filter = EnvFilter::try_from_env("INTERDICT_LOG").unwrap_or_else(|_unset| EnvFilter::new(LOGGED));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(demo::journal::writer).with_target(false).init();
     cli::run()
 }
