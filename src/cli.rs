@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{run, simulate};
+use crate::{check, plan, run, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -18,6 +18,8 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Check(check::Check),
+    Plan(plan::Plan),
     Run(run::Run),
     Simulate(Box<simulate::Simulate>),
 }
@@ -25,6 +27,8 @@ enum Command {
 /// Reads the arguments and runs the command.
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Check(command) => command.run(),
+        Command::Plan(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Simulate(command) => command.run(),
     };

@@ -1,6 +1,8 @@
 //! The `interdict` command line.
 
+mod check;
 mod cli;
+mod plan;
 mod run;
 mod setup;
 mod simulate;
