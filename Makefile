@@ -41,7 +41,8 @@ train: onnxruntime $(VENV) ## Simulates, computes features, trains, and writes e
 	$(INTERDICT) simulate --seed 20 --days 95 --output $(TRAINING)/history.parquet
 	$(INTERDICT) backfill --config examples/handbook/interdict.toml \
 		--input $(TRAINING)/history.parquet --output $(TRAINING)/features.parquet
-	.venv/bin/python training/train.py --features $(TRAINING)/features.parquet --bundle examples/handbook/bundle
+	.venv/bin/python training/train.py --features $(TRAINING)/features.parquet \
+		--history $(TRAINING)/history.parquet --bundle examples/handbook/bundle
 
 $(VENV): training/requirements.txt
 	$(PYTHON) -m venv .venv

@@ -7,6 +7,18 @@ mod run;
 mod setup;
 mod simulate;
 
+use tracing_subscriber::EnvFilter;
+
+/// What is logged unless `INTERDICT_LOG` says otherwise: our own crates, and warnings of the libraries.
+const LOGGED: &str =
+    "warn,interdict=info,interdict_ingest=info,interdict_monitor=info,interdict_scorer=info,interdict_store=info";
+
+/// Many small records per decision: the system's allocator spends its time on them otherwise.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
+    let filter = EnvFilter::try_from_env("INTERDICT_LOG").unwrap_or_else(|_unset| EnvFilter::new(LOGGED));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     cli::run()
 }

@@ -135,7 +135,7 @@ impl Setup {
         Ok(Self {
             namespace,
             definitions: Arc::new(definitions),
-            policy: Arc::new(policy),
+            policy: Arc::new(policy.located(&folder)),
             sources,
             http,
             serves_http,
@@ -144,11 +144,6 @@ impl Setup {
             engine,
             folder,
         })
-    }
-
-    /// The bundle's folder, if the policy names one.
-    pub(crate) fn bundle_folder(&self) -> Option<PathBuf> {
-        self.policy.bundle.as_ref().map(|bundle| self.folder.join(bundle))
     }
 }
 

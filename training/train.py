@@ -51,8 +51,11 @@ def column(name: str) -> str:
     return name.replace(".", "__")
 
 
-def read(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The feature table, ordered by time and position, and the hash of each group's definition."""
+def read(path: Path, history: Path | None) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The feature table, ordered by time and position, and the hash of each group's definition.
+
+    Columns of the event that the table does not repeat are taken from the history it was computed from.
+    """
     file = pq.ParquetFile(path)
     metadata = file.schema_arrow.metadata or {}
     hashes = {}
@@ -62,6 +65,10 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
             sys.exit(f"{path} does not say which definition of '{group}' it holds; write it with `interdict backfill`")
         hashes[group] = found.decode()
     table = file.read().to_pandas()
+    absent = [name for name in ["amount", *needed()] if name not in table.columns]
+    if absent and history is not None:
+        events = pq.read_table(history, columns=["transaction_id", *absent]).to_pandas()
+        table = table.merge(events, on="transaction_id", how="left", validate="one_to_one")
     missing = [name for name in [column(name) for name, _ in INPUTS] + needed() if name not in table.columns]
     if missing:
         sys.exit(f"{path} lacks the columns {', '.join(missing)}")
@@ -163,7 +170,13 @@ def with_float_thresholds(booster: lightgbm.Booster) -> lightgbm.Booster:
 
 def export(booster: lightgbm.Booster) -> bytes:
     initial = [("input", FloatTensorType([None, len(INPUTS)]))]
-    return convert_lightgbm(booster, initial_types=initial, zipmap=False, target_opset=15).SerializeToString()
+    # Without a name the converter makes one up, and the same training would give another file.
+    model = convert_lightgbm(booster, name="handbook", initial_types=initial, zipmap=False, target_opset=15)
+    # The converter takes these from a set, in any order.
+    imports = sorted(model.opset_import, key=lambda operators: operators.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+    return model.SerializeToString()
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
@@ -265,19 +278,21 @@ def measure(name: str, table: pd.DataFrame, scores: np.ndarray, known: set) -> d
         "average_precision": round(float(average_precision_score(labels, scores)), 4),
         "card_precision_100": round(card_precision(table, scores, known), 4),
     }
-    print(f"{name}: {len(table)} rows, {int(labels.sum())} frauds, " + ", ".join(f"{k} {v}" for k, v in measured.items()))
+    figures = ", ".join(f"{name} {value}" for name, value in measured.items())
+    print(f"{name}: {len(table)} rows, {int(labels.sum())} frauds, {figures}")
     return measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True, help="Parquet written by `interdict backfill`")
+    parser.add_argument("--history", type=Path, help="what they were computed from")
     parser.add_argument("--bundle", type=Path, required=True, help="folder to write")
     parser.add_argument("--version", default="1")
     parser.add_argument("--auc-min", type=float, default=0.85, help="refuse a worse model")
     options = parser.parse_args()
 
-    table, hashes = read(options.features)
+    table, hashes = read(options.features, options.history)
     table["is_fraud"] = table["is_fraud"].fillna(False).astype(bool)
     parts = split(table)
     training, test, validation = parts["training"], parts["test"], parts["validation"]
@@ -300,8 +315,9 @@ def main() -> None:
     labels = test["is_fraud"].to_numpy()
     for name, threshold in zip(["review", "block"], thresholds):
         hit = scored["test"] >= threshold
-        share = labels[hit].mean() if hit.any() else 0.0
-        print(f"{name} from {threshold}: {hit.sum()} of {len(hit)} test rows, precision {share:.3f}, recall {labels[hit].sum() / labels.sum():.3f}")
+        precision = labels[hit].mean() if hit.any() else 0.0
+        recall = labels[hit].sum() / labels.sum()
+        print(f"{name} from {threshold}: {hit.sum()} test rows, precision {precision:.3f}, recall {recall:.3f}")
 
     # The engine compares with the score at its own batch size; what counts is that ours is one of them.
     vectors = values(test)
@@ -324,7 +340,8 @@ def main() -> None:
     recent = pd.concat([validation, test])
     reference = recent.sample(min(REFERENCE_ROWS, len(recent)), random_state=1)
     reference_vectors = values(reference)
-    write_reference(folder / "reference.parquet", reference_vectors, onnx_scores(runtime, model_input(reference_vectors)))
+    reference_scores = onnx_scores(runtime, model_input(reference_vectors))
+    write_reference(folder / "reference.parquet", reference_vectors, reference_scores)
     facts = {
         "library": f"lightgbm {lightgbm.__version__}",
         "rows": len(training),

@@ -185,13 +185,7 @@ impl ConfigFile {
     }
 
     fn of_table<'a>(&'a self, path: &str, table: &'a dyn TableLike, span: Option<Range<usize>>) -> Section<'a> {
-        Section {
-            file: self,
-            path: path.to_owned(),
-            table,
-            span,
-            asked: RefCell::new(BTreeSet::new()),
-        }
+        Section { file: self, path: path.to_owned(), table, span, asked: RefCell::new(BTreeSet::new()) }
     }
 
     /// Notes a mistake at a byte range of the source (the file's beginning when `None`).

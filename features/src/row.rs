@@ -324,7 +324,8 @@ impl RowRecord {
     /// The latest time the record knows: of the event, or of a report.
     #[must_use]
     pub fn newest(&self, stream: &Stream) -> Option<Timestamp> {
-        let time = stream.time.map(|column| self.cells[column]).filter(|cell| *cell > UNCHANGED).map(Timestamp::from_micros);
+        let time =
+            stream.time.map(|column| self.cells[column]).filter(|cell| *cell > UNCHANGED).map(Timestamp::from_micros);
         time.max(self.reports.iter().filter_map(|report| report.reported).max())
     }
 

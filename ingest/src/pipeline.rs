@@ -45,7 +45,9 @@ pub enum PipelineError {
         source: StateError,
     },
     /// A stored row record cannot be read.
-    #[error("a stored row record of stream {stream} cannot be read: {source}; restore the store, or fill a new namespace")]
+    #[error(
+        "a stored row record of stream {stream} cannot be read: {source}; restore the store, or fill a new namespace"
+    )]
     Row {
         /// The stream.
         stream: String,
@@ -141,7 +143,8 @@ impl<S: Store> Pipeline<S> {
         };
         let offsets = self.store.offsets(source, incarnation).await?;
         for offset in &offsets {
-            let standing = Standing { stored: Some(offset.position), applied: Some(offset.position), is_volatile: false };
+            let standing =
+                Standing { stored: Some(offset.position), applied: Some(offset.position), is_volatile: false };
             self.standings.insert((source.to_owned(), offset.partition), standing);
         }
         Ok(offsets.iter().find(|offset| offset.partition == 0).map(|offset| offset.position))
@@ -181,7 +184,13 @@ impl<S: Store> Pipeline<S> {
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub async fn read(&mut self, entity: usize, key: &OwnedKey, groups: &[usize], as_of: AsOf) -> Result<(bool, Vec<Readout>), PipelineError> {
+    pub async fn read(
+        &mut self,
+        entity: usize,
+        key: &OwnedKey,
+        groups: &[usize],
+        as_of: AsOf,
+    ) -> Result<(bool, Vec<Readout>), PipelineError> {
         if !self.engine.holds(entity, &key.as_key()) {
             self.bring_states(&[(entity, key.clone())]).await?;
         }
@@ -227,10 +236,9 @@ impl<S: Store> Pipeline<S> {
         let fetched = self.store.fetch(&query).await?;
         for ((entity, key), bytes) in wanted.iter().zip(&fetched.states) {
             let bytes: Vec<Option<&[u8]>> = bytes.iter().map(|bytes| bytes.as_deref()).collect();
-            self.engine.load_states(*entity, key, &bytes).map_err(|source| PipelineError::State {
-                entity: self.names.entities[*entity].to_string(),
-                source,
-            })?;
+            self.engine
+                .load_states(*entity, key, &bytes)
+                .map_err(|source| PipelineError::State { entity: self.names.entities[*entity].to_string(), source })?;
         }
         Ok(())
     }

@@ -14,8 +14,6 @@ use std::path::PathBuf;
 use crate::setup::Setup;
 use system::{Start, System};
 
-pub(crate) use self::core::Intake;
-
 /// Runs a deployment: sources in, decisions out, HTTP on the configured address.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Run {

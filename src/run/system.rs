@@ -128,8 +128,8 @@ pub(crate) fn load_runtime() -> anyhow::Result<Runtime> {
 
 /// Loads and activates the bundle that the policy names.
 pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<Active>, Bundle)>> {
-    let (Some(folder), Some(stream)) = (setup.bundle_folder(), setup.policy.stream) else { return Ok(None) };
-    let bundle = Bundle::load(&folder)?;
+    let (Some(folder), Some(stream)) = (&setup.policy.bundle, setup.policy.stream) else { return Ok(None) };
+    let bundle = Bundle::load(folder)?;
     let runtime = load_runtime()?;
     let active = activate(&runtime, &bundle, &setup.definitions, stream)?;
     Ok(Some((runtime, Arc::new(active), bundle)))

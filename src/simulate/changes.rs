@@ -187,7 +187,7 @@ impl<I: Iterator<Item = Transaction>> Changes<I> {
         let correction = correction.map(|after| committed + after).filter(|at| deletion.is_none_or(|end| *at < end));
         if let Some(at) = correction {
             let before = row;
-            row.transaction.amount_minor += random.as_mut().map_or(0, |random| random.random_range(1..=5_00));
+            row.transaction.amount_minor += random.as_mut().map_or(0, |random| random.random_range(1..=500));
             self.plan(at, What::Update { before, after: row });
         }
         self.plan_label(correction.unwrap_or(committed), row, deletion);

@@ -45,7 +45,7 @@ pub(crate) struct Simulate {
     /// How far from home a customer pays, on a grid of 100 by 100
     #[arg(long, value_name = "UNITS", default_value_t = 5.0, value_parser = radius)]
     radius: f64,
-    /// First day, as a date or RFC 3339 time, or 'now'
+    /// Where the first day begins: a date or RFC 3339 time, or 'now'
     #[arg(long, value_name = "TIME", default_value = "2018-04-01", value_parser = start)]
     start: i64,
     /// Identifier of the first transaction

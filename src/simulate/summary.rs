@@ -99,10 +99,10 @@ impl Summary {
     }
 
     /// Whether no transaction is still to come at `micros`.
-    pub(super) fn is_complete(&self, length: Length, micros: i64, start_micros: i64) -> bool {
+    pub(super) fn is_complete(&self, length: Length, micros: i64, midnight: i64) -> bool {
         match length {
             Length::Transactions(count) => self.transactions >= count,
-            Length::Days(days) => micros >= start_micros.saturating_add(i64::from(days).saturating_mul(DAY_MICROS)),
+            Length::Days(days) => micros >= midnight.saturating_add(i64::from(days).saturating_mul(DAY_MICROS)),
         }
     }
 

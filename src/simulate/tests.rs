@@ -8,7 +8,7 @@ use clap::Parser;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use super::changes::{Change, Row};
+use super::changes::{Change, Row, What};
 use super::generator::Transaction;
 use super::*;
 

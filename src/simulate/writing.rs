@@ -94,7 +94,7 @@ impl Writing {
         let Some(pacer) = &self.pacer else {
             return Ok(Next::Continue);
         };
-        if self.summary.is_complete(self.config.length, change.commit_micros, self.config.start_micros) {
+        if self.summary.is_complete(self.config.length, change.commit_micros, self.config.first_midnight()) {
             return Ok(Next::Stop);
         }
         if pacer.is_early(change.delivered_micros) {

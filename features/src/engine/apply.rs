@@ -170,7 +170,9 @@ impl StateShard {
         self.warm.clear();
         for &(shard, place) in places {
             let resolved = &rows[shard as usize].resolved;
-            let Some(version) = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new) else { continue };
+            let Some(version) = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new) else {
+                continue;
+            };
             let row = resolved.row(stream, &version);
             for route in routes {
                 if let Some(key) = key_of(row, &route.key, &mut self.key_new)

@@ -245,7 +245,7 @@ mod tests {
             (128, vec![0, 128]),
             (-128, vec![128]),
             (-129, vec![255, 127]),
-            (100_77, vec![39, 93]),
+            (10_077, vec![39, 93]),
             (i64::MIN, vec![128, 0, 0, 0, 0, 0, 0, 0]),
         ] {
             assert_eq!(twos_complement(minor, &mut [0; 8]), bytes, "{minor}");

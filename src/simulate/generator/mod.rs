@@ -39,7 +39,7 @@ pub(crate) struct Config {
     pub(crate) terminals: u32,
     /// How far from home, in grid units, a customer pays. A customer with no terminal within it uses the nearest.
     pub(crate) radius: f64,
-    /// Midnight of the first day, microseconds since the epoch.
+    /// Nothing lies before it, microseconds since the epoch. Days are those of UTC, the first may be cut.
     pub(crate) start_micros: i64,
     /// Where the output ends.
     pub(crate) length: Length,
@@ -65,6 +65,13 @@ impl Default for Config {
             fraud: FraudRates::default(),
             chargebacks: Chargebacks::default(),
         }
+    }
+}
+
+impl Config {
+    /// The beginning of the first day, at or before the start.
+    pub(crate) const fn first_midnight(&self) -> i64 {
+        self.start_micros - self.start_micros.rem_euclid(DAY_MICROS)
     }
 }
 
@@ -95,14 +102,14 @@ pub(crate) struct FraudRates {
 
 impl Default for FraudRates {
     fn default() -> Self {
-        Self { amount_max_minor: Some(220_00), terminals: 2.0, customers: 3.0, bursts: 1.0, takeovers: 1.0 }
+        Self { amount_max_minor: Some(22_000), terminals: 2.0, customers: 3.0, bursts: 1.0, takeovers: 1.0 }
     }
 }
 
 impl FraudRates {
     /// The handbook's own three scenarios.
     pub(crate) const HANDBOOK: Self =
-        Self { amount_max_minor: Some(220_00), terminals: 2.0, customers: 3.0, bursts: 0.0, takeovers: 0.0 };
+        Self { amount_max_minor: Some(22_000), terminals: 2.0, customers: 3.0, bursts: 0.0, takeovers: 0.0 };
 }
 
 /// When frauds are reported: between `delay - spread` and `delay + spread` after the transaction, never before it.
@@ -240,14 +247,14 @@ impl Generator {
     }
 
     fn draw_day(&mut self) -> bool {
-        let midnight = self.config.start_micros.saturating_add(i64::from(self.day).saturating_mul(DAY_MICROS));
+        let midnight = self.config.first_midnight().saturating_add(i64::from(self.day).saturating_mul(DAY_MICROS));
         if midnight > TIME_MICROS_MAX - DAY_MICROS || self.day == LAST_DAY {
             return false;
         }
         self.campaigns.begin_day(self.day);
         self.drawn.clear();
-        self.next = 0;
         day::draw(&self.config, &self.world, &self.campaigns, self.day, midnight, &mut self.drawn);
+        self.next = self.drawn.partition_point(|transaction| transaction.time_micros < self.config.start_micros);
         self.day += 1;
         true
     }

@@ -145,8 +145,8 @@ fn every_scenario_shows_its_signature() {
     for scenario in Scenario::ALL {
         assert!(of(scenario).count() > 20, "{} {}", scenario.name(), of(scenario).count());
     }
-    assert!(of(Scenario::LargeAmount).all(|transaction| transaction.amount_minor > 220_00));
-    let missed = transactions.iter().filter(|t| t.scenario.is_none() && t.amount_minor > 220_00);
+    assert!(of(Scenario::LargeAmount).all(|transaction| transaction.amount_minor > 22_000));
+    let missed = transactions.iter().filter(|t| t.scenario.is_none() && t.amount_minor > 22_000);
     assert_eq!(missed.count(), 0);
 
     let mut spans: HashMap<i64, (i64, i64)> = HashMap::new();
@@ -187,7 +187,7 @@ fn card_tests_come_in_bursts_with_a_large_amount_at_the_end() {
         assert!(tiny.len() >= 10);
         assert!(tiny.iter().all(|t| t.amount_minor <= 250 && t.customer == last.customer));
         assert!(tiny.windows(2).all(|pair| pair[1].time_micros - pair[0].time_micros < 400_000));
-        assert!(last.amount_minor >= 150_00);
+        assert!(last.amount_minor >= 15_000);
         assert!(last.time_micros - tiny[0].time_micros < 310_000_000);
     }
 }
@@ -220,4 +220,14 @@ fn the_expected_number_is_near_the_drawn_one() {
     let expected = generator.expected() as f64;
     let drawn = generator.count() as f64;
     assert!((drawn / expected - 1.0).abs() < 0.05, "{drawn} of {expected}");
+}
+
+#[test]
+fn a_start_within_a_day_cuts_that_day_and_keeps_its_hours() {
+    let start_micros = HANDBOOK_START_MICROS + DAY_MICROS / 2;
+    let whole = drawn(small(1, 2));
+    let cut = drawn(Config { start_micros, ..small(1, 2) });
+    let rest: Vec<_> = whole.into_iter().filter(|t| t.time_micros >= start_micros).collect();
+    assert!(cut.iter().map(|t| t.time_micros).eq(rest.iter().map(|t| t.time_micros)));
+    assert!((0..).zip(&cut).all(|(id, transaction)| transaction.id == id));
 }
