@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{check, plan, run, simulate};
+use crate::{backfill, check, plan, run, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -18,6 +18,7 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Backfill(backfill::Backfill),
     Check(check::Check),
     Plan(plan::Plan),
     Run(run::Run),
@@ -27,6 +28,7 @@ enum Command {
 /// Reads the arguments and runs the command.
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Backfill(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Run(command) => command.run(),

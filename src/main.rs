@@ -1,5 +1,6 @@
 //! The `interdict` command line.
 
+mod backfill;
 mod check;
 mod cli;
 mod plan;

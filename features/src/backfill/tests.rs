@@ -1,0 +1,1 @@
+//! Tests of the columnar evaluation against the engine.
