@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{backfill, check, plan, run, simulate};
+use crate::{backfill, bench, check, plan, run, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -19,6 +19,7 @@ struct Cli {
 #[derive(clap::Subcommand, Debug)]
 enum Command {
     Backfill(backfill::Backfill),
+    Bench(bench::Bench),
     Check(check::Check),
     Plan(plan::Plan),
     Run(run::Run),
@@ -29,6 +30,7 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Backfill(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Run(command) => command.run(),

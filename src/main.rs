@@ -1,6 +1,7 @@
 //! The `interdict` command line.
 
 mod backfill;
+mod bench;
 mod check;
 mod cli;
 mod plan;

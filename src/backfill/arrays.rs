@@ -7,7 +7,7 @@ use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use interdict_features::backfill::Column;
 use interdict_features::expression::Type;
-use interdict_features::value::NULL;
+use interdict_features::value::UNCHANGED;
 
 /// The field of a feature.
 pub(super) fn field(name: &str, kind: Type) -> Field {
@@ -45,7 +45,7 @@ pub(super) fn array(column: Column) -> ArrayRef {
 }
 
 fn nulls_of(cells: &[i64]) -> Option<NullBuffer> {
-    nulls(cells.len(), cells.iter().map(|cell| *cell != NULL))
+    nulls(cells.len(), cells.iter().map(|cell| *cell > UNCHANGED))
 }
 
 fn nulls(rows: usize, mut is_valid: impl Iterator<Item = bool>) -> Option<NullBuffer> {

@@ -122,7 +122,7 @@ pub(super) fn write(job: &Job<'_>, loaded: &Loaded, features: &Features<'_>) -> 
     let new = new_fields(features, &loaded.events);
     let inputs = inputs(&loaded.history, &new)?;
     let Some(first) = inputs.first() else { bail!("the input has no files") };
-    let layout = Layout::of(first, new)?;
+    let layout = Layout::of(job, first, new)?;
     let written = Written::begin(job.output)?;
     let file = written.file.as_ref().context("the output is open")?.try_clone()?;
     let what = || format!("cannot write {}; is the disk full?", written.path.display());
@@ -156,14 +156,15 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(input: &Input<'_>, new: Vec<Field>) -> anyhow::Result<Self> {
+    fn of(job: &Job<'_>, input: &Input<'_>, new: Vec<Field>) -> anyhow::Result<Self> {
         let added = ArrowSchemaConverter::new().convert(&Schema::new(new.clone()))?;
         let roots = input.roots();
         let mut fields: Vec<TypePtr> = input.kept.iter().map(|(root, _)| Arc::clone(&roots[*root])).collect();
         fields.extend(added.root_schema().get_fields().iter().cloned());
         let root = Arc::new(ParquetType::group_type_builder("schema").with_fields(fields).build()?);
         let old = input.kept.iter().map(|(root, _)| input.metadata.schema().field(*root).clone());
-        let schema = Arc::new(Schema::new(old.chain(new.clone()).collect::<Vec<_>>()));
+        let fields: Vec<Field> = old.chain(new.clone()).collect();
+        let schema = Arc::new(Schema::new_with_metadata(fields, identity(job).collect()));
         let kept_leaves = input.kept.iter().map(|(_, leaves)| leaves.len()).sum();
         Ok(Self { schema, root, new, kept_leaves })
     }
@@ -240,15 +241,20 @@ fn groups<'a>(inputs: &'a [Input<'a>], events: &Events) -> Vec<Group<'a>> {
     groups
 }
 
-fn properties(job: &Job<'_>, layout: &Layout) -> WriterProperties {
+/// Which definitions the features follow. It stands in the file's own metadata and in the Arrow schema there: readers show one or
+/// the other.
+fn identity(job: &Job<'_>) -> impl Iterator<Item = (String, String)> {
     let definitions = &job.plan.definitions;
-    let mut known: Vec<KeyValue> = definitions
-        .groups
-        .iter()
-        .map(|group| KeyValue::new(format!("interdict.group.{}", group.name), format!("{:016x}", group.hash)))
-        .collect();
-    known.push(KeyValue::new("interdict.schema".to_owned(), definitions.schema_hash()));
-    known.push(KeyValue::new("interdict.stream".to_owned(), job.stream.name.clone()));
+    let groups = definitions.groups.iter();
+    let groups = groups.map(|group| (format!("interdict.group.{}", group.name), format!("{:016x}", group.hash)));
+    groups.chain([
+        ("interdict.schema".to_owned(), definitions.schema_hash()),
+        ("interdict.stream".to_owned(), job.stream.name.clone()),
+    ])
+}
+
+fn properties(job: &Job<'_>, layout: &Layout) -> WriterProperties {
+    let mut known: Vec<KeyValue> = identity(job).map(|(key, value)| KeyValue::new(key, value)).collect();
     known.push(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&layout.schema)));
     let mut properties = WriterProperties::builder()
         .set_compression(job.codec.compression())

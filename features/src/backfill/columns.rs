@@ -4,22 +4,24 @@ use std::sync::Arc;
 
 use crate::change::Row;
 use crate::expression::{Operand, Slots, Type};
-use crate::value::{NULL, double_of};
+use crate::time::Timestamp;
+use crate::value::{NULL, UNCHANGED, Value, double_of};
+use crate::vector::{Flags, Reading};
 
 use super::events::Chunk;
-use super::route::{NO_SHARD, NULL_DOUBLE, RouteFeatures, ShardValues};
+use super::route::{ABSENT, ABSENT_DOUBLE, NO_SHARD, NULL_DOUBLE, RouteFeatures, ShardValues};
 use super::{Features, derived_from};
 
-/// One feature of a run of events, in order.
+/// One feature of a run of events, in order. Absent is null for want of a key or of any state.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Column {
-    /// Integers; null is `i64::MIN`.
+    /// Integers; null is `i64::MIN`, absent the next one.
     Int(Vec<i64>),
-    /// Doubles; null is NaN.
+    /// Doubles; null and absent are NaN.
     Double(Vec<f64>),
-    /// 0 and 1; null is `i64::MIN`.
+    /// 0 and 1; null as for integers.
     Bool(Vec<i64>),
-    /// Microseconds; null is `i64::MIN`.
+    /// Microseconds; null as for integers.
     Timestamp(Vec<i64>),
     /// Texts.
     Text(Vec<Option<Arc<str>>>),
@@ -34,6 +36,31 @@ impl Column {
             Type::Timestamp => Self::Timestamp(Vec::with_capacity(rows)),
             Type::Text => Self::Text(Vec::with_capacity(rows)),
         }
+    }
+
+    /// The value of event `at` for an edge.
+    ///
+    /// # Panics
+    /// When there is no such event.
+    #[must_use]
+    pub fn reading(&self, at: usize) -> Reading {
+        let (value, is_absent) = match self {
+            Self::Int(cells) => (Value::Int(cells[at]), cells[at] == ABSENT),
+            Self::Double(values) => (Value::Double(values[at]), values[at].to_bits().cast_signed() == ABSENT_DOUBLE),
+            Self::Bool(cells) => (Value::Bool(cells[at] == 1), cells[at] == ABSENT),
+            Self::Timestamp(cells) => {
+                let text = || Arc::from(Timestamp::from_micros(cells[at]).to_string());
+                (if cells[at] > UNCHANGED { Value::Text(text()) } else { Value::Null }, cells[at] == ABSENT)
+            }
+            Self::Text(texts) => (texts[at].clone().map_or(Value::Null, Value::Text), false),
+        };
+        let is_null = match self {
+            Self::Int(cells) | Self::Bool(cells) => cells[at] <= UNCHANGED,
+            Self::Double(values) => values[at].is_nan(),
+            Self::Timestamp(_) | Self::Text(_) => false,
+        };
+        let flags = if is_absent { Flags::NO_STATE } else { Flags::NONE };
+        Reading { value: if is_null { Value::Null } else { value }, flags, edge_events: 0 }
     }
 
     fn push(&mut self, cell: i64, texts: &[Arc<str>]) {
@@ -60,9 +87,9 @@ impl Slots for Vector<'_> {
         let Some(feature) = (index as usize).checked_sub(width) else { return self.row.slot(index) };
         let Some(&cell) = self.cells.get(feature) else { return Operand::Null };
         match self.kinds[feature] {
-            Type::Double if cell == NULL_DOUBLE => Operand::Null,
+            Type::Double if double_of(cell).is_nan() => Operand::Null,
             Type::Double => Operand::Double(double_of(cell)),
-            _ if cell == NULL => Operand::Null,
+            _ if cell <= UNCHANGED => Operand::Null,
             Type::Int => Operand::Int(cell),
             Type::Bool => Operand::Bool(cell != 0),
             Type::Timestamp => Operand::Timestamp(cell),

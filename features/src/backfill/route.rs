@@ -13,7 +13,7 @@ use crate::change::{TextArena, Version};
 use crate::engine::{Key, Plan, Route, event_key, key_of};
 use crate::expression::Type;
 use crate::state::{AsOf, LabelWord, Program, Readout, ReadoutKind, Scratch, Slot, State};
-use crate::value::{NULL, double_of};
+use crate::value::{NULL, UNCHANGED, double_of};
 use crate::vector::Flags;
 
 use super::events::{Chunk, Events, own_label};
@@ -28,6 +28,10 @@ pub(super) const NO_SHARD: u16 = u16::MAX;
 const MANY: i64 = i64::MIN;
 /// A null in a column of doubles; readouts are finite.
 pub(super) const NULL_DOUBLE: i64 = 0x7ff8_0000_0000_0000;
+/// A null in a column of doubles for want of a key or of any state.
+pub(super) const ABSENT_DOUBLE: i64 = 0x7ff8_0000_0000_0001;
+/// The same in any other column.
+pub(super) const ABSENT: i64 = UNCHANGED;
 
 const ROW: usize = 0;
 const TIME: usize = 1;
@@ -99,7 +103,7 @@ impl RouteFeatures {
                 parts.push(part);
             }
         }
-        let work = |parts: Vec<Part>| Shard::new(plan, events, route, &lanes, parts).evaluate(&features, kinds);
+        let work = |parts: Vec<Part>| Shard { plan, events, route, lanes: &lanes, parts }.evaluate(&features, kinds);
         let shards: Vec<ShardValues> = parts.into_par_iter().with_max_len(1).map(work).collect();
         let absent = absent(plan, &lanes, kinds, Flags::NO_KEY);
         Self { features, shard_of, bases, shards, absent }
@@ -202,26 +206,24 @@ struct Shard<'a> {
     events: &'a Events,
     route: &'a Route,
     lanes: &'a Lanes,
-    words: Vec<i64>,
-    /// Per part: its texts, and the record after its last.
-    texts: Vec<(u32, TextArena)>,
+    parts: Vec<Part>,
 }
 
-impl<'a> Shard<'a> {
-    fn new(plan: &'a Plan, events: &'a Events, route: &'a Route, lanes: &'a Lanes, parts: Vec<Part>) -> Self {
-        let mut words = Vec::with_capacity(parts.iter().map(|part| part.words.len()).sum());
-        let mut texts = Vec::with_capacity(parts.len());
-        for part in parts {
-            words.extend_from_slice(&part.words);
-            let end = u32::try_from(words.len() / lanes.stride).expect("rows are counted first");
-            texts.push((end, part.texts));
-        }
-        Self { plan, events, route, lanes, words, texts }
-    }
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spot {
+    /// A number of its key.
+    key: u32,
+    part: u32,
+    /// Its place in its part, and among all records of the shard.
+    at: u32,
+    place: u32,
+}
 
-    fn record(&self, place: u32) -> &[i64] {
-        let from = place as usize * self.lanes.stride;
-        &self.words[from..from + self.lanes.stride]
+impl Shard<'_> {
+    fn record(&self, spot: &Spot) -> &[i64] {
+        let from = spot.at as usize * self.lanes.stride;
+        &self.parts[spot.part as usize].words[from..from + self.lanes.stride]
     }
 
     fn version(record: &[i64]) -> Version {
@@ -235,13 +237,12 @@ impl<'a> Shard<'a> {
     }
 
     fn evaluate(&self, features: &[usize], kinds: &[Type]) -> ShardValues {
-        let records = self.words.len() / self.lanes.stride;
+        let order = self.by_key();
         let width = features.len();
-        let mut values = ShardValues { cells: vec![NULL; records * width], texts: Vec::new() };
+        let mut values = ShardValues { cells: vec![0; order.len() * width], texts: Vec::new() };
         let mut scratch = Scratch::default();
         let mut readouts = Vec::new();
-        let order = self.by_key();
-        for run in order.chunk_by(|a, b| a.0 == b.0) {
+        for run in order.chunk_by(|a, b| a.key == b.key) {
             let mut column = 0;
             for &(group, lane, filtered) in &self.lanes.groups {
                 let program = &self.plan.programs[group];
@@ -249,9 +250,9 @@ impl<'a> Shard<'a> {
                 readouts.clear();
                 readouts.resize(program.width(), Readout::default());
                 let mut state = State::default();
-                for &(_, place) in run {
-                    self.step(program, (lane, filtered), place, &mut state, &mut scratch, &mut readouts);
-                    let from = place as usize * width + column;
+                for spot in run {
+                    self.step(program, (lane, filtered), spot, &mut state, &mut scratch, &mut readouts);
+                    let from = spot.place as usize * width + column;
                     let cells = values.cells[from..from + kinds.len()].iter_mut();
                     for ((out, readout), kind) in cells.zip(&readouts).zip(kinds) {
                         *out = cell(readout, *kind);
@@ -269,12 +270,12 @@ impl<'a> Shard<'a> {
         &self,
         program: &Program,
         (lane, filtered): (usize, Filtered),
-        place: u32,
+        spot: &Spot,
         state: &mut State,
         scratch: &mut Scratch,
         readouts: &mut [Readout],
     ) {
-        let record = self.record(place);
+        let record = self.record(spot);
         let (is_in, from) = match filtered {
             Filtered::No => (true, lane),
             Filtered::Yes => (record[lane] != 0, lane + 1),
@@ -289,7 +290,7 @@ impl<'a> Shard<'a> {
                 MANY => self.events.place(Self::row(record)).map_or(&[][..], |place| &place.labels),
                 _ => &single[..],
             };
-            let texts = &self.texts[self.texts.partition_point(|(end, _)| *end <= place)].1;
+            let texts = &self.parts[spot.part as usize].texts;
             let words = &record[from..from + program.columns.len()];
             state.insert(program, &Slot { time: record[TIME], id, first, labels, words, texts });
         }
@@ -301,68 +302,67 @@ impl<'a> Shard<'a> {
         }
     }
 
-    /// Records by key, those of a key in order of (time, first version): (key's number, record).
-    fn by_key(&self) -> Vec<(u32, u32)> {
-        let numbers = self.numbers();
-        let keys = numbers.iter().max().map_or(0, |last| *last as usize + 1);
+    /// Records by key, those of a key in order of (time, first version).
+    fn by_key(&self) -> Vec<Spot> {
+        let spots = self.spots();
+        let keys = spots.iter().map(|spot| spot.key as usize + 1).max().unwrap_or(0);
         let mut starts = vec![0_usize; keys + 1];
-        numbers.iter().for_each(|&key| starts[key as usize + 1] += 1);
+        spots.iter().for_each(|spot| starts[spot.key as usize + 1] += 1);
         for key in 0..keys {
             starts[key + 1] += starts[key];
         }
-        let mut order = vec![(0, 0); numbers.len()];
-        for (record, &key) in (0_u32..).zip(&numbers) {
-            let at = &mut starts[key as usize];
-            order[*at] = (key, record);
+        let mut order = vec![Spot::default(); spots.len()];
+        for spot in spots {
+            let at = &mut starts[spot.key as usize];
+            order[*at] = spot;
             *at += 1;
         }
-        let instant = |record: u32| {
-            let record = self.record(record);
+        let instant = |spot: &Spot| {
+            let record = self.record(spot);
             (record[TIME], Self::version(record))
         };
-        for run in order.chunk_by_mut(|a, b| a.0 == b.0) {
-            if !run.is_sorted_by_key(|(_, record)| instant(*record)) {
-                run.sort_by_key(|(_, record)| instant(*record));
+        for run in order.chunk_by_mut(|a, b| a.key == b.key) {
+            if !run.is_sorted_by_key(instant) {
+                run.sort_by_key(instant);
             }
         }
         order
     }
 
-    /// A number for each record's key, from 0.
-    fn numbers(&self) -> Vec<u32> {
-        let records = self.words.chunks_exact(self.lanes.stride);
-        let number = |known: usize| u32::try_from(known).expect("rows are counted first");
+    /// Every record with a number for its key, from 0, in order of the input.
+    fn spots(&self) -> Vec<Spot> {
         let stream = self.events.declared();
-        if let [column] = self.route.key.as_slice()
-            && !stream.columns[*column].kind.is_text()
-        {
-            let mut known: HashMap<i64, u32> = HashMap::new();
-            return records
-                .map(|record| {
-                    let next = number(known.len());
-                    *known.entry(record[KEY]).or_insert(next)
-                })
-                .collect();
-        }
-        let mut known: HashMap<Vec<u8>, u32> = HashMap::new();
+        let is_int = matches!(self.route.key.as_slice(), [column] if !stream.columns[*column].kind.is_text());
+        let mut ints: HashMap<i64, u32> = HashMap::new();
+        let mut texts: HashMap<Vec<u8>, u32> = HashMap::new();
         let mut buffer = Vec::new();
-        records
-            .map(|record| {
-                let next = number(known.len());
-                let row = self.events.row_at(Self::row(record));
-                match key_of(row, &self.route.key, &mut buffer) {
-                    Some(Key::Bytes(bytes)) => *known.entry_ref(bytes).or_insert(next),
-                    _ => next,
-                }
-            })
-            .collect()
+        let mut spots = Vec::with_capacity(self.parts.iter().map(|part| part.words.len()).sum::<usize>() / self.lanes.stride);
+        for (part, records) in (0_u32..).zip(&self.parts) {
+            for (at, record) in (0_u32..).zip(records.words.chunks_exact(self.lanes.stride)) {
+                let next = u32::try_from(ints.len() + texts.len()).expect("rows are counted first");
+                let key = if is_int {
+                    *ints.entry(record[KEY]).or_insert(next)
+                } else {
+                    match key_of(self.events.row_at(Self::row(record)), &self.route.key, &mut buffer) {
+                        Some(Key::Bytes(bytes)) => *texts.entry_ref(bytes).or_insert(next),
+                        _ => next,
+                    }
+                };
+                let place = u32::try_from(spots.len()).expect("rows are counted first");
+                spots.push(Spot { key, part, at, place });
+            }
+        }
+        spots
     }
 }
 
 /// A readout as a cell of a column of type `kind`.
 pub(super) fn cell(readout: &Readout, kind: Type) -> i64 {
+    let is_absent = readout.flags.has(Flags::NO_STATE) || readout.flags.has(Flags::NO_KEY);
     match (kind, readout.kind) {
+        (Type::Double, ReadoutKind::Null) if is_absent => ABSENT_DOUBLE,
         (Type::Double, ReadoutKind::Null) => NULL_DOUBLE,
+        (_, ReadoutKind::Null) if is_absent => ABSENT,
         (_, ReadoutKind::Null) => NULL,
         #[expect(clippy::cast_precision_loss, reason = "an integer feature with a default that is none")]
         (Type::Double, ReadoutKind::Int) => (readout.bits as f64).to_bits().cast_signed(),
