@@ -164,7 +164,7 @@ impl Layout {
         let root = Arc::new(ParquetType::group_type_builder("schema").with_fields(fields).build()?);
         let old = input.kept.iter().map(|(root, _)| input.metadata.schema().field(*root).clone());
         let fields: Vec<Field> = old.chain(new.clone()).collect();
-        let schema = Arc::new(Schema::new_with_metadata(fields, identity(job).collect()));
+        let schema = Arc::new(Schema::new_with_metadata(fields, identity(job).collect::<std::collections::HashMap<_, _>>()));
         let kept_leaves = input.kept.iter().map(|(_, leaves)| leaves.len()).sum();
         Ok(Self { schema, root, new, kept_leaves })
     }
