@@ -87,8 +87,8 @@ pub(crate) fn tiled_states(file: &ConfigFile, definitions: &Definitions) {
                 "a busy key's state of group '{}' could take {bytes} bytes; {TILED_BYTES_MAX} is the most a state may take",
                 group.name
             );
-            let help = "split the group: fewer windows each, a shorter delay, or quantile, distinct_count and \
-                        most_frequent in groups of their own with fewer windows";
+            let help = "write a smaller slack in [time] (short windows have many tiles in it), a shorter delay, or fewer windows in a \
+                        group with quantile, distinct_count or most_frequent";
             section.report("windows", message, help);
         }
     }

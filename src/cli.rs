@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{backfill, bench, check, plan, run, simulate};
+use crate::{backfill, bench, check, plan, run, score, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -23,6 +23,7 @@ enum Command {
     Check(check::Check),
     Plan(plan::Plan),
     Run(run::Run),
+    Score(score::Score),
     Simulate(Box<simulate::Simulate>),
 }
 
@@ -34,6 +35,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Run(command) => command.run(),
+        Command::Score(command) => command.run(),
         Command::Simulate(command) => command.run(),
     };
     match result {

@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod plan;
 mod run;
+mod score;
 mod setup;
 mod simulate;
 

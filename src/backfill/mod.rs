@@ -24,6 +24,7 @@ use interdict_ingest::history::History;
 use rayon::prelude::*;
 
 use crate::run::clock;
+use crate::score::Verdicts;
 use crate::setup::Setup;
 
 pub(crate) use progress::Progress;
@@ -78,6 +79,8 @@ pub(crate) struct Job<'a> {
     pub(crate) labels: Option<&'a Path>,
     pub(crate) output: &'a Path,
     pub(crate) codec: Codec,
+    /// Also judges every event.
+    pub(crate) verdicts: Option<&'a Verdicts>,
 }
 
 /// A history in memory.
@@ -109,6 +112,7 @@ impl Backfill {
             labels: self.labels.as_deref(),
             output: &self.output,
             codec: self.compression,
+            verdicts: None,
         };
         let (mut report, loaded) = job.run()?;
         if self.fill_store {

@@ -38,7 +38,8 @@ impl Report {
         self.rows as f64 / self.seconds().max(1e-9)
     }
 
-    fn seconds(&self) -> f64 {
+    /// Reading, evaluating and writing together.
+    pub(crate) fn seconds(&self) -> f64 {
         self.read_seconds + self.evaluate_seconds + self.write_seconds
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use arrow::array::{Array as _, ArrayRef, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use interdict_features::backfill::{Column, Events, Features};
+use interdict_features::backfill::{Chunk, Events, Features};
 use interdict_ingest::history::{History, HistoryFile};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
@@ -23,6 +23,8 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type as ParquetType, TypePtr};
 use rayon::prelude::*;
+
+use crate::score::Verdicts;
 
 use super::arrays::{array, field};
 use super::{Job, Loaded, Progress};
@@ -119,7 +121,7 @@ struct Encoded {
 
 /// Writes the table under its temporary name.
 pub(super) fn write(job: &Job<'_>, loaded: &Loaded, features: &Features<'_>) -> anyhow::Result<Written> {
-    let new = new_fields(features, &loaded.events);
+    let new = new_fields(job, features, &loaded.events);
     let inputs = inputs(&loaded.history, &new)?;
     let Some(first) = inputs.first() else { bail!("the input has no files") };
     let layout = Layout::of(job, first, new)?;
@@ -133,7 +135,7 @@ pub(super) fn write(job: &Job<'_>, loaded: &Loaded, features: &Features<'_>) -> 
     let groups = groups(&inputs, &loaded.events);
     let progress = Progress::begin("write", groups.len());
     for ahead in groups.chunks(GROUPS_AHEAD * rayon::current_num_threads()) {
-        let encoded = ahead.par_iter().map(|group| encode(group, &layout, &factory, &loaded.events, features));
+        let encoded = ahead.par_iter().map(|group| encode(job, group, &layout, &factory, &loaded.events, features));
         let encoded: anyhow::Result<Vec<Encoded>> = encoded.collect();
         for (group, encoded) in ahead.iter().zip(encoded?) {
             append(&mut writer, group, encoded).with_context(what)?;
@@ -180,8 +182,11 @@ impl Input<'_> {
     }
 }
 
-fn new_fields(features: &Features<'_>, events: &Events) -> Vec<Field> {
+fn new_fields(job: &Job<'_>, features: &Features<'_>, events: &Events) -> Vec<Field> {
     let mut fields: Vec<Field> = features.columns().iter().map(|column| field(&column.name, column.kind)).collect();
+    if job.verdicts.is_some() {
+        fields.extend(Verdicts::fields());
+    }
     fields.push(Field::new(POSITION, DataType::UInt64, false));
     let has_minor = events.batches().iter().any(|batch| batch.iter().any(|(change, _)| change.version.minor != 0));
     if has_minor {
@@ -273,6 +278,7 @@ fn properties(job: &Job<'_>, layout: &Layout) -> WriterProperties {
 
 /// Encodes what of a group cannot be copied.
 fn encode(
+    job: &Job<'_>,
     group: &Group<'_>,
     layout: &Layout,
     factory: &ArrowRowGroupWriterFactory,
@@ -283,11 +289,12 @@ fn encode(
     let new_writers = kept_writers.split_off(layout.kept_leaves);
     let is_whole = events.is_whole(group.batch) && group.input.file.group_rows(group.group) == events.batches()[group.batch].len() as u64;
     let kept = if is_whole && group.input.is_alike { None } else { Some(encode_kept(group, events, kept_writers)?) };
-    let parts: Vec<Vec<Column>> = group.chunks.clone().into_par_iter().map(|chunk| features.chunk(chunk)).collect();
-    let mut columns: Vec<Vec<ArrayRef>> = vec![Vec::new(); features.columns().len()];
+    let chunks = group.chunks.clone().into_par_iter();
+    let parts: Vec<Vec<ArrayRef>> = chunks.map(|chunk| new_arrays(job, chunk, events, features)).collect();
+    let mut columns: Vec<Vec<ArrayRef>> = vec![Vec::new(); layout.new.iter().filter(|field| !is_position(field)).count()];
     for part in parts {
-        for (arrays, column) in columns.iter_mut().zip(part) {
-            arrays.push(array(column));
+        for (arrays, array) in columns.iter_mut().zip(part) {
+            arrays.push(array);
         }
     }
     let positions: Vec<_> = (0..events.batches()[group.batch].len())
@@ -305,6 +312,21 @@ fn encode(
     });
     let new: anyhow::Result<Vec<ArrowColumnChunk>> = new.collect();
     Ok(Encoded { kept, new: new? })
+}
+
+fn is_position(field: &Field) -> bool {
+    field.name() == POSITION || field.name() == POSITION_ROW
+}
+
+/// Features of a chunk's events, then what was made of them.
+fn new_arrays(job: &Job<'_>, chunk: usize, events: &Events, features: &Features<'_>) -> Vec<ArrayRef> {
+    let columns = features.chunk(chunk);
+    let verdicts = job.verdicts.map(|verdicts| {
+        let Chunk { batch, from, to, .. } = events.chunks()[chunk];
+        let rows: Vec<usize> = (from..to).filter(|&row| events.is_event(batch, row)).collect();
+        verdicts.columns(&events.batches()[batch], &rows, features.columns(), &columns)
+    });
+    columns.into_iter().map(array).chain(verdicts.into_iter().flatten()).collect()
 }
 
 fn write_array(writers: &mut [ArrowColumnWriter], field: &Field, array: &ArrayRef) -> anyhow::Result<()> {

@@ -5,7 +5,9 @@
 
 mod backfill;
 mod curve;
+mod decide;
 mod engine;
+mod score;
 mod traffic;
 
 use std::time::Duration;
@@ -26,6 +28,10 @@ enum What {
     Engine(engine::Engine),
     /// Rows per second from history Parquet to feature Parquet
     Backfill(backfill::Backfill),
+    /// Time from a vector to its decision, in process
+    Decide(decide::Decide),
+    /// Rows per second of batch scoring, features included
+    Score(score::Score),
 }
 
 /// What every bench takes.
@@ -51,6 +57,8 @@ impl Bench {
         match &self.what {
             What::Engine(bench) => bench.run(),
             What::Backfill(bench) => bench.run(),
+            What::Decide(bench) => bench.run(),
+            What::Score(bench) => bench.run(),
         }
     }
 }

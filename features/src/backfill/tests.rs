@@ -37,7 +37,7 @@ name = "spend"
 entity = "customer"
 stream = "payments"
 windows = ["10s", "1m", "1d"]
-features = { n = "count()", mean = "mean(amount)", most = "max(amount)", device = "last(device)", kinds = "distinct_count(device)", gap = "time_since_last()", lowest = { expr = "min(amount)", default = -1.0 } }
+features = { n = "count()", mean = "mean(amount)", most = "max(amount)", device = "last(device)", kinds = "distinct_count(device)", gap = "time_since_last()", lowest = { is = "min(amount)", default = -1.0 } }
 [[group]]
 name = "large"
 entity = "customer"

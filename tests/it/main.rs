@@ -1,0 +1,6 @@
+//! Tests of the whole program, through its command line.
+
+mod backfill;
+mod check;
+mod program;
+mod structure;
