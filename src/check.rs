@@ -56,13 +56,13 @@ impl Check {
         };
         if self.json {
             let report = Report { file: &file, ok: problems.is_empty(), mistakes: problems };
-            println!("{}", serde_json::to_string_pretty(&report).context("the report cannot be written")?);
+            say!("{}", serde_json::to_string_pretty(&report).context("the report cannot be written")?);
         } else {
-            problems.iter().for_each(|problem| println!("{problem}"));
+            problems.iter().for_each(|problem| say!("{problem}"));
         }
         let Ok(setup) = &read else { return Err(Mistaken { count: problems.len(), file }.into()) };
         if !self.json {
-            println!("{file} is good: {}", summary(&setup.definitions));
+            say!("{file} is good: {}", summary(&setup.definitions));
         }
         Ok(())
     }

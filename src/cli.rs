@@ -2,6 +2,8 @@
 //!
 //! Invariant: exit code 0 when done, 1 when it failed, 2 when the command was not understood.
 
+use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -46,4 +48,9 @@ pub(crate) fn run() -> ExitCode {
             if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What `say!` does.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
 }

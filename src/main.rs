@@ -1,5 +1,10 @@
 //! The `interdict` command line.
 
+/// Prints a line to standard output; a reader that closed it has had enough.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::say(format_args!($($text)*)) };
+}
+
 mod backfill;
 mod bench;
 mod check;

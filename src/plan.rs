@@ -84,7 +84,7 @@ impl Plan {
         let setup = Setup::load(&self.config)?;
         let report = Report::of(&Compiled::compile(setup.definitions));
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report).context("the plan cannot be written")?);
+            say!("{}", serde_json::to_string_pretty(&report).context("the plan cannot be written")?);
         } else {
             report.print();
         }
@@ -112,31 +112,37 @@ impl Report {
     }
 
     fn print(&self) {
-        println!("definitions {}", self.schema);
+        say!("definitions {}", self.schema);
         for group in &self.groups {
             let kept = group.retention_seconds.map_or_else(|| "for ever".to_owned(), shown);
-            println!("\ngroup {} of {} from {}, hash {}", group.name, group.entity, group.stream, group.hash);
-            println!("  events are kept        {kept} beyond the newest of their key");
-            println!("  an event takes at most {} bytes, texts apart; {} events fit before tiles begin", group.slot_bytes, group.raw_events_max);
+            say!("\ngroup {} of {} from {}, hash {}", group.name, group.entity, group.stream, group.hash);
+            say!("  events are kept        {kept} beyond the newest of their key");
+            say!(
+                "  an event takes at most {} bytes, texts apart; {} events fit before tiles begin",
+                group.slot_bytes, group.raw_events_max
+            );
             if !group.windows.is_empty() {
-                let tiles = group.windows.iter().map(|window| format!("{} s in {} s", window.tile_seconds, window.window_seconds));
-                println!("  tiles of hot keys      {}", tiles.collect::<Vec<_>>().join(", "));
-                println!("  a hot key takes        {} bytes at most", group.tiled_bytes_max);
+                let tiles = group
+                    .windows
+                    .iter()
+                    .map(|window| format!("{} s in {} s", window.tile_seconds, window.window_seconds));
+                say!("  tiles of hot keys      {}", tiles.collect::<Vec<_>>().join(", "));
+                say!("  a hot key takes        {} bytes at most", group.tiled_bytes_max);
             }
         }
         for stream in &self.streams {
-            println!("\nstream {}", stream.name);
+            say!("\nstream {}", stream.name);
             if stream.row_records {
                 let kept = stream.retention_seconds.map_or_else(|| "for ever".to_owned(), shown);
-                println!("  a row record takes     about {} bytes, kept {kept}", stream.bytes_per_row);
-                println!("  with the columns       {}", stream.columns.join(", "));
+                say!("  a row record takes     about {} bytes, kept {kept}", stream.bytes_per_row);
+                say!("  with the columns       {}", stream.columns.join(", "));
             } else {
-                println!("  no row records: rows never change");
+                say!("  no row records: rows never change");
             }
         }
-        println!("\nfeatures");
+        say!("\nfeatures");
         for feature in &self.features {
-            println!("  {:<44} {}", feature.name, type_name(feature.kind));
+            say!("  {:<44} {}", feature.name, type_name(feature.kind));
         }
     }
 }
@@ -173,7 +179,11 @@ impl StreamCost {
         Self {
             name: stream.name.clone(),
             row_records: compiled.keeps_records,
-            bytes_per_row: if compiled.keeps_records { RECORD_HEAD_BYTES + columns.len().div_ceil(8) + cells } else { 0 },
+            bytes_per_row: if compiled.keeps_records {
+                RECORD_HEAD_BYTES + columns.len().div_ceil(8) + cells
+            } else {
+                0
+            },
             columns: if compiled.keeps_records { columns } else { Vec::new() },
             retention_seconds: (!is_table).then(|| seconds(compiled.retention)),
         }

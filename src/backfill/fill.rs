@@ -42,7 +42,8 @@ pub(super) fn refuse_live(setup: &Setup, live: Live) -> anyhow::Result<()> {
 
 /// Applies the history, then its labels, and stores what comes of it.
 pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded) -> anyhow::Result<()> {
-    let options = EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
+    let options =
+        EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
     let store = Arc::new(EmbeddedStore::open(&setup.store.path, options)?);
     let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::new(plan.clone()), Arc::clone(&store), limits);

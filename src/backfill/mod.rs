@@ -260,6 +260,9 @@ pub(crate) fn warn_of(plan: &Plan, events: &Events) {
     let elsewhere = plan.definitions.groups.iter().filter(|group| group.stream != stream);
     let elsewhere: Vec<&str> = elsewhere.map(|group| group.name.as_str()).collect();
     if !elsewhere.is_empty() {
-        eprintln!("backfill: groups of other streams are left out, null where a derived feature uses them: {}", elsewhere.join(", "));
+        eprintln!(
+            "backfill: groups of other streams are left out, null where a derived feature uses them: {}",
+            elsewhere.join(", ")
+        );
     }
 }

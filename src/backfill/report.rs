@@ -48,10 +48,10 @@ impl Report {
         if as_json {
             let mut value = serde_json::to_value(self).context("the report cannot be written")?;
             value["rows_per_second"] = self.rate().into();
-            println!("{value}");
+            say!("{value}");
             return Ok(());
         }
-        println!("{} events of {} rows, {} columns added: {}", self.events, self.rows, self.columns, self.output);
+        say!("{} events of {} rows, {} columns added: {}", self.events, self.rows, self.columns, self.output);
         let counts = [
             (self.superseded, "rows gave way to a newer version of their id"),
             (self.deleted, "rows of deleted ids"),
@@ -60,9 +60,9 @@ impl Report {
             (self.dead_letters, "dead letters"),
         ];
         for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-            println!("{count} {what}");
+            say!("{count} {what}");
         }
-        println!(
+        say!(
             "read {:.2} s, evaluate {:.2} s, write {:.2} s: {:.0} rows/s; made durable in {:.2} s",
             self.read_seconds,
             self.evaluate_seconds,
@@ -71,7 +71,7 @@ impl Report {
             self.sync_seconds
         );
         if let Some(seconds) = self.fill_seconds {
-            println!("store filled in {seconds:.2} s");
+            say!("store filled in {seconds:.2} s");
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ const POSITION: &str = "_position";
 const POSITION_ROW: &str = "_position_row";
 /// Row groups encoded before they are written, per thread.
 const GROUPS_AHEAD: usize = 2;
+/// Parts of a group that are turned into arrays before they are encoded: little enough to stay near.
+const CHUNKS_AHEAD: usize = 4;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// How columns are compressed.
@@ -166,7 +168,8 @@ impl Layout {
         let root = Arc::new(ParquetType::group_type_builder("schema").with_fields(fields).build()?);
         let old = input.kept.iter().map(|(root, _)| input.metadata.schema().field(*root).clone());
         let fields: Vec<Field> = old.chain(new.clone()).collect();
-        let schema = Arc::new(Schema::new_with_metadata(fields, identity(job).collect::<std::collections::HashMap<_, _>>()));
+        let schema =
+            Arc::new(Schema::new_with_metadata(fields, identity(job).collect::<std::collections::HashMap<_, _>>()));
         let kept_leaves = input.kept.iter().map(|(_, leaves)| leaves.len()).sum();
         Ok(Self { schema, root, new, kept_leaves })
     }
@@ -215,7 +218,11 @@ fn inputs<'a>(history: &'a History, new: &[Field]) -> anyhow::Result<Vec<Input<'
         }
         let mut input = Input { file, metadata, kept, is_alike: true };
         if let Some(first) = inputs.first() {
-            if !input.kept_fields().map(|f| (f.name(), f.data_type())).eq(first.kept_fields().map(|f| (f.name(), f.data_type()))) {
+            if !input
+                .kept_fields()
+                .map(|f| (f.name(), f.data_type()))
+                .eq(first.kept_fields().map(|f| (f.name(), f.data_type())))
+            {
                 bail!(
                     "{} and {} have different columns; write them alike, or backfill them apart",
                     first.file.path().display(),
@@ -287,46 +294,35 @@ fn encode(
 ) -> anyhow::Result<Encoded> {
     let mut kept_writers = factory.create_column_writers(group.batch)?;
     let new_writers = kept_writers.split_off(layout.kept_leaves);
-    let is_whole = events.is_whole(group.batch) && group.input.file.group_rows(group.group) == events.batches()[group.batch].len() as u64;
+    let is_whole = events.is_whole(group.batch)
+        && group.input.file.group_rows(group.group) == events.batches()[group.batch].len() as u64;
     let kept = if is_whole && group.input.is_alike { None } else { Some(encode_kept(group, events, kept_writers)?) };
-    let chunks = group.chunks.clone().into_par_iter();
-    let parts: Vec<Vec<ArrayRef>> = chunks.map(|chunk| new_arrays(job, chunk, events, features)).collect();
-    let mut columns: Vec<Vec<ArrayRef>> = vec![Vec::new(); layout.new.iter().filter(|field| !is_position(field)).count()];
-    for part in parts {
-        for (arrays, array) in columns.iter_mut().zip(part) {
-            arrays.push(array);
-        }
+    let mut writers = new_writers;
+    let chunks: Vec<usize> = group.chunks.clone().collect();
+    for chunks in chunks.chunks(CHUNKS_AHEAD) {
+        let parts: Vec<Vec<ArrayRef>> =
+            chunks.par_iter().map(|&chunk| new_arrays(job, chunk, events, features)).collect();
+        writers.par_iter_mut().zip(&layout.new).enumerate().try_for_each(|(column, (writer, field))| {
+            parts.iter().try_for_each(|part| write_array(std::slice::from_mut(writer), field, &part[column]))
+        })?;
     }
-    let positions: Vec<_> = (0..events.batches()[group.batch].len())
-        .filter(|&row| events.is_event(group.batch, row))
-        .map(|row| events.position(group.batch, row))
-        .collect();
-    columns.push(vec![Arc::new(UInt64Array::from_iter_values(positions.iter().map(|version| version.major)))]);
-    columns.push(vec![Arc::new(UInt32Array::from_iter_values(positions.iter().map(|version| version.minor)))]);
-    let jobs: Vec<_> = new_writers.into_iter().zip(&layout.new).zip(columns).collect();
-    let new = jobs.into_par_iter().map(|((mut writer, field), arrays)| {
-        for array in &arrays {
-            write_array(std::slice::from_mut(&mut writer), field, array)?;
-        }
-        Ok(writer.close()?)
-    });
-    let new: anyhow::Result<Vec<ArrowColumnChunk>> = new.collect();
+    let new: anyhow::Result<Vec<ArrowColumnChunk>> =
+        writers.into_par_iter().map(|writer| Ok(writer.close()?)).collect();
     Ok(Encoded { kept, new: new? })
 }
 
-fn is_position(field: &Field) -> bool {
-    field.name() == POSITION || field.name() == POSITION_ROW
-}
-
-/// Features of a chunk's events, then what was made of them.
+/// Features of a chunk's events, what was made of them, and their positions.
 fn new_arrays(job: &Job<'_>, chunk: usize, events: &Events, features: &Features<'_>) -> Vec<ArrayRef> {
     let columns = features.chunk(chunk);
-    let verdicts = job.verdicts.map(|verdicts| {
-        let Chunk { batch, from, to, .. } = events.chunks()[chunk];
-        let rows: Vec<usize> = (from..to).filter(|&row| events.is_event(batch, row)).collect();
-        verdicts.columns(&events.batches()[batch], &rows, features.columns(), &columns)
-    });
-    columns.into_iter().map(array).chain(verdicts.into_iter().flatten()).collect()
+    let Chunk { batch, from, to, .. } = events.chunks()[chunk];
+    let rows: Vec<usize> = (from..to).filter(|&row| events.is_event(batch, row)).collect();
+    let verdicts =
+        job.verdicts.map(|verdicts| verdicts.columns(&events.batches()[batch], &rows, features.columns(), &columns));
+    let mut arrays: Vec<ArrayRef> = columns.into_iter().map(array).chain(verdicts.into_iter().flatten()).collect();
+    let positions = || rows.iter().map(|&row| events.position(batch, row));
+    arrays.push(Arc::new(UInt64Array::from_iter_values(positions().map(|version| version.major))));
+    arrays.push(Arc::new(UInt32Array::from_iter_values(positions().map(|version| version.minor))));
+    arrays
 }
 
 fn write_array(writers: &mut [ArrowColumnWriter], field: &Field, array: &ArrayRef) -> anyhow::Result<()> {
@@ -337,7 +333,11 @@ fn write_array(writers: &mut [ArrowColumnWriter], field: &Field, array: &ArrayRe
 }
 
 /// Encodes the input's columns of those rows that are events.
-fn encode_kept(group: &Group<'_>, events: &Events, mut writers: Vec<ArrowColumnWriter>) -> anyhow::Result<Vec<ArrowColumnChunk>> {
+fn encode_kept(
+    group: &Group<'_>,
+    events: &Events,
+    mut writers: Vec<ArrowColumnWriter>,
+) -> anyhow::Result<Vec<ArrowColumnChunk>> {
     let file = group.input.file;
     let start = file.group_start(group.group);
     let rows = usize::try_from(file.group_rows(group.group)).context("a row group of this machine's size")?;
@@ -346,9 +346,10 @@ fn encode_kept(group: &Group<'_>, events: &Events, mut writers: Vec<ArrowColumnW
         let at = usize::try_from(change.position - start - 1).context("a position of the group")?;
         is_event[at] = events.is_event(group.batch, row);
     }
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(File::open(file.path())?, group.input.metadata.clone())
-        .with_row_groups(vec![group.group])
-        .build()?;
+    let reader =
+        ParquetRecordBatchReaderBuilder::new_with_metadata(File::open(file.path())?, group.input.metadata.clone())
+            .with_row_groups(vec![group.group])
+            .build()?;
     let mut before = 0;
     for batch in reader {
         let batch = batch?;

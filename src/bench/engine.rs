@@ -60,7 +60,8 @@ impl Engine {
             "events": self.events, "customers": 5_000, "terminals": 10_000, "features": plan.definitions.features.len(),
             "row_records": self.rows, "durable": self.durable, "memory_bytes": memory,
         });
-        if let (Some(figures), Some(rates)) = (figures.as_object_mut(), rates(self.events as usize, times).as_object()) {
+        if let (Some(figures), Some(rates)) = (figures.as_object_mut(), rates(self.events as usize, times).as_object())
+        {
             figures.extend(rates.clone());
         }
         if self.curve {
@@ -71,7 +72,11 @@ impl Engine {
 }
 
 /// One round in memory: its time, and the bytes held at its end.
-pub(super) fn in_memory(plan: &Arc<Plan>, traffic: &[ChangeBatch], threads: usize) -> anyhow::Result<(Duration, usize)> {
+pub(super) fn in_memory(
+    plan: &Arc<Plan>,
+    traffic: &[ChangeBatch],
+    threads: usize,
+) -> anyhow::Result<(Duration, usize)> {
     let mut engine = Core::new(Arc::clone(plan), threads);
     let mut output = Output::default();
     let began = clock::instant();

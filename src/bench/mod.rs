@@ -77,12 +77,13 @@ impl Common {
 
     /// Prints a result: name, what was measured, and the machine.
     fn print(&self, bench: &str, figures: Value) -> anyhow::Result<()> {
-        let mut report = json!({ "bench": bench, "machine": machine(), "threads": self.threads(), "rounds": self.rounds });
+        let mut report =
+            json!({ "bench": bench, "machine": machine(), "threads": self.threads(), "rounds": self.rounds });
         if let (Some(report), Value::Object(figures)) = (report.as_object_mut(), figures) {
             report.extend(figures);
         }
         if self.json {
-            println!("{report}");
+            say!("{report}");
             return Ok(());
         }
         print_lines("", &report);
@@ -95,16 +96,16 @@ fn print_lines(indent: &str, value: &Value) {
     for (name, value) in fields {
         match value {
             Value::Object(_) => {
-                println!("{indent}{name}");
+                say!("{indent}{name}");
                 print_lines(&format!("{indent}  "), value);
             }
             Value::Array(items) if items.iter().any(Value::is_object) => {
-                println!("{indent}{name}");
-                items.iter().for_each(|item| println!("{indent}  {}", one_line(item)));
+                say!("{indent}{name}");
+                items.iter().for_each(|item| say!("{indent}  {}", one_line(item)));
             }
-            Value::Number(number) => println!("{indent}{name:<28} {}", shown(number)),
-            Value::String(text) => println!("{indent}{name:<28} {text}"),
-            other => println!("{indent}{name:<28} {other}"),
+            Value::Number(number) => say!("{indent}{name:<28} {}", shown(number)),
+            Value::String(text) => say!("{indent}{name:<28} {text}"),
+            other => say!("{indent}{name:<28} {other}"),
         }
     }
 }
@@ -122,7 +123,11 @@ fn one_line(value: &Value) -> String {
 fn shown(number: &serde_json::Number) -> String {
     match number.as_f64() {
         Some(value) if !number.is_i64() && !number.is_u64() => {
-            if value.abs() >= 1_000.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+            if value.abs() >= 1_000.0 {
+                format!("{value:.0}")
+            } else {
+                format!("{value:.3}")
+            }
         }
         _ => number.to_string(),
     }
@@ -131,7 +136,8 @@ fn shown(number: &serde_json::Number) -> String {
 /// The processor, and how many cores this process may use.
 fn machine() -> Value {
     let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).and_then(|line| line.split_once(':'));
+    let model =
+        processors.lines().find_map(|line| line.strip_prefix("model name")).and_then(|line| line.split_once(':'));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     json!({

@@ -25,7 +25,7 @@ pub(super) enum Rows {
 /// The groups of DESIGN section 4 with these windows.
 pub(super) fn definitions(rows: Rows, windows: &[&str]) -> anyhow::Result<Arc<Plan>> {
     let quoted: Vec<String> = windows.iter().map(|window| format!("\"{window}\"")).collect();
-    let (windows, append_only) = (quoted.join(", "), rows == Rows::Append);
+    let windows = quoted.join(", ");
     let source = format!(
         r#"
 [stream.transactions]
@@ -34,7 +34,6 @@ time = "tx_datetime"
 partition_by = "customer_id"
 label = "is_fraud"
 judge = "insert"
-append_only = {append_only}
 columns = {{ transaction_id = "int64", tx_datetime = "timestamp", customer_id = "int64", terminal_id = "int64", amount = "decimal(2)", is_fraud = "bool" }}
 [entity.customer]
 key = "customer_id"
@@ -56,7 +55,14 @@ features = {{ tx_count = "count()", fraud_ratio = "share(label)" }}
     let file = ConfigFile::parse("bench", &source)?;
     let definitions = Definitions::read(&file, None);
     file.finish()?;
-    Ok(Arc::new(Plan::compile(Arc::new(definitions.context("the bench's definitions are sound")?))))
+    let mut definitions = definitions.context("the bench's definitions are sound")?;
+    if rows == Rows::Append {
+        // Labels come with their rows here, so that no record is needed to find them: a configuration cannot promise that.
+        let mut stream = (*definitions.streams[0]).clone();
+        stream.append_only = true;
+        definitions.streams[0] = Arc::new(stream);
+    }
+    Ok(Arc::new(Plan::compile(Arc::new(definitions))))
 }
 
 /// Simulated payments of the handbook's population, labels known at once.

@@ -36,7 +36,8 @@ fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
 
 /// Rows of the handbook's columns: (id, second, customer, amount).
 fn payments(rows: &[(i64, i64, i64, f64)]) -> Vec<(&'static str, ArrayRef)> {
-    let ints = |of: fn(&(i64, i64, i64, f64)) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
+    let ints =
+        |of: fn(&(i64, i64, i64, f64)) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
     let times = rows.iter().map(|row| 1_522_540_800_000_000 + row.1 * 1_000_000);
     vec![
         ("transaction_id", ints(|row| row.0)),
@@ -50,7 +51,8 @@ fn payments(rows: &[(i64, i64, i64, f64)]) -> Vec<(&'static str, ArrayRef)> {
 
 fn backfill(folder: &Path, more: &[&str]) -> crate::program::Ran {
     let config = handbook();
-    let mut arguments = vec!["backfill", "--config", &config, "--input", "in.parquet", "--output", "out.parquet", "--json"];
+    let mut arguments =
+        vec!["backfill", "--config", &config, "--input", "in.parquet", "--output", "out.parquet", "--json"];
     arguments.extend(more);
     interdict(folder, &arguments)
 }
@@ -65,7 +67,19 @@ fn plan() -> Plan {
 fn columns_are_what_the_engine_evaluates_as_events_pass() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("in.parquet");
-    let simulate = ["simulate", "--seed", "3", "--transactions", "150000", "--customers", "400", "--terminals", "60", "--output", "in.parquet"];
+    let simulate = [
+        "simulate",
+        "--seed",
+        "3",
+        "--transactions",
+        "150000",
+        "--customers",
+        "400",
+        "--terminals",
+        "60",
+        "--output",
+        "in.parquet",
+    ];
     interdict(folder.path(), &simulate).ok();
     let report = backfill(folder.path(), &[]).ok().json();
     assert_eq!((report["rows"].as_u64(), report["events"].as_u64()), (Some(150_000), Some(150_000)));
@@ -138,7 +152,10 @@ fn rows_that_cannot_be_read_are_dead_letters_and_counted() {
     let rows = [(1, 10, 1, 1.0), (2, 20, 1, f64::NAN), (3, 30, 1, f64::INFINITY), (4, 40, 1, 1.005), (5, 50, 1, 2.0)];
     write(&folder.path().join("in.parquet"), payments(&rows));
     let report = backfill(folder.path(), &[]).ok().json();
-    assert_eq!((report["rows"].as_u64(), report["events"].as_u64(), report["dead_letters"].as_u64()), (Some(5), Some(2), Some(3)));
+    assert_eq!(
+        (report["rows"].as_u64(), report["events"].as_u64(), report["dead_letters"].as_u64()),
+        (Some(5), Some(2), Some(3))
+    );
     let letters = fs::read_to_string(folder.path().join("out.parquet.dead-letters.jsonl")).unwrap();
     let reasons: Vec<String> = letters
         .lines()
@@ -194,7 +211,8 @@ fn filling_a_store_twice_is_asked_for() {
     let rows: Vec<_> = (0..500).map(|id| (id, id * 10, id % 7, 1.5)).collect();
     write(&folder.path().join("in.parquet"), payments(&rows));
     let fill = |more: &[&str]| {
-        let mut arguments = vec!["backfill", "--input", "in.parquet", "--output", "out.parquet", "--force", "--fill-store"];
+        let mut arguments =
+            vec!["backfill", "--input", "in.parquet", "--output", "out.parquet", "--force", "--fill-store"];
         arguments.extend(more);
         interdict(folder.path(), &arguments)
     };
@@ -209,9 +227,14 @@ fn filling_a_store_twice_is_asked_for() {
 #[test]
 fn every_event_is_scored_and_decided() {
     let folder = tempfile::tempdir().unwrap();
-    interdict(folder.path(), &["simulate", "--seed", "4", "--transactions", "20000", "--customers", "100", "--output", "in.parquet"]).ok();
+    interdict(
+        folder.path(),
+        &["simulate", "--seed", "4", "--transactions", "20000", "--customers", "100", "--output", "in.parquet"],
+    )
+    .ok();
     let config = handbook();
-    interdict(folder.path(), &["score", "--config", &config, "--input", "in.parquet", "--output", "scores.parquet"]).ok();
+    interdict(folder.path(), &["score", "--config", &config, "--input", "in.parquet", "--output", "scores.parquet"])
+        .ok();
     let table = read(&folder.path().join("scores.parquet"));
     assert_eq!(table.num_rows(), 20_000);
     let column = |name: &str| Arc::clone(table.column_by_name(name).unwrap());

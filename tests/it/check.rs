@@ -50,7 +50,19 @@ fn ten_mistakes_are_ten_messages_with_their_lines() {
     assert_eq!(report["ok"], false);
     let mistakes = report["mistakes"].as_array().unwrap();
     let about = |word: &str| mistakes.iter().any(|mistake| mistake["message"].as_str().unwrap().contains(word));
-    for word in ["not a name", "nowhere", "money", "client", "custmer", "soon", "cuont", "amuont", "declared before", "cache_mb", "surprise"] {
+    for word in [
+        "not a name",
+        "nowhere",
+        "money",
+        "client",
+        "custmer",
+        "soon",
+        "cuont",
+        "amuont",
+        "declared before",
+        "cache_mb",
+        "surprise",
+    ] {
         assert!(about(word), "no mistake about {word} in {mistakes:#?}");
     }
     assert!(mistakes.iter().all(|mistake| mistake["line"].as_u64().unwrap() > 1));

@@ -134,8 +134,7 @@ impl Features<'_> {
     pub fn chunk(&self, chunk: usize) -> Vec<Column> {
         let Chunk { batch, from, to, first_row } = self.events.chunks()[chunk];
         let batch = &self.events.batches()[batch];
-        let mut columns: Vec<Column> =
-            self.columns.iter().map(|column| Column::new(column.kind, to - from)).collect();
+        let mut columns: Vec<Column> = self.columns.iter().map(|column| Column::new(column.kind, to - from)).collect();
         let mut cursors: Vec<Cursor<'_>> = self.routes.iter().map(|route| Cursor::new(route, chunk)).collect();
         let blank: Vec<i64> = self.kinds.iter().map(|kind| null_of(*kind)).collect();
         let mut cells = blank.clone();

@@ -53,7 +53,9 @@ impl<'a> Features<'a> {
         let kinds = kinds(plan);
         let is_read = |feature: usize| {
             let groups = plan.definitions.groups.iter().zip(&plan.programs);
-            let mut group = groups.filter(|(group, program)| (group.first_feature..group.first_feature + program.width()).contains(&feature));
+            let mut group = groups.filter(|(group, program)| {
+                (group.first_feature..group.first_feature + program.width()).contains(&feature)
+            });
             match group.next() {
                 Some((group, _)) => group.stream == stream,
                 None => plan.definitions.derived[feature - derived_from(plan)].stream == stream,

@@ -172,11 +172,14 @@ fn spread(
         let Part { words, texts } = &mut parts[shard];
         let (first, label) = match events.place(ordinal) {
             None => (change.version, own_label(row).word()),
-            Some(place) => (place.first, match place.labels.as_slice() {
-                [] => LabelWord::UNKNOWN.word(),
-                [label] => label.word(),
-                _ => MANY,
-            }),
+            Some(place) => (
+                place.first,
+                match place.labels.as_slice() {
+                    [] => LabelWord::UNKNOWN.word(),
+                    [label] => label.word(),
+                    _ => MANY,
+                },
+            ),
         };
         let key = match key {
             Key::Int(value) => value,
@@ -336,7 +339,8 @@ impl Shard<'_> {
         let mut ints: HashMap<i64, u32> = HashMap::new();
         let mut texts: HashMap<Vec<u8>, u32> = HashMap::new();
         let mut buffer = Vec::new();
-        let mut spots = Vec::with_capacity(self.parts.iter().map(|part| part.words.len()).sum::<usize>() / self.lanes.stride);
+        let mut spots =
+            Vec::with_capacity(self.parts.iter().map(|part| part.words.len()).sum::<usize>() / self.lanes.stride);
         for (part, records) in (0_u32..).zip(&self.parts) {
             for (at, record) in (0_u32..).zip(records.words.chunks_exact(self.lanes.stride)) {
                 let next = u32::try_from(ints.len() + texts.len()).expect("rows are counted first");

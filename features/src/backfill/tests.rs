@@ -81,15 +81,8 @@ fn payment(ids: i64) -> impl Strategy<Value = Payment> {
     let op = prop_oneof![8 => Just(Op::Snapshot), 2 => Just(Op::Insert), 1 => Just(Op::Update), 1 => Just(Op::Delete)];
     let keys = (0..ids, 0_i64..90, prop::option::weighted(0.9, 0_i64..3), prop::option::weighted(0.9, 0_u8..4));
     let label = (prop::option::of(any::<bool>()), prop::option::of(0_i64..120));
-    (keys, 0_i64..2_000, label, op).prop_map(|((id, second, customer, device), amount, (label, reported), op)| Payment {
-        id,
-        second,
-        customer,
-        device,
-        amount,
-        label,
-        reported,
-        op,
+    (keys, 0_i64..2_000, label, op).prop_map(|((id, second, customer, device), amount, (label, reported), op)| {
+        Payment { id, second, customer, device, amount, label, reported, op }
     })
 }
 
@@ -156,9 +149,9 @@ fn read_back(plan: &Plan, engine: &Engine, events: &Events, (batch, row): (usize
         for &place in &route.reads {
             let group = plan.entity_groups[route.entity][place];
             let first = plan.definitions.groups[group].first_feature;
-            for feature in first..first + plan.programs[group].width() {
+            for shown in &mut shown[first..first + plan.programs[group].width()] {
                 let readout = readouts.next().unwrap();
-                shown[feature] = Some(match readout.reading(scratch.texts()).value {
+                *shown = Some(match readout.reading(scratch.texts()).value {
                     crate::value::Value::Double(value) => format!("{:016x}", value.to_bits()),
                     value => format!("{value:?}"),
                 });
@@ -278,7 +271,8 @@ fn labels_of_their_own_stream_find_their_event() {
     let events = Events::settle(&plan, 0, rows, &[labels]).unwrap();
     assert_eq!((events.settled().labelled, events.settled().unmatched_labels), (1, 1));
     let place = plan.definitions.feature("risk.fraud_1m").unwrap();
-    let shares: Vec<String> = evaluated(&plan, &events).into_iter().map(|(_, features)| features[place].clone()).collect();
+    let shares: Vec<String> =
+        evaluated(&plan, &events).into_iter().map(|(_, features)| features[place].clone()).collect();
     let double = |value: f64| format!("{:016x}", value.to_bits());
     assert_eq!(shares, ["Null".to_owned(), double(0.0), double(0.5)]);
 }
