@@ -2,11 +2,13 @@
 //!
 //! Invariant: exit code 0 when done, 1 when it failed, 2 when the command was not understood.
 
+use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{demo, run, simulate};
+use crate::{backfill, bench, check, demo, plan, run, score, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -19,7 +21,12 @@ struct Cli {
 #[derive(clap::Subcommand, Debug)]
 enum Command {
     Demo(demo::Demo),
+    Backfill(backfill::Backfill),
+    Bench(bench::Bench),
+    Check(check::Check),
+    Plan(plan::Plan),
     Run(run::Run),
+    Score(score::Score),
     Simulate(Box<simulate::Simulate>),
 }
 
@@ -27,7 +34,12 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(command) => command.run(),
+        Command::Backfill(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Check(command) => command.run(),
+        Command::Plan(command) => command.run(),
         Command::Run(command) => command.run(),
+        Command::Score(command) => command.run(),
         Command::Simulate(command) => command.run(),
     };
     match result {
@@ -38,4 +50,9 @@ pub(crate) fn run() -> ExitCode {
             if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What `say!` does.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
 }

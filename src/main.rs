@@ -1,8 +1,18 @@
 //! The `interdict` command line.
 
+/// Prints a line to standard output; a reader that closed it has had enough.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::say(format_args!($($text)*)) };
+}
+
+mod backfill;
+mod bench;
+mod check;
 mod cli;
 mod demo;
+mod plan;
 mod run;
+mod score;
 mod setup;
 mod simulate;
 mod told;

@@ -112,6 +112,7 @@ impl Setup {
         let mut monitor = MonitorConfig::read(&file);
         let definitions = Definitions::read(&file, secret.as_deref());
         let read = definitions.map(|definitions| {
+            crate::check::tiled_states(&file, &definitions);
             let policy = Policy::read(&file, &definitions);
             let sources = interdict_ingest::source::config::read(&file, &definitions.streams);
             (definitions, policy, sources)

@@ -5,6 +5,7 @@
 //! - No clock, no IO, no async, no randomness: every function's answer depends on its arguments alone.
 //! - Stream, request, backfill, batch scoring and audit call the same evaluation and give the same bits.
 
+pub mod backfill;
 pub mod bytes;
 pub mod change;
 pub mod config;

@@ -49,8 +49,6 @@ pub(crate) struct RequestFacts<'a> {
 /// One judged event.
 #[derive(Clone, Debug)]
 pub(crate) struct Judged {
-    /// Its place in the batch.
-    pub(crate) change: usize,
     pub(crate) record: DecisionRecord,
     pub(crate) claim: Claim,
 }
@@ -288,7 +286,7 @@ fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: T
         judge.record(&subject, &case.scored, hits, &decision, now)
     };
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
-    Ok(Judged { change: case.change, record, claim })
+    Ok(Judged { record, claim })
 }
 
 impl Case {

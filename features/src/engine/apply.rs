@@ -185,7 +185,8 @@ impl StateShard {
         }
         let touched = self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm(place));
         std::hint::black_box(touched);
-        let edges = self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm_edges(plan, entity, place));
+        let edges =
+            self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm_edges(plan, entity, place));
         std::hint::black_box(edges);
     }
 

@@ -68,7 +68,15 @@ pub(super) fn words(program: &Program) -> usize {
 
 /// Adds the event at `place` to the running sums of a window (`sign` 1), or takes it away (-1).
 #[inline]
-fn change(program: &Program, block: &[i64], capacity: usize, place: usize, sums: &mut [i64], window: usize, (as_of, sign): (i64, i64)) {
+fn change(
+    program: &Program,
+    block: &[i64],
+    capacity: usize,
+    place: usize,
+    sums: &mut [i64],
+    window: usize,
+    (as_of, sign): (i64, i64),
+) {
     let mut offset = 0;
     for &running in &program.running {
         let lane = match running {
@@ -184,7 +192,8 @@ impl State {
             return 0;
         }
         let capacity = self.capacity as usize;
-        let places = cursor[HIGH..LOWS + program.windows.len()].iter().map(|place| usize::try_from(*place).unwrap_or(0));
+        let places =
+            cursor[HIGH..LOWS + program.windows.len()].iter().map(|place| usize::try_from(*place).unwrap_or(0));
         places.fold(0, |sum, place| {
             let values = (program.first_column() - 1..program.lane_count()).map(|lane| lane * capacity + place);
             let touched = values.chain([place]).map(|at| self.lanes.get(at).copied().unwrap_or(0));

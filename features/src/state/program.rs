@@ -5,11 +5,11 @@ mod size;
 
 use std::sync::Arc;
 
+use super::cursor::Running;
 use crate::change::{Row, TextArena};
 use crate::definition::{Aggregation, Definitions, Group, GroupKind, Operand as Source};
 use crate::expression::{Expression, Operand, Slots, Type};
 use crate::time::Span;
-use super::cursor::Running;
 use crate::value::{ColumnType, NULL, UNCHANGED, double_cell, double_of, major_units};
 
 use super::read::Readout;

@@ -111,6 +111,15 @@ impl HistoryFile {
         self.starts[group + 1] - self.starts[group]
     }
 
+    /// Ordinal, over the whole history, of the row before group `group`'s first.
+    ///
+    /// # Panics
+    /// When `group` is not below [`Self::row_groups`].
+    #[must_use]
+    pub fn group_start(&self, group: usize) -> u64 {
+        self.starts[group]
+    }
+
     /// How many rows the file has.
     #[must_use]
     pub fn rows(&self) -> u64 {

@@ -1,0 +1,252 @@
+//! `interdict backfill` and `interdict score` over simulated histories and broken ones.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array as _, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt64Type};
+use interdict_features::change::{Change, ChangeBatch, Op};
+use interdict_features::config::ConfigFile;
+use interdict_features::definition::Definitions;
+use interdict_features::engine::{Engine, Evaluate, Output, Plan};
+use interdict_features::value::Value;
+use interdict_ingest::history::History;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::program::{handbook, interdict, root};
+
+fn read(path: &Path) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let schema = Arc::clone(reader.schema());
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+}
+
+/// Rows of the handbook's columns: (id, second, customer, amount).
+fn payments(rows: &[(i64, i64, i64, f64)]) -> Vec<(&'static str, ArrayRef)> {
+    let ints =
+        |of: fn(&(i64, i64, i64, f64)) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(of))) as ArrayRef;
+    let times = rows.iter().map(|row| 1_522_540_800_000_000 + row.1 * 1_000_000);
+    vec![
+        ("transaction_id", ints(|row| row.0)),
+        ("tx_datetime", Arc::new(TimestampMicrosecondArray::from_iter_values(times)) as ArrayRef),
+        ("customer_id", ints(|row| row.2)),
+        ("terminal_id", ints(|row| row.2 + 100)),
+        ("amount", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.3))) as ArrayRef),
+        ("is_fraud", Arc::new(arrow::array::BooleanArray::from(vec![None::<bool>; rows.len()])) as ArrayRef),
+    ]
+}
+
+fn backfill(folder: &Path, more: &[&str]) -> crate::program::Ran {
+    let config = handbook();
+    let mut arguments =
+        vec!["backfill", "--config", &config, "--input", "in.parquet", "--output", "out.parquet", "--json"];
+    arguments.extend(more);
+    interdict(folder, &arguments)
+}
+
+fn plan() -> Plan {
+    let source = fs::read_to_string(root().join("examples/handbook/interdict.toml")).unwrap();
+    let file = ConfigFile::parse("handbook", &source).unwrap();
+    Plan::compile(Arc::new(Definitions::read(&file, None).unwrap()))
+}
+
+#[test]
+fn columns_are_what_the_engine_evaluates_as_events_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in.parquet");
+    let simulate = [
+        "simulate",
+        "--seed",
+        "3",
+        "--transactions",
+        "150000",
+        "--customers",
+        "400",
+        "--terminals",
+        "60",
+        "--output",
+        "in.parquet",
+    ];
+    interdict(folder.path(), &simulate).ok();
+    let report = backfill(folder.path(), &[]).ok().json();
+    assert_eq!((report["rows"].as_u64(), report["events"].as_u64()), (Some(150_000), Some(150_000)));
+    let table = read(&folder.path().join("out.parquet"));
+    assert_eq!(table.project(&[0, 1, 2, 3, 4, 5]).unwrap(), read(&input), "columns of the input stay as they are");
+
+    let plan = plan();
+    let stream = &plan.definitions.streams[0];
+    let mut engine = Engine::new(Arc::new(plan.clone()), 2);
+    let mut output = Output::default();
+    let history = History::open(&input, stream).unwrap();
+    let columns: Vec<&ArrayRef> =
+        plan.definitions.features.iter().map(|named| table.column_by_name(&named.column_name()).unwrap()).collect();
+    let mut at = 0;
+    for group in 0..history.row_groups() {
+        let (rows, _) = history.read_group(group).unwrap();
+        let mut batch = ChangeBatch::new(Arc::clone(stream), 0);
+        for (change, row) in rows.iter() {
+            batch.push_row(row, Change { op: Op::Insert, ..*change });
+        }
+        engine.process(&batch, Evaluate::Everything, &mut output).unwrap();
+        for row in 0..batch.len() {
+            let readings = output.readings(output.vectors[row].unwrap());
+            for ((column, reading), named) in columns.iter().zip(readings).zip(&plan.definitions.features) {
+                assert_eq!(value(column, at), bits(&reading.value), "{} of row {at}", named.name);
+            }
+            at += 1;
+        }
+    }
+    assert_eq!(at, table.num_rows());
+}
+
+fn value(column: &ArrayRef, at: usize) -> Option<u64> {
+    column.is_valid(at).then(|| match column.data_type() {
+        DataType::Int64 => column.as_primitive::<Int64Type>().value(at).cast_unsigned(),
+        DataType::Float64 => column.as_primitive::<Float64Type>().value(at).to_bits(),
+        DataType::Boolean => u64::from(column.as_boolean().value(at)),
+        other => panic!("no feature is {other}"),
+    })
+}
+
+fn bits(value: &Value) -> Option<u64> {
+    match value {
+        Value::Null => None,
+        Value::Int(value) => Some(value.cast_unsigned()),
+        Value::Double(value) => Some(value.to_bits()),
+        Value::Bool(value) => Some(u64::from(*value)),
+        Value::Text(_) => panic!("no feature of the handbook is a text"),
+    }
+}
+
+#[test]
+fn rows_in_any_order_and_twice_come_out_in_their_place_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [(3, 30, 1, 3.0), (1, 10, 1, 1.0), (2, 20, 1, 2.0), (1, 10, 1, 1.0), (4, 30, 1, 5.0)];
+    write(&folder.path().join("in.parquet"), payments(&rows));
+    let report = backfill(folder.path(), &[]).ok().json();
+    assert_eq!((report["events"].as_u64(), report["superseded"].as_u64()), (Some(4), Some(1)));
+    let table = read(&folder.path().join("out.parquet"));
+    let ints = |name: &str| table.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec();
+    // The later version of payment 1 stands for both.
+    assert_eq!(ints("transaction_id"), [3, 2, 1, 4]);
+    assert_eq!(ints("customer_spend__tx_count_1d"), [3, 2, 1, 4]);
+    assert_eq!(table.column_by_name("_position").unwrap().as_primitive::<UInt64Type>().values().to_vec(), [1, 3, 2, 5]);
+}
+
+#[test]
+fn rows_that_cannot_be_read_are_dead_letters_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [(1, 10, 1, 1.0), (2, 20, 1, f64::NAN), (3, 30, 1, f64::INFINITY), (4, 40, 1, 1.005), (5, 50, 1, 2.0)];
+    write(&folder.path().join("in.parquet"), payments(&rows));
+    let report = backfill(folder.path(), &[]).ok().json();
+    assert_eq!(
+        (report["rows"].as_u64(), report["events"].as_u64(), report["dead_letters"].as_u64()),
+        (Some(5), Some(2), Some(3))
+    );
+    let letters = fs::read_to_string(folder.path().join("out.parquet.dead-letters.jsonl")).unwrap();
+    let reasons: Vec<String> = letters
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["reason"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(reasons, ["not_finite", "not_finite", "inexact"]);
+    let table = read(&folder.path().join("out.parquet"));
+    assert_eq!(table.column(0).as_primitive::<Int64Type>().values().to_vec(), [1, 5]);
+}
+
+#[test]
+fn an_output_that_exists_is_kept_unless_forced() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("in.parquet"), payments(&[(1, 10, 1, 1.0)]));
+    fs::write(folder.path().join("out.parquet"), "mine").unwrap();
+    let ran = backfill(folder.path(), &[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("--force"), "{}", ran.stderr);
+    assert_eq!(fs::read(folder.path().join("out.parquet")).unwrap(), b"mine");
+    backfill(folder.path(), &["--force"]).ok();
+    assert_eq!(read(&folder.path().join("out.parquet")).num_rows(), 1);
+    assert!(!folder.path().join("out.parquet.tmp").exists());
+}
+
+#[test]
+fn broken_inputs_say_what_is_wrong_and_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in.parquet");
+    let failed = |expected: &str| {
+        let ran = backfill(folder.path(), &[]);
+        assert_eq!(ran.code, 1);
+        assert!(ran.stderr.contains(expected), "'{expected}' is not in: {}", ran.stderr);
+        assert!(!folder.path().join("out.parquet").exists() && !folder.path().join("out.parquet.tmp").exists());
+    };
+    failed("in.parquet");
+    write(&input, payments(&[(1, 10, 1, 1.0)]).into_iter().filter(|(name, _)| *name != "amount").collect());
+    failed("no column 'amount'");
+    let mut columns = payments(&[(1, 10, 1, 1.0)]);
+    columns[2].1 = Arc::new(StringArray::from(vec!["one"]));
+    write(&input, columns);
+    failed("column 'customer_id'");
+    write(&input, payments(&[(1, 10, 1, 1.0)]));
+    let whole = fs::read(&input).unwrap();
+    fs::write(&input, &whole[..whole.len() - 20]).unwrap();
+    failed("no complete Parquet file");
+}
+
+#[test]
+fn filling_a_store_twice_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = fs::read_to_string(root().join("examples/handbook/interdict.toml")).unwrap();
+    fs::write(folder.path().join("interdict.toml"), config.replace("bundle = \"bundle\"\n", "")).unwrap();
+    let rows: Vec<_> = (0..500).map(|id| (id, id * 10, id % 7, 1.5)).collect();
+    write(&folder.path().join("in.parquet"), payments(&rows));
+    let fill = |more: &[&str]| {
+        let mut arguments =
+            vec!["backfill", "--input", "in.parquet", "--output", "out.parquet", "--force", "--fill-store"];
+        arguments.extend(more);
+        interdict(folder.path(), &arguments)
+    };
+    fill(&[]).ok();
+    assert!(folder.path().join("data").exists());
+    let ran = fill(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("--fill-live"), "{}", ran.stderr);
+    fill(&["--fill-live"]).ok();
+}
+
+#[test]
+fn every_event_is_scored_and_decided() {
+    let folder = tempfile::tempdir().unwrap();
+    interdict(
+        folder.path(),
+        &["simulate", "--seed", "4", "--transactions", "20000", "--customers", "100", "--output", "in.parquet"],
+    )
+    .ok();
+    let config = handbook();
+    interdict(folder.path(), &["score", "--config", &config, "--input", "in.parquet", "--output", "scores.parquet"])
+        .ok();
+    let table = read(&folder.path().join("scores.parquet"));
+    assert_eq!(table.num_rows(), 20_000);
+    let column = |name: &str| Arc::clone(table.column_by_name(name).unwrap());
+    let scores = column("score");
+    assert_eq!(scores.null_count(), 0);
+    assert!(scores.as_primitive::<Float64Type>().values().iter().all(|score| (0.0..=1.0).contains(score)));
+    let (outcomes, by) = (column("outcome"), column("decided_by"));
+    let (outcomes, by) = (outcomes.as_string::<i32>(), by.as_string::<i32>());
+    let count = |outcome: &str| outcomes.iter().filter(|found| *found == Some(outcome)).count();
+    assert_eq!(count("approve") + count("review") + count("block"), 20_000);
+    assert!(count("block") > 0 && count("approve") > 15_000);
+    let rules = column("rules");
+    let has_rule = |at: usize| rules.is_valid(at);
+    assert!((0..20_000).filter(|&at| by.value(at) == "rules").all(has_rule));
+}

@@ -1,0 +1,115 @@
+//! `interdict check` and `interdict plan`.
+
+use std::fs;
+
+use crate::program::{handbook, interdict, root};
+
+#[test]
+fn every_example_is_good() {
+    let mut count = 0;
+    for example in fs::read_dir(root().join("examples")).unwrap() {
+        let config = example.unwrap().path().join("interdict.toml");
+        if config.exists() {
+            interdict(&root(), &["check", "--config", &config.display().to_string()]).ok();
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "the examples were found");
+}
+
+const TEN_MISTAKES: &str = r#"
+namespace = "not a name"
+[stream.payments]
+id = "nowhere"
+time = "at"
+columns = { id = "int64", at = "timestamp", customer = "int64", amount = "money" }
+[entity.customer]
+key = "client"
+[[group]]
+name = "spend"
+entity = "custmer"
+windows = ["1d", "soon"]
+features = { n = "cuont()", mean = "mean(amuont)" }
+[[group]]
+name = "spend"
+entity = "customer"
+windows = ["1d"]
+features = { n = "count()" }
+[store]
+cache_mb = 1
+surprise = true
+"#;
+
+#[test]
+fn ten_mistakes_are_ten_messages_with_their_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("interdict.toml"), TEN_MISTAKES).unwrap();
+    let ran = interdict(folder.path(), &["check", "--json"]);
+    assert_eq!(ran.code, 1);
+    let report = ran.json();
+    assert_eq!(report["ok"], false);
+    let mistakes = report["mistakes"].as_array().unwrap();
+    let about = |word: &str| mistakes.iter().any(|mistake| mistake["message"].as_str().unwrap().contains(word));
+    for word in [
+        "not a name",
+        "nowhere",
+        "money",
+        "client",
+        "custmer",
+        "soon",
+        "cuont",
+        "amuont",
+        "declared before",
+        "cache_mb",
+        "surprise",
+    ] {
+        assert!(about(word), "no mistake about {word} in {mistakes:#?}");
+    }
+    assert!(mistakes.iter().all(|mistake| mistake["line"].as_u64().unwrap() > 1));
+}
+
+#[test]
+fn a_group_whose_busiest_key_would_not_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"
+[stream.payments]
+id = "id"
+time = "at"
+columns = { id = "int64", at = "timestamp", customer = "int64", amount = "decimal(2)" }
+[entity.customer]
+key = "customer"
+[[group]]
+name = "spend"
+entity = "customer"
+windows = ["1d", "7d", "30d"]
+features = { middle = "quantile(amount, 0.5)" }
+"#;
+    fs::write(folder.path().join("interdict.toml"), config).unwrap();
+    let ran = interdict(folder.path(), &["check"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("interdict.toml:11:") && ran.stdout.contains("65536"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_plan_names_every_feature_and_its_cost() {
+    let report = interdict(&root(), &["plan", "--config", &handbook(), "--json"]).ok().json();
+    let names: Vec<&str> = report["features"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 15);
+    assert!(names.contains(&"customer_spend.amount_avg_30d"));
+    let group = &report["groups"][1];
+    assert_eq!(group["hash"].as_str().unwrap().len(), 16);
+    // 30 days, 7 days of delay, one hour of slack.
+    assert_eq!(group["retention_seconds"], 37 * 86_400 + 3_600);
+    assert_eq!(group["windows"][0]["tile_seconds"], 600.0);
+    assert!(group["raw_events_max"].as_u64().unwrap() > 100);
+    assert_eq!(report["streams"][0]["row_records"], true);
+}
+
+#[test]
+fn usage_and_missing_files_have_their_own_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(interdict(folder.path(), &["check", "--nonsense"]).code, 2);
+    let ran = interdict(folder.path(), &["check"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("interdict.toml"), "{}", ran.stderr);
+}
