@@ -80,12 +80,12 @@ impl Judging {
         namespace: &str,
         plan: Arc<Plan>,
         policy: &Arc<Policy>,
-        model: Option<(&Runtime, Arc<Active>)>,
+        model: Option<(&Runtime, &Arc<Active>)>,
         workers: usize,
         lists: Lists,
     ) -> anyhow::Result<Self> {
         let definitions = &plan.definitions;
-        let active = model.as_ref().map(|(_, active)| Arc::clone(active));
+        let active = model.map(|(_, active)| Arc::clone(active));
         let mut judges = Vec::new();
         for stream in &definitions.streams {
             let judge = match stream.judge {
@@ -102,7 +102,7 @@ impl Judging {
         }
         let mut scorers = Vec::new();
         for _ in 0..workers.max(1) {
-            let scorer = match &model {
+            let scorer = match model {
                 Some((runtime, active)) => Some(Scorer::open(runtime, Arc::clone(active))?),
                 None => None,
             };
@@ -244,7 +244,7 @@ pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) ->
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
     let record = judge.not_judged(&context, None, &[], &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
-    Ok(Judged { change: 0, record, claim })
+    Ok(Judged { record, claim })
 }
 
 fn as_of(plan: &Plan, output: &Output, vector: u32) -> BTreeMap<String, Timestamp> {

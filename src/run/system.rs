@@ -96,7 +96,6 @@ pub(crate) struct System {
     pub(crate) store: Arc<EmbeddedStore>,
     pub(crate) monitor: Arc<Mutex<Option<MonitorState>>>,
     pub(crate) http: Option<SocketAddr>,
-    pub(crate) model: Option<Arc<Active>>,
     stop_sources: Stop,
     stop_edge: CancellationToken,
     stop_rest: CancellationToken,
@@ -158,7 +157,7 @@ impl System {
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
-        let in_force = model.as_ref().map(|(runtime, active, _)| (runtime, Arc::clone(active)));
+        let in_force = model.as_ref().map(|(runtime, active, _)| (runtime, active));
         let judging =
             Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, in_force, setup.engine.shards, lists)?;
         let judges = (0..plan.streams.len()).map(|stream| judging.judge_of(stream).cloned()).collect();
@@ -252,7 +251,6 @@ impl System {
             store,
             monitor,
             http,
-            model,
             stop_sources,
             stop_edge,
             stop_rest,

@@ -121,7 +121,7 @@ impl State {
     /// Whether the running sums hold for `as_of`.
     pub(super) fn is_settled(&self, program: &Program, as_of: AsOf) -> bool {
         let cursor = self.cursor(program);
-        cursor.len() > TIME && cursor[TIME] == as_of.time && version(cursor) == as_of.version
+        cursor.first() == Some(&as_of.time) && version(cursor) == as_of.version
     }
 
     /// Where window `window` begins and ends; only where the sums are settled.
@@ -188,7 +188,7 @@ impl State {
     /// Touches the memory at the windows' ends, where the next settling begins.
     pub(crate) fn warm_edges(&self, program: &Program) -> i64 {
         let cursor = self.cursor(program);
-        if cursor.len() <= TIME || cursor[TIME] == i64::MIN {
+        if cursor.first().is_none_or(|time| *time == i64::MIN) {
             return 0;
         }
         let capacity = self.capacity as usize;

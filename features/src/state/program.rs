@@ -257,19 +257,8 @@ impl Program {
         let slot_bytes = slot_bytes(&builder.columns, builder.has_label);
         let outputs: Vec<Output> =
             outputs.into_iter().map(|output| Output { inexact: builder.inexact(output.read), ..output }).collect();
-        let mut running: Vec<Running> = Vec::new();
-        for output in &outputs {
-            if let Some(sum) = Running::of(output.read, |column| builder.columns[column].kind)
-                && !running.contains(&sum)
-            {
-                running.push(sum);
-            }
-        }
-        let is_running = !is_table
-            && outputs.iter().all(|output| {
-                let kind = |column: usize| builder.columns[column].kind;
-                output.read == Read::Count || Running::of(output.read, kind).is_some()
-            });
+        let (running, is_running) = running_sums(&outputs, &builder.columns);
+        let is_running = is_running && !is_table;
         Self {
             is_running,
             has_defaults: outputs.iter().any(|output| output.default.is_some()),
@@ -353,6 +342,20 @@ impl Program {
     pub(crate) fn words(&self, row: Row<'_>, words: &mut Vec<i64>, texts: &mut TextArena) {
         words.extend(self.columns.iter().map(|column| column.word(row, texts)));
     }
+}
+
+/// The sums that are carried on for `outputs`, and whether they and counts are all that is read.
+fn running_sums(outputs: &[Output], columns: &[SlotColumn]) -> (Vec<Running>, bool) {
+    let mut running: Vec<Running> = Vec::new();
+    let mut is_all = true;
+    for output in outputs {
+        match Running::of(output.read, |column| columns[column].kind) {
+            Some(sum) if !running.contains(&sum) => running.push(sum),
+            Some(_) => {}
+            None => is_all &= output.read == Read::Count,
+        }
+    }
+    (running, is_all)
 }
 
 struct Builder<'a> {
