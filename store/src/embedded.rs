@@ -169,20 +169,21 @@ impl EmbeddedStore {
         self.write(|_, engine| {
             let snapshot = engine.snapshot();
             let key = layout::incarnation_key(source)?;
+            let offsets = read::offsets(engine, &snapshot, source)?;
             match read::text(engine, &snapshot, &key)? {
                 Some(stored) if stored == incarnation => {}
-                Some(stored) => {
+                Some(stored) if !offsets.is_empty() => {
                     let (source_name, now) = (source.to_owned(), incarnation.to_owned());
                     return Err(StoreError::Incarnation { source_name, stored, now });
                 }
-                None => {
+                Some(_) | None => {
                     layout::bounded_value("incarnation", incarnation.len())?;
                     let mut batch = engine.batch(1);
                     batch.insert(&engine.meta, key.as_slice(), incarnation);
                     engine.write(batch, Durability::Power)?;
                 }
             }
-            read::offsets(engine, &snapshot, source)
+            Ok(offsets)
         })
     }
 
