@@ -21,6 +21,7 @@ use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::FileSource;
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::stop::Stop;
+use interdict_monitor::alert::courier::Courier;
 use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
@@ -146,40 +147,71 @@ pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<A
     Ok(Some((runtime, Arc::new(active), bundle)))
 }
 
+fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
+    let options =
+        EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
+    Ok(EmbeddedStore::open(&setup.store.path, options)?)
+}
+
+fn load_reference(active: &Active, bundle: &Bundle) -> anyhow::Result<Reference> {
+    Ok(Reference::load(&bundle.reference, &active.manifest.name, &active.manifest.version)?)
+}
+
+/// The engine's part, with nothing attached to it yet.
+fn open_core(
+    setup: &Setup,
+    plan: &Arc<Plan>,
+    store: &Arc<EmbeddedStore>,
+    model: Option<&(Runtime, Arc<Active>, Bundle)>,
+    stats: &Arc<Stats>,
+    stop: &Stop,
+) -> anyhow::Result<Core<EmbeddedStore>> {
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let in_force = model.map(|(runtime, active, _)| (runtime, active));
+    let shards = setup.engine.shards;
+    let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
+    Ok(Core {
+        namespace: setup.namespace.clone(),
+        pipeline: Pipeline::new(Arc::clone(plan), Arc::clone(store), limits),
+        judging: Judging::new(&setup.namespace, Arc::clone(plan), &setup.policy, in_force, shards, lists)?,
+        store: Arc::clone(store),
+        dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
+        stats: Arc::clone(stats),
+        outbox: Arc::new(Notify::new()),
+        logged: Arc::new(Notify::new()),
+        checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
+        last_checkpoint: clock::instant(),
+        next_input: 0,
+        has_unflushed_letters: false,
+        judged_sources: judged_sources(setup),
+        past_replay: HashSet::new(),
+        stop: stop.clone(),
+    })
+}
+
+async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::Result<()> {
+    courier.run(stop).await;
+    Ok(())
+}
+
+async fn serve(server: Server, stop: CancellationToken) {
+    let drained = server.serve(stop).await;
+    if drained.cut_off > 0 {
+        tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
+    }
+}
+
 impl System {
     /// Starts everything that `setup` declares, and the caller's own sources.
     pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         let stats = Arc::new(Stats::register(&mut registry));
-        let options =
-            EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
-        let store = Arc::new(EmbeddedStore::open(&setup.store.path, options)?);
+        let store = Arc::new(open_store(setup)?);
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
-        let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
-        let in_force = model.as_ref().map(|(runtime, active, _)| (runtime, active));
-        let judging =
-            Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, in_force, setup.engine.shards, lists)?;
-        let judges = (0..plan.streams.len()).map(|stream| judging.judge_of(stream).cloned()).collect();
-        let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
         let stop_sources = Stop::default();
-        let mut core = Core {
-            namespace: setup.namespace.clone(),
-            pipeline: Pipeline::new(Arc::clone(&plan), Arc::clone(&store), limits),
-            judging,
-            store: Arc::clone(&store),
-            dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
-            stats: Arc::clone(&stats),
-            outbox: Arc::new(Notify::new()),
-            logged: Arc::new(Notify::new()),
-            checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
-            last_checkpoint: clock::instant(),
-            next_input: 0,
-            has_unflushed_letters: false,
-            judged_sources: judged_sources(setup),
-            past_replay: HashSet::new(),
-            stop: stop_sources.clone(),
-        };
+        let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
+        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let mut open_sources = 0;
         for config in &setup.sources {
@@ -199,30 +231,17 @@ impl System {
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {
-                let reference = match &model {
-                    Some((_, active, bundle)) => {
-                        let (name, version) = (&active.manifest.name, &active.manifest.version);
-                        Some(Reference::load(&bundle.reference, name, version)?)
-                    }
-                    None => None,
-                };
+                let reference = model.as_ref().map(|(_, active, bundle)| load_reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
-                let stop = stop_rest.clone();
-                tasks.spawn(async move {
-                    courier.run(stop).await;
-                    Ok(())
-                });
+                tasks.spawn(alert(courier, stop_rest.clone()));
                 Some(start_monitor(opened, &store, logged, &monitor, stop_rest.clone())?)
             }
             None => None,
         };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (health, health_seen) = watch::channel(Health::Starting);
-        let model = model.map(|(_, active, _)| active);
         let stop_edge = CancellationToken::new();
-        let mut http = None;
-        let mut edge = None;
-        let metrics = HttpMetrics::register(&mut registry);
+        let (mut http, mut edge) = (None, None);
         if setup.serves_http {
             let desk = Desk {
                 commands: commands.clone(),
@@ -231,17 +250,11 @@ impl System {
                 judges,
                 stats: Arc::clone(&stats),
                 health: health_seen.clone(),
-                model: model.as_ref().map(|active| model_entry(active, &setup.folder, clock::now())),
+                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
             };
-            let server = bind(setup, desk, metrics, registry).await?;
+            let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
-            let stop = stop_edge.clone();
-            edge = Some(tokio::spawn(async move {
-                let drained = server.serve(stop).await;
-                if drained.cut_off > 0 {
-                    tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
-                }
-            }));
+            edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
         }
         // Without an edge nobody sends commands: the channel closes and sources alone keep the engine going.
         drop(commands);
@@ -395,7 +408,8 @@ fn start_deliveries(
     Ok(())
 }
 
-async fn bind(setup: &Setup, desk: Desk, metrics: HttpMetrics, registry: Registry) -> anyhow::Result<Server> {
+async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {
+    let metrics = HttpMetrics::register(&mut registry);
     #[expect(clippy::disallowed_methods, reason = "keys are configuration")]
     let keys = setup.http.load_keys(|name| std::env::var(name).ok())?;
     let parts = EdgeParts {
