@@ -77,6 +77,8 @@ pub struct Pipeline<S> {
     output: Output,
     standings: BTreeMap<(String, u32), Standing>,
     scratch: Scratch,
+    stream_clock: Option<Timestamp>,
+    times: Vec<i64>,
 }
 
 /// Names that queries carry.
@@ -110,6 +112,8 @@ impl<S: Store> Pipeline<S> {
             output: Output::default(),
             standings: BTreeMap::new(),
             scratch: Scratch::default(),
+            stream_clock: None,
+            times: Vec::new(),
         }
     }
 
@@ -173,9 +177,30 @@ impl<S: Store> Pipeline<S> {
         self.bring_rows(batch).await?;
         let wanted = self.engine.wanted_states(batch).map_err(|source| self.damaged_row(batch, source))?;
         self.bring_states(&wanted).await?;
-        match self.engine.process(batch, evaluate, &mut self.output) {
-            Ok(()) => Ok(&self.output),
-            Err(source) => Err(self.damaged_row(batch, source)),
+        if let Err(source) = self.engine.process(batch, evaluate, &mut self.output) {
+            return Err(self.damaged_row(batch, source));
+        }
+        self.tell_time(batch);
+        Ok(&self.output)
+    }
+
+    /// How far event time has come: the latest of the batches' medians, so that no single event with a wrong time moves it.
+    /// What expires, expires by this clock.
+    #[must_use]
+    pub fn stream_clock(&self) -> Option<Timestamp> {
+        self.stream_clock
+    }
+
+    fn tell_time(&mut self, batch: &ChangeBatch) {
+        if batch.stream().labels.is_some() {
+            return;
+        }
+        self.times.clear();
+        self.times.extend(batch.iter().filter_map(|(_, row)| row.time()).map(Timestamp::micros));
+        if !self.times.is_empty() {
+            let middle = self.times.len() / 2;
+            let median = *self.times.select_nth_unstable(middle).1;
+            self.stream_clock = self.stream_clock.max(Some(Timestamp::from_micros(median)));
         }
     }
 

@@ -30,10 +30,14 @@ use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
 use super::judging::{Circumstances, Judged, Judging, undecodable};
+use super::maintenance::StreamClock;
 use super::stats::Stats;
 
 /// How long to wait before a commit that failed for a while is made again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often list entries that ended are removed. They bind nobody from the moment they end.
+const LIST_SWEEP: Duration = Duration::from_secs(60);
 
 /// What a source's reader hands over.
 #[derive(Debug)]
@@ -87,6 +91,10 @@ pub(crate) struct Core<S> {
     pub(crate) past_replay: HashSet<(Arc<str>, usize)>,
     /// Told when the process is to end.
     pub(crate) stop: Stop,
+    /// Told how far event time has come.
+    pub(crate) stream_clock: Arc<StreamClock>,
+    /// When ended list entries were last removed.
+    pub(crate) last_list_sweep: Instant,
 }
 
 impl<S: Store> Core<S> {
@@ -327,6 +335,13 @@ impl<S: Store> Core<S> {
         }
         let mut commit = Commit::default();
         self.pipeline.fill(&mut commit);
+        if let Some(now) = self.pipeline.stream_clock() {
+            self.stream_clock.tell(now);
+        }
+        if start - self.last_list_sweep > LIST_SWEEP {
+            self.last_list_sweep = start;
+            commit.lists = self.judging.lists.expire(clock::now());
+        }
         self.commit(commit).await?;
         self.pipeline.stored();
         let engine = self.pipeline.engine();

@@ -47,6 +47,7 @@ use super::clock;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
+use super::maintenance::sweep;
 use super::stats::Stats;
 
 /// Deliveries that wait for the engine at most, over all sources.
@@ -186,6 +187,8 @@ fn open_core(
         judged_sources: judged_sources(setup),
         past_replay: HashSet::new(),
         stop: stop.clone(),
+        stream_clock: Arc::default(),
+        last_list_sweep: clock::instant(),
     })
 }
 
@@ -226,15 +229,15 @@ impl System {
         drop(intake);
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let (outbox, logged) = (Arc::clone(&core.outbox), Arc::clone(&core.logged));
-        start_deliveries(setup, &store, &mut registry, &outbox, &stop_rest, &mut tasks)?;
+        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks)?;
+        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {
                 let reference = model.as_ref().map(|(_, active, bundle)| load_reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
                 tasks.spawn(alert(courier, stop_rest.clone()));
-                Some(start_monitor(opened, &store, logged, &monitor, stop_rest.clone())?)
+                Some(start_monitor(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone())?)
             }
             None => None,
         };

@@ -1,0 +1,61 @@
+//! Forgetting what nothing reads any more, beside the engine's thread.
+//!
+//! Invariant: states and row records expire by the clock of the streams, never by the wall clock alone: history of years ago that is being
+//! loaded now is not old.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use interdict_features::time::Timestamp;
+use interdict_store::embedded::EmbeddedStore;
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+
+/// How often the store is swept. What expired costs disk, nothing else.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// How far event time has come, told by the engine's thread.
+#[derive(Debug)]
+pub(crate) struct StreamClock(AtomicI64);
+
+impl Default for StreamClock {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl StreamClock {
+    /// Event time has come to `now`.
+    pub(crate) fn tell(&self, now: Timestamp) {
+        self.0.store(now.micros(), Ordering::Relaxed);
+    }
+
+    /// The latest that was told; `None` before the first event, and never later than the wall clock.
+    fn now(&self) -> Option<Timestamp> {
+        let micros = self.0.load(Ordering::Relaxed);
+        (micros != i64::MIN).then(|| Timestamp::from_micros(micros).min(clock::now()))
+    }
+}
+
+/// Sweeps the store until `stop`.
+pub(crate) async fn sweep(
+    store: Arc<EmbeddedStore>,
+    stream_clock: Arc<StreamClock>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let Some(now) = stream_clock.now() else { continue };
+        let store = Arc::clone(&store);
+        match tokio::task::spawn_blocking(move || store.expire_now(now)).await? {
+            Ok(0) => {}
+            Ok(records) => tracing::info!(records, %now, "forgot what nothing reads any more"),
+            Err(error) => tracing::error!(%error, "the store could not be swept; it is tried again"),
+        }
+    }
+}
