@@ -119,7 +119,8 @@ impl Report {
             say!("  events are kept        {kept} beyond the newest of their key");
             say!(
                 "  an event takes at most {} bytes, texts apart; {} events fit before tiles begin",
-                group.slot_bytes, group.raw_events_max
+                group.slot_bytes,
+                group.raw_events_max
             );
             if !group.windows.is_empty() {
                 let tiles = group
