@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{backfill, bench, check, plan, run, score, simulate};
+use crate::{backfill, bench, check, demo, plan, run, score, simulate};
 
 /// Real-time fraud feature store and scoring engine.
 #[derive(Parser, Debug)]
@@ -20,6 +20,7 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Demo(demo::Demo),
     Backfill(backfill::Backfill),
     Bench(bench::Bench),
     Check(check::Check),
@@ -32,6 +33,7 @@ enum Command {
 /// Reads the arguments and runs the command.
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Demo(command) => command.run(),
         Command::Backfill(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
@@ -43,7 +45,7 @@ pub(crate) fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("interdict: {error:#}");
+            eprintln!("interdict: {}", crate::told::told(&error));
             let is_usage = error.is::<simulate::Contradiction>();
             if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }

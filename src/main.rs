@@ -9,11 +9,13 @@ mod backfill;
 mod bench;
 mod check;
 mod cli;
+mod demo;
 mod plan;
 mod run;
 mod score;
 mod setup;
 mod simulate;
+mod told;
 
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +29,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let filter = EnvFilter::try_from_env("INTERDICT_LOG").unwrap_or_else(|_unset| EnvFilter::new(LOGGED));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(demo::journal::writer).with_target(false).init();
     cli::run()
 }

@@ -184,8 +184,7 @@ fn read_secret(file: &ConfigFile, folder: &Path) -> Option<Vec<u8>> {
 }
 
 fn read_store(file: &ConfigFile, folder: &Path) -> StoreSettings {
-    let mut settings =
-        StoreSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
+    let mut settings = StoreSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
     if let Some(section) = file.section("store") {
         let _only_one_so_far = section.choice("type", &["embedded"]);
         if let Some(path) = section.text("path") {

@@ -69,10 +69,22 @@ pub struct Change {
 }
 
 /// Text of many cells in one allocation.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(PartialEq, Eq, Debug, Default)]
 pub struct TextArena {
     bytes: String,
     ends: Vec<usize>,
+}
+
+impl Clone for TextArena {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), ends: self.ends.clone() }
+    }
+
+    /// Reuses the memory of `self`.
+    fn clone_from(&mut self, other: &Self) {
+        self.bytes.clone_from(&other.bytes);
+        self.ends.clone_from(&other.ends);
+    }
 }
 
 impl TextArena {

@@ -6,44 +6,34 @@
 //! Invariants:
 //! - A decision is answered as stored only after its claim was committed; one that acts is on disk by then.
 //! - Offsets move only together with the states of everything up to them, and after their dead letters are on disk.
-//! - A crash between a decision and its checkpoint replays the event; the stored decision is found and holds.
+//! - A crash between a decision and its checkpoint replays the event; the stored decision is found and holds. It is not judged
+//!   anew: the lists know more by then than they did when it was.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use interdict_features::change::ChangeBatch;
-use interdict_features::decision::{DecisionRecord, decision_id};
+use interdict_features::decision::{DecisionRecord, EntityRef, ListKind, decision_id};
 use interdict_features::engine::{Evaluate, Outcome, Refused};
-use interdict_features::state::AsOf;
-use interdict_ingest::dead_letter::file::DeadLetterFile;
+use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
-use interdict_scorer::http::backend::{
-    Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Label, LabelRequest, Removal,
-};
+use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
-use interdict_store::port::{
-    Append, ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Note, Query, RowKey, RowWrite, Store,
-};
-use tokio::sync::{Notify, mpsc};
+use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Query, Store};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock;
-use super::commands::{Command, KeyAnswer, KeyRead, Reply, Slot};
+use super::commands::Command;
 use super::input_log::{self, Entry};
-use super::judging::{Circumstances, Judged, Judging, RequestFacts};
+use super::judging::{Circumstances, Judged, Judging, undecodable};
 use super::stats::Stats;
 
-/// Commands worked off between two looks at the sources.
-const COMMANDS_MAX: usize = 64;
-/// How long a key of an idempotent request is remembered.
-const IDEMPOTENCY: interdict_features::time::Span = interdict_features::time::Span::DAY;
 /// How long to wait before a commit that failed for a while is made again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Row records of this name hold idempotency keys.
-const IDEMPOTENCY_STREAM: &str = "http:idempotency";
 
 /// What a source's reader hands over.
 #[derive(Debug)]
@@ -55,6 +45,8 @@ pub(crate) enum Intake {
         /// When it was read.
         read: Instant,
     },
+    /// A source knows its identity and asks after which position it goes on.
+    Attach { source: Arc<str>, incarnation: Option<String>, reply: oneshot::Sender<anyhow::Result<Option<u64>>> },
     /// The source has ended.
     Ended,
     /// The source failed for good.
@@ -89,16 +81,12 @@ pub(crate) struct Core<S> {
     pub(crate) next_input: u64,
     /// Dead letters were written since the file was flushed.
     pub(crate) has_unflushed_letters: bool,
-}
-
-/// A request on its way to an answer.
-struct Pending {
-    slot: Arc<Slot>,
-    reply: Reply<Answer>,
-    record: DecisionRecord,
-    /// Its claim's place in the commit; `None` when the decision was stored before.
-    claim: Option<usize>,
-    start: Instant,
+    /// The judged stream that records of a source belong to, where all of them belong to one.
+    pub(crate) judged_sources: HashMap<String, usize>,
+    /// Source and stream of which a judged event without stored decision was met: nothing behind it is a replay.
+    pub(crate) past_replay: HashSet<(Arc<str>, usize)>,
+    /// Told when the process is to end.
+    pub(crate) stop: Stop,
 }
 
 impl<S: Store> Core<S> {
@@ -118,15 +106,14 @@ impl<S: Store> Core<S> {
             let due = self.last_checkpoint + self.checkpoint_interval;
             tokio::select! {
                 biased;
-                Some(command) = commands.recv() => self.take_commands(command, &mut commands).await?,
-                Some(given) = intake.recv() => match given {
-                    Intake::Delivery { source, delivery, read } => self.take(&source, delivery, read).await?,
-                    Intake::Ended => open_sources -= 1,
-                    Intake::Failed(error) => {
-                        self.checkpoint().await?;
-                        return Err(error);
+                Some(command) = commands.recv() => {
+                    self.take_commands(command, &mut commands).await?;
+                    // However many callers there are, the sources get their turn.
+                    if let Ok(given) = intake.try_recv() {
+                        open_sources -= self.take_intake(given).await?;
                     }
-                },
+                }
+                Some(given) = intake.recv() => open_sources -= self.take_intake(given).await?,
                 () = tokio::time::sleep_until(due.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
                 else => break End::Stopped,
             }
@@ -161,14 +148,37 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
+    /// Takes what a source's reader gave; how many sources ended with it.
+    async fn take_intake(&mut self, given: Intake) -> anyhow::Result<usize> {
+        match given {
+            Intake::Delivery { source, delivery, read } => {
+                self.take(&source, delivery, read).await?;
+                Ok(0)
+            }
+            Intake::Attach { source, incarnation, reply } => {
+                let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                let _reader_stopped = reply.send(position.map_err(Into::into));
+                Ok(0)
+            }
+            Intake::Ended => Ok(1),
+            Intake::Failed(error) => {
+                self.checkpoint().await?;
+                Err(error)
+            }
+        }
+    }
+
     /// Applies and judges what a source delivered.
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
         self.bury(&delivery.dead)?;
+        self.decide_undecodable(source, &delivery.dead).await?;
         for batch in &delivery.batches {
             self.pipeline.apply(batch, Evaluate::Judged).await?;
             self.note_outcomes(source, batch)?;
+            let decided = self.decided_before(source, batch).await?;
             let seen = self.pipeline.seen();
-            let circumstances = Circumstances { source, seen: &seen, now: clock::now(), request: None };
+            let circumstances =
+                Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &decided };
             let judged = self.judging.judge(batch, self.pipeline.output(), &circumstances)?;
             if !judged.is_empty() {
                 let count = judged.len();
@@ -181,6 +191,39 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
+    /// Records that cannot be judged for want of a row get the policy's default all the same (DESIGN 3.15).
+    async fn decide_undecodable(&mut self, source: &Arc<str>, letters: &[DeadLetter]) -> anyhow::Result<()> {
+        let Some(judge) = self.judged_sources.get(&**source).and_then(|&stream| self.judging.judge_of(stream)) else {
+            return Ok(());
+        };
+        let of_this_stream = letters.iter().filter(|letter| letter.reason != DeadReason::UnknownTable);
+        let judged: Result<Vec<Judged>, _> =
+            of_this_stream.map(|letter| undecodable(judge, letter, clock::now())).collect();
+        let judged = judged?;
+        if judged.is_empty() { Ok(()) } else { self.store_decisions(judged).await }
+    }
+
+    /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.
+    async fn decided_before(&mut self, source: &Arc<str>, batch: &ChangeBatch) -> anyhow::Result<Vec<usize>> {
+        let stream = batch.stream();
+        let lane = (Arc::clone(source), stream.index);
+        if stream.judge.is_none() || self.past_replay.contains(&lane) {
+            return Ok(Vec::new());
+        }
+        let judgements = self.pipeline.output().judgements.iter().enumerate();
+        let judged: Vec<(usize, u32)> = judgements.filter_map(|(change, n)| n.map(|n| (change, n))).collect();
+        let id = |&(change, n): &(usize, u32)| {
+            let event = batch.row(change).event_id().unwrap_or_default();
+            decision_id(&self.namespace, &stream.name, &event, n)
+        };
+        let query = Query { decisions: judged.iter().map(id).collect(), ..Query::default() };
+        let stored = self.store.fetch(&query).await?.decisions;
+        if stored.iter().any(Option::is_none) {
+            self.past_replay.insert(lane);
+        }
+        Ok(judged.iter().zip(&stored).filter(|(_, stored)| stored.is_some()).map(|((change, _), _)| *change).collect())
+    }
+
     async fn store_decisions(&mut self, judged: Vec<Judged>) -> anyhow::Result<()> {
         let mut commit = Commit::default();
         let mut records = Vec::with_capacity(judged.len());
@@ -190,13 +233,13 @@ impl<S: Store> Core<S> {
         }
         let committed = self.commit_decisions(commit).await?;
         for (record, outcome) in records.iter().zip(&committed.claims) {
-            self.settle_claim(record, outcome);
+            self.settle_claim(record, outcome).await?;
         }
         Ok(())
     }
 
     /// Commits claims; what acts is on disk when this returns.
-    async fn commit_decisions(&mut self, mut commit: Commit) -> anyhow::Result<Committed> {
+    pub(super) async fn commit_decisions(&mut self, mut commit: Commit) -> anyhow::Result<Committed> {
         let acts = commit.claims.iter().any(|claim| !claim.intents.is_empty() || !claim.lists.is_empty());
         let has_intents = commit.claims.iter().any(|claim| !claim.intents.is_empty());
         commit.durability = if acts { Durability::Power } else { Durability::Process };
@@ -208,28 +251,65 @@ impl<S: Store> Core<S> {
         Ok(committed)
     }
 
-    /// Counts a decision that was stored, or takes back what one did that came second.
-    fn settle_claim(&mut self, record: &DecisionRecord, outcome: &ClaimOutcome) {
+    /// Counts a decision that was stored, or takes back what one did to the lists that came second.
+    pub(super) async fn settle_claim(&mut self, record: &DecisionRecord, outcome: &ClaimOutcome) -> anyhow::Result<()> {
         match outcome {
-            ClaimOutcome::Claimed { .. } => self.stats.count_decision(record),
-            ClaimOutcome::Existing(_) => {
-                for entity in &record.entities {
-                    self.judging.lists.withdraw(entity, record.decision_id);
-                }
+            ClaimOutcome::Claimed { .. } => {
+                self.stats.count_decision(record);
+                Ok(())
             }
+            ClaimOutcome::Existing(_) => self.restore_lists(&record.entities).await,
         }
     }
 
+    /// Makes the automatic blocks of `entities` in memory those of the store.
+    pub(super) async fn restore_lists(&mut self, entities: &[EntityRef]) -> anyhow::Result<()> {
+        let stored = self.store.fetch(&Query { lists: entities.to_vec(), ..Query::default() }).await?.lists;
+        for (entity, entries) in entities.iter().zip(stored) {
+            let automatic = entries.into_iter().find(|entry| entry.list == ListKind::AutomaticBlock);
+            let list = ListKind::AutomaticBlock;
+            let write = automatic.map_or_else(|| ListWrite::Remove { list, entity: entity.clone() }, ListWrite::Set);
+            self.judging.lists.apply(write)?;
+        }
+        Ok(())
+    }
+
     /// Makes a commit, again and again where the store fails for a while: what it was filled with counts as written.
-    async fn commit(&self, commit: Commit) -> anyhow::Result<Committed> {
+    pub(super) async fn commit(&self, commit: Commit) -> anyhow::Result<Committed> {
         loop {
             match self.store.commit(commit.clone()).await {
                 Ok(committed) => return Ok(committed),
                 Err(error) if error.class() == Class::Transient => {
                     tracing::error!(%error, "the store does not take a commit; intake waits");
-                    tokio::time::sleep(RETRY).await;
+                    self.wait_to_retry()?;
                 }
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits before what failed for a while is done again.
+    fn wait_to_retry(&self) -> anyhow::Result<()> {
+        let is_told = self.stop.wait(RETRY);
+        anyhow::ensure!(
+            !is_told,
+            "told to stop while the disk takes nothing; what is not stored is read again after the next start"
+        );
+        Ok(())
+    }
+
+    /// Does something to the dead-letter file, again and again while the disk refuses it.
+    fn with_dead<T>(
+        &mut self,
+        mut act: impl FnMut(&mut DeadLetterFile) -> Result<T, DeadLetterError>,
+    ) -> anyhow::Result<T> {
+        loop {
+            match act(&mut self.dead) {
+                Ok(done) => return Ok(done),
+                Err(error) => {
+                    tracing::error!(%error, "a dead letter cannot be kept; intake waits");
+                    self.wait_to_retry()?;
+                }
             }
         }
     }
@@ -242,7 +322,7 @@ impl<S: Store> Core<S> {
             return Ok(());
         }
         if self.has_unflushed_letters {
-            self.dead.flush()?;
+            self.with_dead(DeadLetterFile::flush)?;
             self.has_unflushed_letters = false;
         }
         let mut commit = Commit::default();
@@ -255,7 +335,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Counts what was ignored and buries what state refused.
-    fn note_outcomes(&mut self, source: &str, batch: &ChangeBatch) -> anyhow::Result<()> {
+    pub(super) fn note_outcomes(&mut self, source: &str, batch: &ChangeBatch) -> anyhow::Result<()> {
         let mut letters = Vec::new();
         for (index, outcome) in self.pipeline.output().outcomes.iter().enumerate() {
             match outcome {
@@ -276,7 +356,7 @@ impl<S: Store> Core<S> {
         if letters.is_empty() {
             return Ok(());
         }
-        self.dead.write(letters)?;
+        self.with_dead(|dead| dead.write(letters))?;
         self.has_unflushed_letters = true;
         for letter in letters {
             self.stats.count_dead(letter.reason.code(), 1);
@@ -284,231 +364,6 @@ impl<S: Store> Core<S> {
         }
         Ok(())
     }
-
-    /// Works off one command and those that wait behind it: one commit for all decisions among them.
-    async fn take_commands(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> anyhow::Result<()> {
-        let mut commit = Commit::default();
-        let mut pending = Vec::new();
-        let mut next = Some(first);
-        for _ in 0..COMMANDS_MAX {
-            let Some(command) = next.take().or_else(|| commands.try_recv().ok()) else { break };
-            match command {
-                Command::Decide { request, slot, reply } => self.decide(*request, slot, reply, &mut commit, &mut pending).await?,
-                Command::Read { read, reply } => {
-                    let answer = self.read(&read).await?;
-                    let _caller_left = reply.send(Ok(answer));
-                }
-                Command::Label { request, reply } => {
-                    let accepted = self.label(*request).await?;
-                    let _caller_left = reply.send(accepted);
-                }
-                Command::SetBlock { set, reply } => {
-                    let done = self.set_block(*set).await?;
-                    let _caller_left = reply.send(done);
-                }
-                Command::RemoveBlock { remove, reply } => {
-                    let done = self.remove_block(*remove).await?;
-                    let _caller_left = reply.send(done);
-                }
-            }
-        }
-        self.answer(commit, pending).await
-    }
-
-    async fn decide(
-        &mut self,
-        request: DecideRequest,
-        slot: Arc<Slot>,
-        reply: Reply<Answer>,
-        commit: &mut Commit,
-        pending: &mut Vec<Pending>,
-    ) -> anyhow::Result<()> {
-        if let Some(refused) = self.check_idempotency(&request, commit).await? {
-            let _caller_left = reply.send(Err(refused));
-            return Ok(());
-        }
-        let position = self.next_input;
-        let mut batch = ChangeBatch::new(Arc::clone(request.batch.stream()), 0);
-        batch.push_row(request.batch.row(0), input_log::request_change(request.budget.received, position));
-        self.pipeline.apply(&batch, Evaluate::Judged).await?;
-        self.note_outcomes(input_log::SOURCE, &batch)?;
-        let seen = self.pipeline.seen();
-        let now = clock::instant();
-        let deadline = request.budget.deadline.into_std();
-        let start = request.budget.start.into_std();
-        let left = i64::try_from(deadline.saturating_duration_since(now).as_micros()).unwrap_or(i64::MAX);
-        let over = i64::try_from(now.saturating_duration_since(deadline).as_micros()).unwrap_or(i64::MAX);
-        let facts = RequestFacts {
-            idempotency_key: request.idempotency_key.as_deref(),
-            deadline_micros: u64::try_from((deadline - start).as_micros()).unwrap_or(u64::MAX),
-            left_micros: left - over,
-        };
-        let circumstances =
-            Circumstances { source: input_log::SOURCE, seen: &seen, now: clock::now(), request: Some(facts) };
-        let judged = self.judging.judge(&batch, self.pipeline.output(), &circumstances)?;
-        let Some(judged) = judged.into_iter().next() else {
-            return self.replay_decision(&request, reply).await;
-        };
-        let record = slot.settle(judged.record);
-        let claim = match self.judging.judge_of(batch.stream().index) {
-            Some(judge) => judge.claim(&record)?,
-            None => judged.claim,
-        };
-        commit.claims.push(claim);
-        commit.appends.push(append(LogName::INPUT, &Entry::of_request(&request.batch, request.budget.received))?);
-        self.next_input += 1;
-        self.pipeline.advance(input_log::SOURCE, 0, position);
-        self.stats.count_events(1);
-        pending.push(Pending { slot, reply, record, claim: Some(commit.claims.len() - 1), start });
-        Ok(())
-    }
-
-    /// Remembers the caller's key with this request, or says that it was used for another one.
-    async fn check_idempotency(
-        &self,
-        request: &DecideRequest,
-        commit: &mut Commit,
-    ) -> anyhow::Result<Option<BackendError>> {
-        let Some(key) = &request.idempotency_key else { return Ok(None) };
-        let id = format!("{}\n{key}", request.caller.name).into_bytes().into_boxed_slice();
-        let row = RowKey { stream: Arc::from(IDEMPOTENCY_STREAM), id };
-        let same = |bytes: &[u8]| bytes == request.body_hash;
-        if let Some(waiting) = commit.rows.iter().find(|write| write.key == row) {
-            let is_same = waiting.bytes.as_deref().is_some_and(same);
-            return Ok((!is_same).then_some(BackendError::IdempotencyKeyReused));
-        }
-        let fetched = self.store.fetch(&Query { rows: vec![row.clone()], ..Query::default() }).await?;
-        match fetched.rows.first().and_then(Option::as_deref) {
-            Some(bytes) if !same(bytes) => Ok(Some(BackendError::IdempotencyKeyReused)),
-            Some(_) => Ok(None),
-            None => {
-                let bytes = Some(Bytes::copy_from_slice(&request.body_hash));
-                let expires = Some(request.budget.received.plus(IDEMPOTENCY));
-                commit.rows.push(RowWrite { key: row, bytes, expires });
-                Ok(None)
-            }
-        }
-    }
-
-    /// Hands out the decision that exists for the event.
-    async fn replay_decision(&mut self, request: &DecideRequest, reply: Reply<Answer>) -> anyhow::Result<()> {
-        let id = decision_id(&self.namespace, &request.batch.stream().name, &request.event_id, 0);
-        let answer = match self.store.decision(id).await? {
-            Some(stored) => {
-                let record = serde_json::from_slice(&stored.record).context("a stored decision")?;
-                Ok(Answer { record, unlogged: false, replayed: true })
-            }
-            None => Err(BackendError::InProgress),
-        };
-        let _caller_left = reply.send(answer);
-        Ok(())
-    }
-
-    /// Commits the decisions of a round of commands and answers them.
-    async fn answer(&mut self, commit: Commit, pending: Vec<Pending>) -> anyhow::Result<()> {
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let committed = self.commit_decisions(commit).await?;
-        for pending in pending {
-            let outcome = pending.claim.map(|claim| &committed.claims[claim]);
-            let answer = match outcome {
-                Some(outcome @ ClaimOutcome::Existing(earlier)) => {
-                    self.settle_claim(&pending.record, outcome);
-                    let record = serde_json::from_slice(earlier).context("a stored decision")?;
-                    Answer { record, unlogged: false, replayed: true }
-                }
-                _ => {
-                    self.stats.count_decision(&pending.record);
-                    let record = pending.slot.decided().unwrap_or(pending.record);
-                    Answer { record, unlogged: false, replayed: false }
-                }
-            };
-            self.stats.decided(clock::instant() - pending.start, 1);
-            let _caller_left = pending.reply.send(Ok(answer));
-        }
-        Ok(())
-    }
-
-    async fn read(&mut self, read: &KeyRead) -> anyhow::Result<KeyAnswer> {
-        let groups: Vec<usize> = (0..self.pipeline.engine().plan().entity_groups[read.entity].len()).collect();
-        let (is_known, readouts) =
-            self.pipeline.read(read.entity, &read.key, &groups, AsOf::instant(read.as_of)).await?;
-        Ok(KeyAnswer { is_known, readouts, texts: self.pipeline.texts().to_vec() })
-    }
-
-    async fn label(&mut self, request: LabelRequest) -> anyhow::Result<Result<Accepted, BackendError>> {
-        let stream = Arc::clone(&self.pipeline.definitions().streams[request.stream]);
-        let value = match request.label {
-            Label::Fraud => Some(true),
-            Label::Genuine => Some(false),
-            Label::Unknown => None,
-        };
-        let position = self.next_input;
-        let Some(batch) = input_log::label_batch(&stream, &request.id, value, request.reported_at, position) else {
-            return Ok(Err(BackendError::NotFound { what: "event" }));
-        };
-        let entry = Entry::Label {
-            stream: stream.name.clone(),
-            id: request.id,
-            value,
-            reported: request.reported_at,
-            author: request.caller.name.to_string(),
-        };
-        let note = Note {
-            decision: decision_id(&self.namespace, &stream.name, &request.event_id, 0),
-            text: serde_json::to_string(&serde_json::json!({
-                "kind": "label", "value": value, "reported_at": request.reported_at,
-            }))?,
-        };
-        let commit = Commit { appends: vec![append(LogName::INPUT, &entry)?], notes: vec![note], ..Commit::default() };
-        self.commit(commit).await?;
-        self.next_input += 1;
-        self.pipeline.apply(&batch, Evaluate::Nothing).await?;
-        self.pipeline.advance(input_log::SOURCE, 0, position);
-        Ok(Ok(Accepted { position }))
-    }
-
-    async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
-        if let Err(full) = self.judging.lists.set(set.entry.clone()) {
-            tracing::error!(%full, "a list entry was refused");
-            return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: Duration::from_secs(60) }));
-        }
-        let audit = serde_json::json!({ "act": "set_list_entry", "entry": set.entry, "author": *set.caller.name });
-        let commit = Commit {
-            lists: vec![ListWrite::Set(set.entry)],
-            appends: vec![append(LogName::AUDIT, &audit)?],
-            durability: Durability::Power,
-            ..Commit::default()
-        };
-        self.commit(commit).await?;
-        Ok(Ok(()))
-    }
-
-    async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {
-        let is_there = self.judging.lists.of(&remove.entity).any(|entry| entry.list == remove.list);
-        if !is_there {
-            return Ok(Ok(Removal::Absent));
-        }
-        let write = ListWrite::Remove { list: remove.list, entity: remove.entity.clone() };
-        self.judging.lists.apply(write.clone())?;
-        let audit = serde_json::json!({
-            "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
-            "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,
-        });
-        let commit = Commit {
-            lists: vec![write],
-            appends: vec![append(LogName::AUDIT, &audit)?],
-            durability: Durability::Power,
-            ..Commit::default()
-        };
-        self.commit(commit).await?;
-        Ok(Ok(Removal::Removed))
-    }
-}
-
-fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Append, serde_json::Error> {
-    Ok(Append { log, bytes: serde_json::to_vec(entry)?.into() })
 }
 
 fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> DeadLetter {
@@ -516,6 +371,7 @@ fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> 
         Refused::NoId => (DeadReason::NullId, "the event has no id"),
         Refused::NoTime => (DeadReason::NullTime, "the event has no time"),
         Refused::Future => (DeadReason::FutureTime, "the event's time lies too far beyond its arrival"),
+        Refused::AppendOnly => (DeadReason::Refused, "the stream is append_only, and this is no new row"),
         Refused::TooLate => (DeadReason::Refused, "the event is older than what is remembered of its entities"),
     };
     let (change, row) = batch.get(index);

@@ -142,18 +142,16 @@ impl Backend for Desk {
         let wanted = KeyRead { entity: read.entity, key, as_of: as_of.micros() };
         let known = self.ask(read.budget, |reply| Command::Read { read: wanted, reply }).await?;
         let (reference, limit) = (read.reference.clone(), read.decisions_max);
-        let (decisions, lists) = self
-            .store(move |store| Ok((store.recent_decisions_now(&reference, limit)?, store.lists_now()?)))
-            .await?;
+        let (decisions, lists) =
+            self.store(move |store| Ok((store.recent_decisions_now(&reference, limit)?, store.lists_now()?))).await?;
         let definitions = &self.plan.definitions;
         let names = self.plan.entity_groups[read.entity].iter().flat_map(|&group| {
             let first = definitions.groups[group].first_feature;
             definitions.features[first..first + self.plan.programs[group].width()].iter()
         });
-        let features = names.zip(&known.readouts).map(|(name, readout)| RecordedFeature {
-            name: name.name.clone(),
-            reading: readout.reading(&known.texts),
-        });
+        let features = names
+            .zip(&known.readouts)
+            .map(|(name, readout)| RecordedFeature { name: name.name.clone(), reading: readout.reading(&known.texts) });
         let is_his = |entry: &interdict_store::port::ListEntry| {
             entry.entity == read.reference && entry.expires.is_none_or(|end| end > read.budget.received)
         };

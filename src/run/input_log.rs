@@ -31,7 +31,9 @@ pub(crate) enum Entry {
 pub(crate) enum EntryError {
     #[error("an entry of the input log is not what this version writes: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("the input log names the stream '{0}', which the configuration no longer has; bring it back, or fill a new namespace")]
+    #[error(
+        "the input log names the stream '{0}', which the configuration no longer has; bring it back, or fill a new namespace"
+    )]
     Stream(String),
     #[error("a request in the input log does not fit the columns of its stream any more; fill a new namespace")]
     Row,

@@ -12,6 +12,7 @@ use interdict_features::decision::{DecisionRecord, EntityRef, SeenPosition};
 use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
+use interdict_ingest::dead_letter::DeadLetter;
 use interdict_scorer::activation::Active;
 use interdict_scorer::judge::Judge;
 use interdict_scorer::lists::Lists;
@@ -33,6 +34,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) now: Timestamp,
     /// For requests: the caller's key and the deadline.
     pub(crate) request: Option<RequestFacts<'a>>,
+    /// Places in the batch of what was decided before, ascending: it is not judged anew.
+    pub(crate) decided: &'a [usize],
 }
 
 /// What a record says of the request it answers.
@@ -46,8 +49,6 @@ pub(crate) struct RequestFacts<'a> {
 /// One judged event.
 #[derive(Clone, Debug)]
 pub(crate) struct Judged {
-    /// Its place in the batch.
-    pub(crate) change: usize,
     pub(crate) record: DecisionRecord,
     pub(crate) claim: Claim,
 }
@@ -79,12 +80,12 @@ impl Judging {
         namespace: &str,
         plan: Arc<Plan>,
         policy: &Arc<Policy>,
-        model: Option<(&Runtime, Arc<Active>)>,
+        model: Option<(&Runtime, &Arc<Active>)>,
         workers: usize,
         lists: Lists,
     ) -> anyhow::Result<Self> {
         let definitions = &plan.definitions;
-        let active = model.as_ref().map(|(_, active)| Arc::clone(active));
+        let active = model.map(|(_, active)| Arc::clone(active));
         let mut judges = Vec::new();
         for stream in &definitions.streams {
             let judge = match stream.judge {
@@ -101,7 +102,7 @@ impl Judging {
         }
         let mut scorers = Vec::new();
         for _ in 0..workers.max(1) {
-            let scorer = match &model {
+            let scorer = match model {
                 Some((runtime, active)) => Some(Scorer::open(runtime, Arc::clone(active))?),
                 None => None,
             };
@@ -123,7 +124,10 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
-        let places: Vec<usize> = (0..batch.len()).filter(|&change| output.judgements[change].is_some()).collect();
+        let is_wanted = |change: &usize| {
+            output.judgements[*change].is_some() && circumstances.decided.binary_search(change).is_err()
+        };
+        let places: Vec<usize> = (0..batch.len()).filter(is_wanted).collect();
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -178,6 +182,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
         Outcome::Refused(Refused::NoId) => Some("it has no id"),
         Outcome::Refused(Refused::NoTime) => Some("it has no time"),
         Outcome::Refused(Refused::Future) => Some("its time lies too far in the future"),
+        Outcome::Refused(Refused::AppendOnly) => Some("its stream is append_only, and this is no new row"),
         Outcome::Refused(Refused::TooLate) => Some("it is older than what is remembered of its entities"),
         Outcome::Applied | Outcome::Ignored(_) | Outcome::Truncated => None,
     };
@@ -193,7 +198,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
     }
     let request = circumstances.request;
     let context = Context {
-        event_id: row.event_id().unwrap_or_default(),
+        event_id: row.event_id().unwrap_or_else(|| place_id(&own)),
         judgement: output.judgements[index].unwrap_or(0),
         position: own,
         seen,
@@ -213,6 +218,33 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
         refused,
         scored: Scored::NOT_ASKED,
     }
+}
+
+/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`.
+fn place_id(place: &SeenPosition) -> String {
+    format!("{}/{}", place.partition, place.position)
+}
+
+/// The policy's default for a record that became no event, with its claim.
+pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) -> anyhow::Result<Judged> {
+    let own = SeenPosition { partition: format!("{}/{}", letter.source, letter.partition), position: letter.position };
+    let context = Context {
+        event_id: place_id(&own),
+        judgement: 0,
+        position: own.clone(),
+        seen: vec![own],
+        event_time: None,
+        arrival_time: None,
+        as_of: BTreeMap::new(),
+        idempotency_key: None,
+        deadline_micros: None,
+        left_micros: None,
+        late: false,
+    };
+    let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
+    let record = judge.not_judged(&context, None, &[], &why, now);
+    let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
+    Ok(Judged { record, claim })
 }
 
 fn as_of(plan: &Plan, output: &Output, vector: u32) -> BTreeMap<String, Timestamp> {
@@ -254,7 +286,7 @@ fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: T
         judge.record(&subject, &case.scored, hits, &decision, now)
     };
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
-    Ok(Judged { change: case.change, record, claim })
+    Ok(Judged { record, claim })
 }
 
 impl Case {

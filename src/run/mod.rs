@@ -6,6 +6,7 @@ mod core;
 mod desk;
 mod input_log;
 pub(crate) mod judging;
+mod requests;
 pub(crate) mod stats;
 pub(crate) mod system;
 

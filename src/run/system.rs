@@ -6,19 +6,22 @@
 //! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
 //! writes what is left of the decision log, deliveries end.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use interdict_features::change::Op;
 use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::FileSource;
-use interdict_ingest::source::config::{SourceConfig, SourceKind};
+use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::stop::Stop;
+use interdict_monitor::alert::courier::Courier;
 use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
@@ -31,9 +34,10 @@ use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::error::{Class, StoreError};
 use interdict_store::port::LogName;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +75,15 @@ pub(crate) struct Intaker {
 }
 
 impl Intaker {
+    /// Makes the source known to the engine; the position after which it goes on.
+    fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
+        let (reply, position) = oneshot::channel();
+        let asked = Intake::Attach { source: Arc::clone(&self.source), incarnation, reply };
+        let ended = || anyhow!("the engine has ended");
+        self.intake.blocking_send(asked).map_err(|_closed| ended())?;
+        position.blocking_recv().map_err(|_closed| ended())?
+    }
+
     /// Hands over a delivery; false when the engine has ended.
     pub(crate) fn give(&self, delivery: interdict_ingest::source::Delivery) -> bool {
         let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
@@ -84,7 +97,6 @@ pub(crate) struct System {
     pub(crate) store: Arc<EmbeddedStore>,
     pub(crate) monitor: Arc<Mutex<Option<MonitorState>>>,
     pub(crate) http: Option<SocketAddr>,
-    pub(crate) model: Option<Arc<Active>>,
     stop_sources: Stop,
     stop_edge: CancellationToken,
     stop_rest: CancellationToken,
@@ -135,41 +147,75 @@ pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<A
     Ok(Some((runtime, Arc::new(active), bundle)))
 }
 
+fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
+    let options =
+        EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
+    Ok(EmbeddedStore::open(&setup.store.path, options)?)
+}
+
+fn load_reference(active: &Active, bundle: &Bundle) -> anyhow::Result<Reference> {
+    Ok(Reference::load(&bundle.reference, &active.manifest.name, &active.manifest.version)?)
+}
+
+/// The engine's part, with nothing attached to it yet.
+fn open_core(
+    setup: &Setup,
+    plan: &Arc<Plan>,
+    store: &Arc<EmbeddedStore>,
+    model: Option<&(Runtime, Arc<Active>, Bundle)>,
+    stats: &Arc<Stats>,
+    stop: &Stop,
+) -> anyhow::Result<Core<EmbeddedStore>> {
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let in_force = model.map(|(runtime, active, _)| (runtime, active));
+    let shards = setup.engine.shards;
+    let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
+    Ok(Core {
+        namespace: setup.namespace.clone(),
+        pipeline: Pipeline::new(Arc::clone(plan), Arc::clone(store), limits),
+        judging: Judging::new(&setup.namespace, Arc::clone(plan), &setup.policy, in_force, shards, lists)?,
+        store: Arc::clone(store),
+        dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
+        stats: Arc::clone(stats),
+        outbox: Arc::new(Notify::new()),
+        logged: Arc::new(Notify::new()),
+        checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
+        last_checkpoint: clock::instant(),
+        next_input: 0,
+        has_unflushed_letters: false,
+        judged_sources: judged_sources(setup),
+        past_replay: HashSet::new(),
+        stop: stop.clone(),
+    })
+}
+
+async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::Result<()> {
+    courier.run(stop).await;
+    Ok(())
+}
+
+async fn serve(server: Server, stop: CancellationToken) {
+    let drained = server.serve(stop).await;
+    if drained.cut_off > 0 {
+        tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
+    }
+}
+
 impl System {
     /// Starts everything that `setup` declares, and the caller's own sources.
     pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         let stats = Arc::new(Stats::register(&mut registry));
-        let options =
-            EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
-        let store = Arc::new(EmbeddedStore::open(&setup.store.path, options)?);
+        let store = Arc::new(open_store(setup)?);
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
-        let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
-        let in_force = model.as_ref().map(|(runtime, active, _)| (runtime, Arc::clone(active)));
-        let judging =
-            Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, in_force, setup.engine.shards, lists)?;
-        let judges = (0..plan.streams.len()).map(|stream| judging.judge_of(stream).cloned()).collect();
-        let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
-        let mut core = Core {
-            namespace: setup.namespace.clone(),
-            pipeline: Pipeline::new(Arc::clone(&plan), Arc::clone(&store), limits),
-            judging,
-            store: Arc::clone(&store),
-            dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
-            stats: Arc::clone(&stats),
-            outbox: Arc::new(Notify::new()),
-            logged: Arc::new(Notify::new()),
-            checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
-            last_checkpoint: clock::instant(),
-            next_input: 0,
-            has_unflushed_letters: false,
-        };
         let stop_sources = Stop::default();
+        let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
+        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let mut open_sources = 0;
         for config in &setup.sources {
-            start_file(&mut core, setup, config, &intake, &stop_sources).await?;
+            start_file(setup, config, &intake, &stop_sources)?;
             open_sources += 1;
         }
         for own in start.sources {
@@ -185,30 +231,17 @@ impl System {
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {
-                let reference = match &model {
-                    Some((_, active, bundle)) => {
-                        let (name, version) = (&active.manifest.name, &active.manifest.version);
-                        Some(Reference::load(&bundle.reference, name, version)?)
-                    }
-                    None => None,
-                };
+                let reference = model.as_ref().map(|(_, active, bundle)| load_reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
-                let stop = stop_rest.clone();
-                tasks.spawn(async move {
-                    courier.run(stop).await;
-                    Ok(())
-                });
+                tasks.spawn(alert(courier, stop_rest.clone()));
                 Some(start_monitor(opened, &store, logged, &monitor, stop_rest.clone())?)
             }
             None => None,
         };
         let (commands, queue) = mpsc::channel(QUEUE);
         let (health, health_seen) = watch::channel(Health::Starting);
-        let model = model.map(|(_, active, _)| active);
         let stop_edge = CancellationToken::new();
-        let mut http = None;
-        let mut edge = None;
-        let metrics = HttpMetrics::register(&mut registry);
+        let (mut http, mut edge) = (None, None);
         if setup.serves_http {
             let desk = Desk {
                 commands: commands.clone(),
@@ -217,17 +250,11 @@ impl System {
                 judges,
                 stats: Arc::clone(&stats),
                 health: health_seen.clone(),
-                model: model.as_ref().map(|active| model_entry(active, &setup.folder, clock::now())),
+                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
             };
-            let server = bind(setup, desk, metrics, registry).await?;
+            let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
-            let stop = stop_edge.clone();
-            edge = Some(tokio::spawn(async move {
-                let drained = server.serve(stop).await;
-                if drained.cut_off > 0 {
-                    tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
-                }
-            }));
+            edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
         }
         // Without an edge nobody sends commands: the channel closes and sources alone keep the engine going.
         drop(commands);
@@ -237,7 +264,6 @@ impl System {
             store,
             monitor,
             http,
-            model,
             stop_sources,
             stop_edge,
             stop_rest,
@@ -255,7 +281,7 @@ impl System {
         tokio::select! {
             _ = health.wait_for(|health| *health == Health::Ended) => Ok(()),
             Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
-                Ok(result) => result.and_then(|()| Err(anyhow!("a delivery task ended by itself"))),
+                Ok(result) => result.and_then(|()| Err(anyhow!("the delivery of webhooks or alerts has ended by itself; see the log for what came before"))),
                 Err(error) => Err(error.into()),
             },
         }
@@ -288,36 +314,42 @@ impl System {
     }
 }
 
-/// Reads a configured file on a thread of its own, from where the store left it.
-async fn start_file(
-    core: &mut Core<EmbeddedStore>,
-    setup: &Setup,
-    config: &SourceConfig,
-    intake: &mpsc::Sender<Intake>,
-    stop: &Stop,
-) -> anyhow::Result<()> {
+/// The judged stream of every source whose records belong to one stream and are not history.
+fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
+    let streams = &setup.definitions.streams;
+    let stream_of = |config: &SourceConfig| {
+        let SourceKind::File(file) = &config.kind else { return None };
+        let only = match &file.stream {
+            Some(name) => streams.iter().find(|stream| stream.name == *name),
+            None => streams.first().filter(|_| streams.len() == 1),
+        };
+        let is_history = file.reading.rows_as == Op::Snapshot && file.format != Format::Debezium;
+        only.filter(|stream| stream.judge.is_some() && !is_history).map(|stream| (config.name.clone(), stream.index))
+    };
+    setup.sources.iter().filter_map(stream_of).collect()
+}
+
+/// Reads a configured file on a thread of its own, from where the store left it. A followed file that is still empty has no identity
+/// yet: its reader waits, and nothing else does.
+fn start_file(setup: &Setup, config: &SourceConfig, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
     let SourceKind::File(file) = &config.kind else {
         return Err(anyhow!("source '{}' is of a kind that this program was built without", config.name));
     };
     let mut source = FileSource::open(&config.name, file, &setup.definitions.streams, stop.clone())?;
-    let incarnation = source.incarnation()?;
-    let position = core.pipeline.attach(&config.name, incarnation.as_deref()).await?;
-    if let Some(position) = position {
-        source.resume(position)?;
-    }
-    let own = OwnSource {
-        name: config.name.clone(),
-        incarnation,
-        read: Box::new(move |intaker, _stop, _position| {
-            while let Some(delivery) = source.next(DELIVERY)? {
-                if !intaker.give(delivery) {
-                    break;
-                }
+    let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
+        let incarnation = source.incarnation()?;
+        if let Some(position) = intaker.attach(incarnation)? {
+            source.resume(position)?;
+        }
+        while let Some(delivery) = source.next(DELIVERY)? {
+            if !intaker.give(delivery) {
+                break;
             }
-            Ok(())
-        }),
+        }
+        Ok(())
     };
-    start_own(own, position, intake, stop)
+    let own = OwnSource { name: config.name.clone(), incarnation: None, read: Box::new(read) };
+    start_own(own, None, intake, stop)
 }
 
 fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
@@ -349,7 +381,7 @@ fn start_engine(
         health.send_replace(Health::Working);
         let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources));
         if let Err(error) = &end {
-            tracing::error!(error = format!("{error:#}"), "the engine has ended");
+            tracing::error!(error = crate::told::told(error), "the engine has ended");
         }
         health.send_replace(Health::Ended);
         end
@@ -369,13 +401,15 @@ fn start_deliveries(
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
     let metrics = DeliveryMetrics::register(registry);
-    let delivery = Delivery::new(Arc::clone(store), receivers, DeliveryLimits::default(), Shell, metrics);
+    let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
+    let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
     let (wake, stop) = (Arc::clone(wake), stop.clone());
     tasks.spawn(async move { Ok(delivery.run(wake, stop).await?) });
     Ok(())
 }
 
-async fn bind(setup: &Setup, desk: Desk, metrics: HttpMetrics, registry: Registry) -> anyhow::Result<Server> {
+async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {
+    let metrics = HttpMetrics::register(&mut registry);
     #[expect(clippy::disallowed_methods, reason = "keys are configuration")]
     let keys = setup.http.load_keys(|name| std::env::var(name).ok())?;
     let parts = EdgeParts {
@@ -409,7 +443,7 @@ fn start_monitor(
                 settled(monitor.tick(clock::now()))?
             };
             if let Some(durable) = durable {
-                store.trim_log_now(LogName::DECISIONS, durable)?;
+                put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
             }
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
             if taken > 0 {
@@ -430,16 +464,30 @@ fn start_monitor(
     let logs_errors = move || {
         let ended = work();
         if let Err(error) = &ended {
-            tracing::error!(error = format!("{error:#}"), "the monitor has ended; decisions stay in the store's log");
+            tracing::error!(
+                error = crate::told::told(error),
+                "the monitor has ended; decisions stay in the store's log"
+            );
         }
         ended
     };
     Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
 }
 
+/// What the store gave, or nothing while it fails: the decisions stay in its log, and it is asked again at the next tick.
+fn put_off<T: Default>(result: Result<T, StoreError>) -> anyhow::Result<T> {
+    match result {
+        Err(error) if error.class() == Class::Transient => {
+            tracing::error!(%error, "the store's decision log is not to be had; it is tried again");
+            Ok(T::default())
+        }
+        result => Ok(result?),
+    }
+}
+
 /// Hands the next decisions to the monitor; how many it took.
 fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
-    let entries = store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP)?;
+    let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
     for (taken, (position, bytes)) in entries.iter().enumerate() {
         let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
         match monitor.observe(*position, &record, clock::now()) {

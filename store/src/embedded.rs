@@ -169,20 +169,21 @@ impl EmbeddedStore {
         self.write(|_, engine| {
             let snapshot = engine.snapshot();
             let key = layout::incarnation_key(source)?;
+            let offsets = read::offsets(engine, &snapshot, source)?;
             match read::text(engine, &snapshot, &key)? {
                 Some(stored) if stored == incarnation => {}
-                Some(stored) => {
+                Some(stored) if !offsets.is_empty() => {
                     let (source_name, now) = (source.to_owned(), incarnation.to_owned());
                     return Err(StoreError::Incarnation { source_name, stored, now });
                 }
-                None => {
+                Some(_) | None => {
                     layout::bounded_value("incarnation", incarnation.len())?;
                     let mut batch = engine.batch(1);
                     batch.insert(&engine.meta, key.as_slice(), incarnation);
                     engine.write(batch, Durability::Power)?;
                 }
             }
-            read::offsets(engine, &snapshot, source)
+            Ok(offsets)
         })
     }
 
@@ -208,6 +209,22 @@ impl EmbeddedStore {
     /// [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn lists_now(&self) -> Result<Vec<ListEntry>, StoreError> {
         self.read(read::lists)
+    }
+
+    /// Every state with its encoded key, in order of key: for comparing two stores. Holds them all in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn states_now(&self) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.read(|engine| read::images(engine, &engine.states))
+    }
+
+    /// Every row record with its encoded key, in order of key: for comparing two stores. Holds them all in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn rows_now(&self) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.read(|engine| read::images(engine, &engine.rows))
     }
 
     /// [`Store::outbox`] on this thread.

@@ -329,8 +329,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes everything together.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<Committed, StoreError>> + Send;
 
-    /// The stored offsets of a source, checked against its identity: the first call for a source stores
-    /// `incarnation`, later ones compare it.
+    /// The stored offsets of a source, checked against its identity: `incarnation` is stored by the first call and binds
+    /// once an offset is stored; until then nothing was applied, and another one takes its place.
     fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
 
     /// A decision with what was appended under its id.

@@ -1,8 +1,15 @@
-//! Tests of the whole program, through its command line.
-
+//! The whole system: the real binary, real files, a real store, real HTTP.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod backfill;
+mod broken;
 mod check;
+mod crash;
+mod demo;
+mod disk;
+mod place;
 mod program;
+mod requests;
+mod resume;
 mod structure;
+mod webhook;

@@ -46,7 +46,7 @@ fn every_reader_reports_wrong_types_with_their_place() {
     });
     let lines: Vec<usize> = found.iter().map(|(line, ..)| *line).collect();
     assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(found[0].2, "'needed' is missing in [a]");
+    assert_eq!(found[0].2, "[a] has no 'needed'");
     assert_eq!(found[9].2, "unknown key 'extra' in [a]");
 }
 

@@ -4,6 +4,7 @@
 //! range, every column exists with a fitting type, every expression compiles. The engine relies on that.
 
 mod kinds;
+pub mod plan;
 mod read;
 
 use std::sync::Arc;
@@ -81,8 +82,6 @@ pub enum OnDelete {
 pub enum OnTruncate {
     /// Intake stops with a message.
     Stop,
-    /// Every event of the stream is forgotten.
-    Clear,
     /// Nothing.
     Ignore,
 }

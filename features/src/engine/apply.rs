@@ -147,7 +147,7 @@ impl StateShard {
         for (at, &(shard, place)) in places.iter().enumerate() {
             if at % WARM_CHANGES == 0 {
                 let ahead = &places[at..places.len().min(at + WARM_CHANGES)];
-                self.warm(&plan.streams[stream].routes, declared, rows, ahead);
+                self.warm(plan, &plan.streams[stream].routes, declared, rows, ahead);
             }
             let resolved = &rows[shard as usize].resolved;
             let Some(resolution) = resolved.resolutions.get(place as usize) else { continue };
@@ -166,7 +166,7 @@ impl StateShard {
     }
 
     /// Brings the states of the next changes near, all at once: waiting for memory one state at a time took most of the time.
-    fn warm(&mut self, routes: &[Route], stream: &Stream, rows: &[RowShard], places: &[(u32, u32)]) {
+    fn warm(&mut self, plan: &Plan, routes: &[Route], stream: &Stream, rows: &[RowShard], places: &[(u32, u32)]) {
         self.warm.clear();
         for &(shard, place) in places {
             let resolved = &rows[shard as usize].resolved;
@@ -185,6 +185,9 @@ impl StateShard {
         }
         let touched = self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm(place));
         std::hint::black_box(touched);
+        let edges =
+            self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm_edges(plan, entity, place));
+        std::hint::black_box(edges);
     }
 
     fn apply_route(
@@ -274,10 +277,18 @@ impl StateShard {
 
     /// Reads the groups of a route as the event sees them; returns the as-of.
     fn read(&mut self, plan: &Plan, route: &Route, key: &Key<'_>, side: Side<'_>, is_transient: bool) -> i64 {
-        let table = &self.tables[route.entity];
+        let table = &mut self.tables[route.entity];
         let place = table.find(key);
+        let as_of = as_of(plan, side.version, place.and_then(|place| newest(table.states(place))));
+        // Ids and versions of another stream's events do not compare with this one's.
+        let as_of_in = |group: usize| if route.applies.contains(&group) { as_of } else { AsOf::instant(as_of.time) };
+        if let Some(place) = place.filter(|_| !is_transient) {
+            for &group in &route.reads {
+                let program = &plan.programs[plan.entity_groups[route.entity][group]];
+                table.state_mut(place, group).settle(program, as_of_in(group));
+            }
+        }
         let states = place.map_or(&[][..], |place| table.states(place));
-        let as_of = as_of(plan, side.version, newest(states));
         let from = self.readouts.len();
         self.readouts.resize(from + route.width, Readout::default());
         let mut offset = from;
@@ -285,7 +296,9 @@ impl StateShard {
             let program = &plan.programs[plan.entity_groups[route.entity][group]];
             let out = &mut self.readouts[offset..offset + program.width()];
             offset += program.width();
-            let enters = is_transient && route.applies.contains(&group) && program.admits(&side.row);
+            let is_own = route.applies.contains(&group);
+            let enters = is_transient && is_own && program.admits(&side.row);
+            let as_of = as_of_in(group);
             match states.get(group) {
                 _ if enters => {
                     self.words.new.clear();

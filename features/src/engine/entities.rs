@@ -80,6 +80,12 @@ impl EntityTable {
         self.states(place).iter().fold(i64::from(self.dirty[place as usize]), |sum, state| sum ^ state.warm())
     }
 
+    /// Touches what reading it will need; [`Self::warm`] comes first.
+    pub(super) fn warm_edges(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
+        let programs = plan.entity_groups[entity].iter().map(|&group| &plan.programs[group]);
+        self.states(place).iter().zip(programs).fold(0, |sum, (state, program)| sum ^ state.warm_edges(program))
+    }
+
     pub(super) fn states(&self, place: u32) -> &[State] {
         let from = place as usize * self.groups;
         &self.states[from..from + self.groups]
@@ -144,22 +150,6 @@ impl EntityTable {
         self.index.clear();
         self.states.clear();
         self.dirty.clear();
-    }
-
-    /// Takes every event of the groups for which `is_affected` holds out of memory.
-    pub(super) fn clear_groups(&mut self, is_affected: impl Fn(usize) -> bool) {
-        let keys: Vec<(Box<[u8]>, u32)> = self.index.iter().map(|(key, place)| (key.to_bytes(), place)).collect();
-        for (key, place) in keys {
-            for group in 0..self.groups {
-                if is_affected(group) {
-                    *self.state_mut(place, group) = State::default();
-                }
-            }
-            if !self.dirty[place as usize] {
-                self.dirty[place as usize] = true;
-                self.dirty_keys.push((key, place));
-            }
-        }
     }
 }
 

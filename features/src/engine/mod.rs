@@ -22,6 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use rayon::prelude::*;
 
 pub use output::{Outcome, Output, Refused};
@@ -32,6 +33,7 @@ use crate::change::{ChangeBatch, Op};
 use crate::row::RowRecord;
 use crate::state::{AsOf, Program, Readout, Scratch, State, StateError};
 use crate::time::Timestamp;
+use crate::value::UNCHANGED;
 use crate::vector::Flags;
 
 use apply::StateShard;
@@ -180,15 +182,33 @@ impl Engine {
                 }
             }
         };
-        for row in (0..batch.len()).map(|index| batch.row(index)) {
-            if row.stream.labels.is_none() {
+        let composite: Vec<usize> = plan
+            .routes
+            .iter()
+            .filter(|route| route.key.len() > 1)
+            .flat_map(|route| route.key.iter().copied())
+            .collect();
+        // Rows whose composite keys become of several versions, as they will stand within the batch.
+        let mut merged: HashMap<OwnedKey, RowRecord> = HashMap::new();
+        for (change, row) in batch.iter() {
+            let is_label = row.stream.labels.is_some();
+            if !is_label {
                 want(row, &mut buffer);
             }
-            if let Some(id) = key_of(row, &[row.stream.id], &mut buffer) {
-                let id = OwnedKey::from(id);
-                self.row_shard(&id.as_key()).read(&self.plan, stream, &id.as_key(), &mut record)?;
-                if let Some(old) = record.row(declared) {
-                    want(old, &mut buffer);
+            let Some(id) = key_of(row, &[row.stream.id], &mut buffer).map(OwnedKey::from) else { continue };
+            self.row_shard(&id.as_key()).read(&self.plan, stream, &id.as_key(), &mut record)?;
+            if let Some(old) = record.row(declared) {
+                want(old, &mut buffer);
+            }
+            let is_partial = |column: &usize| row.cells[*column] == UNCHANGED;
+            let is_merged = !composite.is_empty()
+                && !is_label
+                && (record.has_carried() || merged.contains_key(&id) || composite.iter().any(is_partial));
+            if is_merged {
+                let record = merged.entry(id).or_insert_with(|| record.clone());
+                let _ignored_changes_count_too = record.apply(change, row);
+                if let Some(new) = record.row(declared) {
+                    want(new, &mut buffer);
                 }
             }
         }

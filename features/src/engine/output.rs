@@ -22,12 +22,15 @@ use super::resolve::RowShard;
 pub enum Refused {
     /// No event id.
     NoId,
-    /// No event time.
+    /// No event time. An update that leaves the time unchanged, of a row never seen, waits in its row record for the version that has it.
     NoTime,
     /// The event's time lies too far beyond its arrival.
     Future,
-    /// The event is older than what its states retain.
+    /// Every group that would take the event under one of its keys retains later events only. The row record holds the row all the same:
+    /// later versions, labels and repetitions of it find it, and its states refuse them alike by their time.
     TooLate,
+    /// An update or delete on a stream that was declared append-only: remove `append_only` if rows change.
+    AppendOnly,
 }
 
 /// What became of a change.

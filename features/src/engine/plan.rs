@@ -77,12 +77,11 @@ impl StreamPlan {
     fn compile(definitions: &Definitions, programs: &[Program], entity_groups: &[Vec<usize>], stream: &Stream) -> Self {
         let mut routes: Vec<Route> = Vec::new();
         let mut route = |entity: usize, key: &[usize]| {
-            let at = routes.iter().position(|route| route.entity == entity && route.key == key).unwrap_or_else(|| {
+            routes.iter().position(|route| route.entity == entity && route.key == key).unwrap_or_else(|| {
                 let key = key.to_vec();
                 routes.push(Route { entity, key, applies: Vec::new(), reads: Vec::new(), width: 0 });
                 routes.len() - 1
-            });
-            at
+            })
         };
         let mut touched = Vec::new();
         for (entity, groups) in entity_groups.iter().enumerate() {
@@ -144,9 +143,14 @@ fn needed_columns(definitions: &Definitions, stream: &Stream, routes: &[Route]) 
             }
         }
     }
+    let width = stream.columns.len();
     if let Some(Judge::When(condition)) = &stream.judge {
-        let width = stream.columns.len();
         needed.extend(slots(condition.slots()).into_iter().map(|slot| slot % width));
+    }
+    if stream.judge.is_some() {
+        // An insert that arrives after an update of its row is judged by the row record.
+        let derived = definitions.derived.iter().filter(|derived| derived.stream == stream.index);
+        needed.extend(derived.flat_map(|derived| slots(derived.expression.slots())).filter(|slot| *slot < width));
     }
     needed.sort_unstable();
     needed.dedup();

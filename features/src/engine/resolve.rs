@@ -2,12 +2,11 @@
 
 use crate::bytes::Damaged;
 use crate::change::{Change, ChangeBatch, Op, Row, TextArena, Version};
-use crate::definition::{Judge, OnTruncate, OnUnmatched, Stream};
+use crate::definition::{Judge, OnDelete, OnTruncate, OnUnmatched, Stream};
 use crate::expression::{Operand, Slots};
-use crate::row::{Ignored, RowRecord};
+use crate::row::{Ignored, Presence, RowRecord};
 use crate::state::LabelWord;
-use crate::time::Timestamp;
-use crate::value::UNCHANGED;
+use crate::value::{NULL, UNCHANGED};
 
 use super::output::{Outcome, Refused};
 use super::plan::{Key, Plan, event_key, key_of};
@@ -167,7 +166,7 @@ impl RowShard {
     ) -> Result<Resolution, Damaged> {
         let is_label = source.labels.is_some();
         if !is_label && let Some(refused) = refusal(plan, change, row) {
-            return Ok(Resolution::refused(refused, can_be_judged(change.op) && stream.judge.is_some()));
+            return Ok(Resolution::refused(refused, is_judged_by_itself(stream, change.op)));
         }
         if !plan.streams[stream.index].keeps_records {
             return Ok(self.resolve_append(stream, change, row));
@@ -176,55 +175,64 @@ impl RowShard {
         self.tables[stream.index].read(stream, needed, id, &mut self.before)?;
         self.record.clone_from(&self.before);
         let applied = if is_label { self.apply_label(source, change, row) } else { self.record.apply(change, row) };
-        let outcome = applied.map_or_else(Outcome::Ignored, |()| Outcome::Applied);
-        if !is_label && change.op != Op::Delete && self.record.row(stream).is_some_and(|row| row.time().is_none()) {
-            return Ok(Resolution::refused(Refused::NoTime, false));
-        }
+        let mut outcome = applied.map_or_else(Outcome::Ignored, |()| Outcome::Applied);
         let judgement = if is_label { None } else { self.judge(stream, change) };
         let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
+        let is_changed = self.record != self.before;
         let version = |resolved: &mut Resolved, record: &RowRecord| {
             record.row(stream).and_then(|row| resolved.push(row, record.first, |labels| record.labels(labels)))
         };
-        let is_changed = self.record != self.before;
-        let old = if is_changed { version(&mut self.resolved, &self.before) } else { None };
-        let new = if is_changed || judgement.is_some() { version(&mut self.resolved, &self.record) } else { None };
-        // An unchanged row that is judged all the same is read where it is, not entered again.
-        let is_transient = is_transient || (!is_changed && new.is_some());
-        if is_changed && !is_transient {
-            if judgement.is_some() {
-                self.record.judgements += 1;
+        let (mut old, mut new) = (None, None);
+        if is_changed || judgement.is_some() {
+            // An unchanged row that is judged all the same is replaced by itself, which leaves its states alone.
+            old = if is_transient { None } else { version(&mut self.resolved, &self.before) };
+            new = version(&mut self.resolved, &self.record);
+            if self.record.presence == Presence::Live && new.is_none() {
+                outcome = Outcome::Refused(Refused::NoTime);
             }
-            self.tables[stream.index].write(stream, needed, id, &self.record);
+            self.record.judgements += u32::from(judgement.is_some());
+            if !is_transient {
+                self.tables[stream.index].write(stream, needed, id, &self.record);
+            }
         }
-        Ok(Resolution { change: 0, outcome, judgement, old: if is_transient { None } else { old }, new, is_transient })
+        Ok(Resolution { change: 0, outcome, judgement, old, new, is_transient })
     }
 
+    /// A stream without row records takes each row as it comes; its states know a repeated one by time and id. A request is looked at and
+    /// not kept, as nothing could replace it by the row that follows.
     fn resolve_append(&mut self, stream: &Stream, change: &Change, row: Row<'_>) -> Resolution {
-        let own = stream.label.map(|column| row.cells[column]).filter(|cell| *cell > UNCHANGED);
-        let new = self.resolved.push(row, change.version, |labels| {
-            if let Some(label) = own {
-                let reported = stream.label_time.map(|column| row.cells[column]).filter(|cell| *cell > UNCHANGED);
-                let value =
-                    if label == 1 { crate::state::LabelValue::Fraud } else { crate::state::LabelValue::Genuine };
-                labels.push(LabelWord::new(value, reported.map(Timestamp::from_micros)));
+        match change.op {
+            Op::Delete if stream.on_delete == OnDelete::Ignore => {
+                return Resolution::of(Outcome::Ignored(Ignored::DeleteIgnored));
             }
-        });
-        let is_first = matches!(change.op, Op::Insert | Op::Request) && stream.judge.is_some();
-        let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
-        Resolution {
-            change: 0,
-            outcome: Outcome::Applied,
-            judgement: is_first.then_some(0),
-            old: None,
-            new,
-            is_transient,
+            Op::Delete | Op::Update => return Resolution::of(Outcome::Refused(Refused::AppendOnly)),
+            _ => {}
         }
+        let is_transient = change.op == Op::Request;
+        let first = if is_transient { Version::MAX } else { change.version };
+        let new = self.resolved.push(row, first, |_no_labels| {});
+        let is_judged = new.is_some()
+            && match &stream.judge {
+                Some(Judge::When(condition)) => {
+                    let input = BeforeAfter { before: None, after: row, width: stream.columns.len() };
+                    can_be_judged(change.op) && condition.evaluate(&input) == Operand::Bool(true)
+                }
+                _ => is_judged_by_itself(stream, change.op),
+            };
+        let outcome = if new.is_some() { Outcome::Applied } else { Outcome::Refused(Refused::NoTime) };
+        Resolution { judgement: is_judged.then_some(0), new, is_transient, ..Resolution::of(outcome) }
     }
 
     fn apply_label(&mut self, source: &Stream, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
+        if change.op == Op::Delete && source.on_delete == OnDelete::Ignore {
+            return Err(Ignored::DeleteIgnored);
+        }
         let column = source.labels.map_or(0, |labels| labels.value);
-        let cell = row.cells[column];
-        let value = (cell > UNCHANGED).then_some(cell == 1);
+        let value = match row.cells[column] {
+            UNCHANGED => return Err(Ignored::Duplicate),
+            NULL => None,
+            cell => Some(cell != 0),
+        };
         self.record.apply_label(change.version, value, row.time().or(change.arrival))
     }
 
@@ -269,9 +277,22 @@ impl Slots for BeforeAfter<'_> {
 }
 
 impl Resolution {
+    const fn of(outcome: Outcome) -> Self {
+        Self { change: 0, outcome, judgement: None, old: None, new: None, is_transient: false }
+    }
+
     const fn refused(refused: Refused, is_judged: bool) -> Self {
         let judgement = if is_judged { Some(0) } else { None };
-        Self { change: 0, outcome: Outcome::Refused(refused), judgement, old: None, new: None, is_transient: false }
+        Self { judgement, ..Self::of(Outcome::Refused(refused)) }
+    }
+}
+
+/// Whether a change of this kind is to be judged whatever is known of its row.
+fn is_judged_by_itself(stream: &Stream, op: Op) -> bool {
+    match stream.judge {
+        Some(Judge::Insert) => matches!(op, Op::Insert | Op::Request),
+        Some(Judge::When(_)) => can_be_judged(op),
+        None => false,
     }
 }
 
@@ -282,7 +303,7 @@ const fn unidentified(change: &Change, stream: &Stream) -> Resolution {
         (Op::Truncate, _) => Outcome::Truncated,
         _ => Outcome::Refused(Refused::NoId),
     };
-    Resolution { change: 0, outcome, judgement: None, old: None, new: None, is_transient: false }
+    Resolution::of(outcome)
 }
 
 /// Why state refuses a change before it is looked at.

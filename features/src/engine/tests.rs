@@ -1,1 +1,9 @@
-//! Tests of the engine.
+//! Tests of the engine, and through it of row records and states.
+
+mod bytes;
+mod history;
+mod hot;
+mod model;
+mod oracle;
+mod rows;
+mod world;

@@ -9,19 +9,20 @@
 //!    value and (report time - event time) in microseconds.
 //! 6. Each column: `u8` 1 when a bitmap of nulls follows; integers as varint, doubles as eight bytes, bools as bits in bytes, texts as varint index.
 //! 7. Earlier labels: varint count, then time, id, word.
-//! 8. Tiles: boundary, newest, labels-until, per tier varint count, then per tile index (difference), count, first (from the tile's start),
-//!    last (from first), flags and the words of its parts.
+//! 8. Tiles: see [`tiles`].
+//! 9. Four bytes: checksum of all before.
 //!
 //! A reader takes this format and the one before it; anything else is refused, never guessed.
 
-use crate::change::Version;
 use crate::value::NULL;
 
 use super::label::LabelWord;
 use super::program::{Program, WordKind};
-use super::tile::{COUNT, FIRST, FLAGS, INDEX, LAST, Tier, Tiles, stride};
 use super::{EarlierLabel, ID, LABEL, MAJOR, State, TIME};
-use crate::bytes::{Reader, put_signed, put_varint};
+use crate::bytes::{Reader, checksum, put_signed, put_varint};
+use crate::time::Timestamp;
+
+mod tiles;
 
 const FORMAT: u8 = 1;
 const HAS_LABEL: u8 = 1;
@@ -65,6 +66,7 @@ const fn kind_byte(kind: WordKind) -> u8 {
 impl State {
     /// Appends the state's bytes to `out`.
     pub fn encode(&self, program: &Program, out: &mut Vec<u8>) {
+        let from = out.len();
         let rare = self.rare.as_deref();
         let minors = rare.filter(|rare| rare.minors.iter().any(|minor| *minor != 0));
         let wide = has_wide_ids(self.lane(ID));
@@ -101,8 +103,10 @@ impl State {
             }
         }
         if let Some(tiles) = self.tiles() {
-            encode_tiles(program, tiles, &texts, out);
+            tiles::encode(program, tiles, &texts, out);
         }
+        let checksum = checksum(&out[from..]);
+        out.extend(checksum.to_le_bytes());
     }
 
     /// Reads the bytes of a state of `program`.
@@ -110,10 +114,17 @@ impl State {
     /// # Errors
     /// See [`StateError`]; damaged bytes are never taken for a state.
     pub fn decode(program: &Program, bytes: &[u8]) -> Result<Self, StateError> {
-        let mut from = Reader::new(bytes);
-        let format = from.byte()?;
-        if format != FORMAT {
-            return Err(if format > FORMAT { StateError::Format(format) } else { StateError::Damaged });
+        let format = *bytes.first().ok_or(StateError::Damaged)?;
+        if format > FORMAT {
+            return Err(StateError::Format(format));
+        }
+        let (content, sum) = bytes.split_last_chunk().ok_or(StateError::Damaged)?;
+        if checksum(content) != u32::from_le_bytes(*sum) {
+            return Err(StateError::Damaged);
+        }
+        let mut from = Reader::new(content);
+        if from.byte()? != FORMAT {
+            return Err(StateError::Damaged);
         }
         let flags = from.byte()?;
         let columns = from.length(EVENTS_MAX)?;
@@ -128,10 +139,13 @@ impl State {
             let text = std::str::from_utf8(from.take(length)?).map_err(|_not_utf8| StateError::Damaged)?;
             state.rare().texts.intern(text);
         }
+        let texts = state.rare.as_ref().map_or(0, |rare| rare.texts.len());
         let len = from.length(EVENTS_MAX)?;
         state.len = u32::try_from(len).map_err(|_too_many| StateError::Damaged)?;
         state.capacity = state.len;
         state.lanes = vec![0; len * program.lane_count()];
+        // The running sums are not encoded: they begin anew, invalid.
+        state.lanes.resize(state.lanes.len() + super::cursor::words(program), i64::MIN);
         decode_times(state.lane_mut(TIME), &mut from)?;
         decode_ids(state.lane_mut(ID), flags & HAS_WIDE_IDS != 0, &mut from)?;
         decode_differences(state.lane_mut(MAJOR), &mut from)?;
@@ -148,6 +162,9 @@ impl State {
             decode_column(spec.kind, state.lane_mut(lane), &mut from)?;
             if spec.kind == WordKind::Text {
                 let words = state.lane(lane).to_vec();
+                if words.iter().any(|word| !is_text(*word, texts)) {
+                    return Err(StateError::Damaged);
+                }
                 let rare = state.rare();
                 rare.text_bytes += words.iter().map(|word| rare.texts.get(*word).len()).sum::<usize>();
             }
@@ -160,7 +177,7 @@ impl State {
             }
         }
         if flags & HAS_TILES != 0 {
-            state.rare().tiles = Some(decode_tiles(program, &mut from)?);
+            state.rare().tiles = Some(tiles::decode(program, texts, &mut from)?);
         }
         if from.is_empty() { Ok(state) } else { Err(StateError::Damaged) }
     }
@@ -183,7 +200,7 @@ impl TextOrder {
             }
         }
         if let Some(tiles) = state.tiles() {
-            tiles.clone().for_each_text(program, |word| order.note(*word));
+            tiles.text_words(program).for_each(|word| order.note(word));
         }
         order
     }
@@ -235,11 +252,22 @@ fn decode_times(times: &mut [i64], from: &mut Reader<'_>) -> Result<(), StateErr
         _ => return Err(StateError::Damaged),
     };
     let mut before = 0_i64;
-    for time in times {
-        before = before.checked_add(from.signed()?).ok_or(StateError::Damaged)?;
-        *time = before.checked_mul(unit).ok_or(StateError::Damaged)?;
+    for time in &mut *times {
+        let next = before.checked_add(from.signed()?).ok_or(StateError::Damaged)?;
+        *time = instant(next.checked_mul(unit).ok_or(StateError::Damaged)?)?;
+        before = next;
     }
-    Ok(())
+    if times.is_sorted() { Ok(()) } else { Err(StateError::Damaged) }
+}
+
+/// Refuses what is no instant: arithmetic on it could overflow.
+fn instant(micros: i64) -> Result<i64, StateError> {
+    Timestamp::checked_from_micros(micros).map(Timestamp::micros).ok_or(StateError::Damaged)
+}
+
+/// Whether `word` is null or the index of one of `texts` texts.
+fn is_text(word: i64, texts: usize) -> bool {
+    word == NULL || usize::try_from(word).is_ok_and(|at| at < texts)
 }
 
 fn has_wide_ids(ids: &[i64]) -> bool {
@@ -357,66 +385,12 @@ fn decode_column(kind: WordKind, words: &mut [i64], from: &mut Reader<'_>) -> Re
 }
 
 fn put_bits(bits: impl Iterator<Item = bool>, out: &mut Vec<u8>) {
-    let mut used = 0;
-    for bit in bits {
+    for (used, bit) in bits.enumerate() {
         if used % 8 == 0 {
             out.push(0);
         }
         if bit && let Some(byte) = out.last_mut() {
             *byte |= 1 << (used % 8);
         }
-        used += 1;
     }
-}
-
-fn encode_tiles(program: &Program, tiles: &Tiles, texts: &TextOrder, out: &mut Vec<u8>) {
-    let mut tiles = tiles.clone();
-    tiles.for_each_text(program, |word| *word = texts.place(*word));
-    let (time, version, id) = tiles.boundary;
-    put_signed(out, time);
-    put_varint(out, version.major);
-    put_varint(out, u64::from(version.minor));
-    put_varint(out, id);
-    put_signed(out, tiles.newest);
-    put_signed(out, tiles.labels_until);
-    for (tier, spec) in tiles.tiers.iter().zip(&program.tiers) {
-        put_varint(out, (tier.words.len() / stride(program)) as u64);
-        let mut before = 0;
-        for tile in tier.words.chunks_exact(stride(program)) {
-            put_signed(out, tile[INDEX] - before);
-            before = tile[INDEX];
-            put_signed(out, tile[COUNT]);
-            put_signed(out, tile[FIRST] - tile[INDEX] * spec.width);
-            put_signed(out, tile[LAST] - tile[FIRST]);
-            tile[FLAGS..].iter().for_each(|word| put_signed(out, *word));
-        }
-    }
-}
-
-fn decode_tiles(program: &Program, from: &mut Reader<'_>) -> Result<Tiles, StateError> {
-    let mut tiles = Tiles::new(program);
-    let time = from.signed()?;
-    let major = from.varint()?;
-    let minor = u32::try_from(from.varint()?).map_err(|_wide| StateError::Damaged)?;
-    tiles.boundary = (time, Version { major, minor }, from.varint()?);
-    tiles.newest = from.signed()?;
-    tiles.labels_until = from.signed()?;
-    for (tier, spec) in tiles.tiers.iter_mut().zip(&program.tiers) {
-        let count = from.length(1 << 20)?;
-        let mut words = Vec::with_capacity(count * stride(program));
-        let mut index = 0_i64;
-        for _ in 0..count {
-            index = index.checked_add(from.signed()?).ok_or(StateError::Damaged)?;
-            let count = from.signed()?;
-            let start = index.checked_mul(spec.width).ok_or(StateError::Damaged)?;
-            let first = start.checked_add(from.signed()?).ok_or(StateError::Damaged)?;
-            let last = first.checked_add(from.signed()?).ok_or(StateError::Damaged)?;
-            words.extend([index, count, first, last]);
-            for _ in FLAGS..stride(program) {
-                words.push(from.signed()?);
-            }
-        }
-        *tier = Tier { words };
-    }
-    Ok(tiles)
 }

@@ -10,10 +10,12 @@
 //! - Raw events cost at most [`RAW_BYTES_MAX`]; above it the oldest half moves into tiles.
 //! - As long as nothing was tiled or fell behind the retention, the encoded bytes depend on the set of events alone.
 
+mod cursor;
 mod encode;
 mod label;
 mod program;
 mod read;
+mod roll;
 mod sketch;
 mod texts;
 mod tile;
@@ -38,6 +40,8 @@ const MAJOR: usize = 2;
 const LABEL: usize = 3;
 /// The least capacity of a state's block, in events.
 const CAPACITY_MIN: usize = 8;
+/// Bytes of an earlier label: time 8, id 10, label 10.
+const EARLIER_BYTES: usize = 28;
 
 /// An event as a group's state takes it.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +157,7 @@ impl State {
         let capacity = self.capacity as usize;
         self.lanes.iter().skip(last).step_by(capacity.max(1)).fold(0, |sum, word| sum ^ word)
             ^ self.times().first().copied().unwrap_or(0)
+            ^ self.lanes.last().copied().unwrap_or(0)
     }
 
     fn tiles(&self) -> Option<&Tiles> {
@@ -199,6 +204,9 @@ impl State {
             return Inserted::Tiled;
         }
         let Some(at) = self.place(slot) else { return Inserted::Duplicate };
+        if at < self.len as usize {
+            self.disturb(program, at);
+        }
         self.open(program, at);
         self.write(program, at, slot);
         if at + 1 == self.len as usize {
@@ -245,14 +253,21 @@ impl State {
                 for lane in 0..lanes {
                     self.lanes.copy_within(lane * capacity + start..lane * capacity + capacity, lane * capacity);
                 }
+                self.shift_cursor(program, start);
             } else {
                 let wider = (capacity * 2).max(CAPACITY_MIN);
-                let mut block = vec![0; wider * lanes];
+                let cursor = cursor::words(program);
+                let mut block = vec![0; wider * lanes + cursor];
                 for lane in 0..lanes {
                     let from = lane * capacity + start;
                     block[lane * wider..lane * wider + len].copy_from_slice(&self.lanes[from..from + len]);
                 }
+                match self.lanes.len().checked_sub(cursor) {
+                    Some(from) if capacity > 0 => block[wider * lanes..].copy_from_slice(&self.lanes[from..]),
+                    _ => block[wider * lanes..].fill(i64::MIN),
+                }
                 self.lanes = block;
+                self.shift_cursor(program, start);
                 self.capacity = u32::try_from(wider).expect("the raw budget bounds a state's events");
             }
             self.start = 0;
@@ -331,7 +346,11 @@ impl State {
             return true;
         }
         if let Some(at) = self.find(new.time, new.id) {
+            self.disturb(program, at);
             self.set_labels(at, new);
+            if self.raw_cost(program) > RAW_BYTES_MAX {
+                self.roll(program);
+            }
             return true;
         }
         let Some(tiles) = self.rare.as_mut().and_then(|rare| rare.tiles.as_mut()) else { return false };
@@ -355,6 +374,7 @@ impl State {
     }
 
     fn close(&mut self, program: &Program, at: usize) {
+        self.disturb(program, at);
         self.forget_rare(program, at..at + 1);
         let len = self.len as usize;
         for lane in 0..program.lane_count() {
@@ -368,6 +388,7 @@ impl State {
         let count = u32::try_from(count).expect("bounded by the number of raw events");
         self.start += count;
         self.len -= count;
+        self.forget_before(program, self.start);
     }
 
     /// Takes what stands outside the lanes of the events in `range`.
@@ -414,78 +435,9 @@ impl State {
     }
 
     fn raw_cost(&self, program: &Program) -> usize {
-        self.len as usize * program.slot_bytes + self.rare.as_ref().map_or(0, |rare| rare.text_bytes)
+        let rare = self.rare.as_ref().map_or(0, |rare| rare.text_bytes + rare.earlier.len() * EARLIER_BYTES);
+        self.len as usize * program.slot_bytes + rare
     }
-
-    /// Moves the oldest events into tiles until half the raw budget is free.
-    fn roll(&mut self, program: &Program) {
-        let mut tiles = self.rare().tiles.take().unwrap_or_else(|| Tiles::new(program));
-        let newest = self.newest().unwrap_or(i64::MIN);
-        tiles.newest = newest;
-        while self.raw_cost(program) > RAW_BYTES_MAX / 2 && self.len > 0 {
-            let (time, first, id) = self.order(0);
-            let words: Vec<i64> =
-                (0..program.columns.len()).map(|c| self.lane(program.first_column() + c)[0]).collect();
-            let label = if program.has_label { LabelWord::from_word(self.lane(LABEL)[0]) } else { LabelWord::UNKNOWN };
-            let texts = self.rare.as_ref().map(|rare| &rare.texts);
-            tiles.add(program, (time, first, id), label, &words, texts);
-            tiles.boundary = (time, first, id);
-            self.drop_front(program, 1);
-        }
-        tiles.prune(program);
-        self.rare().tiles = Some(tiles);
-        self.sweep_texts(program);
-    }
-
-    fn tile_add(&mut self, program: &Program, slot: &Slot<'_>) {
-        let rare = self.rare();
-        let words: Vec<i64> = intern_words(program, slot, &mut rare.texts);
-        let label = slot.labels.last().copied().unwrap_or_default();
-        let Rare { tiles, texts, .. } = rare;
-        if let Some(tiles) = tiles {
-            tiles.add(program, (slot.time, slot.first, slot.id), label, &words, Some(texts));
-        }
-    }
-
-    fn tile_retract(&mut self, program: &Program, slot: &Slot<'_>) -> Removed {
-        let Some(rare) = &mut self.rare else { return Removed::Absent };
-        let Rare { tiles: Some(tiles), texts, .. } = &mut **rare else { return Removed::Absent };
-        if (slot.time, slot.first, slot.id) > tiles.boundary {
-            return Removed::Absent;
-        }
-        let words = intern_words(program, slot, texts);
-        if tiles.retract(program, slot, &words) { Removed::Tiled } else { Removed::Absent }
-    }
-
-    /// Forgets the texts that neither an event nor a tile refers to.
-    fn sweep_texts(&mut self, program: &Program) {
-        let Some(mut rare) = self.rare.take() else { return };
-        let mut sweep = rare.texts.begin_sweep();
-        for (column, spec) in program.columns.iter().enumerate() {
-            if spec.kind == WordKind::Text {
-                for word in self.lane_mut(program.first_column() + column) {
-                    *word = sweep.keep(*word);
-                }
-            }
-        }
-        if let Some(tiles) = &mut rare.tiles {
-            tiles.for_each_text(program, |word| *word = sweep.keep(*word));
-        }
-        rare.texts = sweep.finish();
-        self.rare = Some(rare);
-    }
-}
-
-/// The slot's words with text words pointing into `texts`.
-fn intern_words(program: &Program, slot: &Slot<'_>, texts: &mut Texts) -> Vec<i64> {
-    let word = |(spec, &word): (&program::SlotColumn, &i64)| {
-        if spec.kind == WordKind::Text && word != crate::value::NULL {
-            texts.intern(slot.texts.get(word))
-        } else {
-            word
-        }
-    };
-    program.columns.iter().zip(slot.words).map(word).collect()
 }
 
 impl Program {

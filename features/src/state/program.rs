@@ -1,22 +1,34 @@
 //! What a group's definition compiles to: which words an event leaves in a state, which reductions its tiles hold,
 //! and how features are read from both.
 
+mod size;
+
 use std::sync::Arc;
 
+use super::cursor::Running;
 use crate::change::{Row, TextArena};
 use crate::definition::{Aggregation, Definitions, Group, GroupKind, Operand as Source};
 use crate::expression::{Expression, Operand, Slots, Type};
 use crate::time::Span;
 use crate::value::{ColumnType, NULL, UNCHANGED, double_cell, double_of, major_units};
 
+use super::read::Readout;
+use size::{slot_bytes, tile_width};
+
 /// Bytes of raw events a state may hold before its oldest events move into tiles (DESIGN section 5).
 pub const RAW_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of a fully tiled state; `check` refuses a group that could pass it (DESIGN 3.1).
 pub const TILED_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the texts that tiles refer to, beyond those of raw events: the rarest give way.
+pub(crate) const TILE_TEXTS_BYTES_MAX: usize = 4 * 1024;
+/// How many texts that are.
+pub(crate) const TILE_TEXTS_MAX: usize = 256;
+/// A tile's flag: its first or last event was retracted.
+pub(crate) const TIMES_INEXACT: i64 = 1 << 60;
+/// A window's flag: a label in its tiles was reported after the as-of.
+pub(crate) const LABELS_INEXACT: i64 = 1 << 61;
 /// Rows a table state holds per key: the latest, and a few before it in case the latest is deleted.
 pub(crate) const TABLE_ROWS_MAX: usize = 8;
-/// A tile is at most this part of its window (DESIGN 3.1).
-const TILES_PER_WINDOW: i64 = 100;
 /// The span of a table group's only window: every instant lies in it.
 const UNBOUNDED: i64 = i64::MAX / 4;
 
@@ -135,7 +147,10 @@ pub(crate) enum Read {
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub(crate) read: Read,
-    pub(crate) default: Option<f64>,
+    /// What stands for a window without values.
+    pub(crate) default: Option<Readout>,
+    /// The tile flags that make it inexact.
+    pub(crate) inexact: i64,
 }
 
 /// What a tile holds beside the count and the times of its first and last event.
@@ -169,7 +184,8 @@ pub(crate) enum Part {
 pub(crate) struct TierSpec {
     /// Microseconds a tile covers.
     pub(crate) width: i64,
-    /// How far before the newest event tiles are kept.
+    /// How far before the newest event tiles are kept: delay and window, and the slack for readers behind the writer, but of that no more
+    /// than the window again, so that short windows do not keep thousands of tiles. A read from further behind says it is truncated.
     pub(crate) reach: i64,
 }
 
@@ -186,6 +202,11 @@ pub struct Program {
     pub(crate) slot_bytes: usize,
     pub(crate) tiers: Vec<TierSpec>,
     pub(crate) parts: Vec<Part>,
+    /// Sums that are carried on from read to read.
+    pub(crate) running: Vec<Running>,
+    /// Every output is a count or read from them.
+    pub(crate) is_running: bool,
+    pub(crate) has_defaults: bool,
     pub(crate) hash: u64,
     filter: Option<Arc<Expression>>,
 }
@@ -197,11 +218,18 @@ impl Program {
         let stream = &definitions.streams[group.stream];
         let mut builder =
             Builder { columns: Vec::new(), parts: Vec::new(), has_label: false, column_types: &stream.columns };
-        let (windows, delay, outputs, is_table) = match &group.kind {
+        let (windows, delay, outputs, is_table): (Vec<i64>, i64, Vec<Output>, bool) = match &group.kind {
             GroupKind::Windowed { windows, delay, features } => {
-                let outputs = features
+                let outputs: Vec<Output> = features
                     .iter()
-                    .map(|feature| Output { read: builder.read(&feature.aggregation), default: feature.default })
+                    .map(|feature| {
+                        let is_int = feature.aggregation.kind(stream) == Type::Int;
+                        #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number")]
+                        let readout =
+                            |value: f64| if is_int { Readout::int(value as i64) } else { Readout::double(value) };
+                        let read = builder.read(&feature.aggregation);
+                        Output { read, default: feature.default.map(readout), inexact: 0 }
+                    })
                     .collect();
                 (windows.iter().map(|window| window.micros()).collect(), delay.micros(), outputs, false)
             }
@@ -210,7 +238,7 @@ impl Program {
                     .iter()
                     .map(|(_, expression)| {
                         let column = builder.column(&Source::Expression(Arc::clone(expression)));
-                        Output { read: Read::Latest(column), default: None }
+                        Output { read: Read::Latest(column), default: None, inexact: 0 }
                     })
                     .collect();
                 (vec![UNBOUNDED], 0, outputs, true)
@@ -227,10 +255,17 @@ impl Program {
                 .collect()
         };
         let slot_bytes = slot_bytes(&builder.columns, builder.has_label);
+        let outputs: Vec<Output> =
+            outputs.into_iter().map(|output| Output { inexact: builder.inexact(output.read), ..output }).collect();
+        let (running, is_running) = running_sums(&outputs, &builder.columns);
+        let is_running = is_running && !is_table;
         Self {
+            is_running,
+            has_defaults: outputs.iter().any(|output| output.default.is_some()),
             columns: builder.columns,
             has_label: builder.has_label,
             parts: builder.parts,
+            running,
             retention: if is_table { UNBOUNDED } else { delay + widest + slack },
             windows,
             delay,
@@ -278,12 +313,20 @@ impl Program {
         self.tiers.iter().map(|tier| Span::from_micros(tier.width))
     }
 
-    /// Bytes a state takes when raw events and every tile are full.
-    #[must_use]
-    pub fn tiled_bytes_max(&self) -> usize {
-        let tile_bytes: usize = 18 + self.parts.iter().map(|part| part_bytes(*part)).sum::<usize>();
-        let tiles: i64 = self.tiers.iter().map(|tier| tier.reach / tier.width + 2).sum();
-        RAW_BYTES_MAX + usize::try_from(tiles).unwrap_or(usize::MAX).saturating_mul(tile_bytes)
+    /// Whether tiles refer to texts.
+    pub(crate) fn has_tile_texts(&self) -> bool {
+        self.parts.iter().any(|part| self.text_part(*part))
+    }
+
+    /// Whether a part's values are texts.
+    pub(crate) fn text_part(&self, part: Part) -> bool {
+        matches!(part, Part::First(column) | Part::Last(column) | Part::Top(column) if self.columns[column].kind == WordKind::Text)
+    }
+
+    /// Words of one slot.
+    #[cfg(test)]
+    pub(crate) fn raw_words(&self) -> usize {
+        self.columns.len()
     }
 
     /// Whether events of `row` belong to the group.
@@ -299,6 +342,20 @@ impl Program {
     pub(crate) fn words(&self, row: Row<'_>, words: &mut Vec<i64>, texts: &mut TextArena) {
         words.extend(self.columns.iter().map(|column| column.word(row, texts)));
     }
+}
+
+/// The sums that are carried on for `outputs`, and whether they and counts are all that is read.
+fn running_sums(outputs: &[Output], columns: &[SlotColumn]) -> (Vec<Running>, bool) {
+    let mut running: Vec<Running> = Vec::new();
+    let mut is_all = true;
+    for output in outputs {
+        match Running::of(output.read, |column| columns[column].kind) {
+            Some(sum) if !running.contains(&sum) => running.push(sum),
+            Some(_) => {}
+            None => is_all &= output.read == Read::Count,
+        }
+    }
+    (running, is_all)
 }
 
 struct Builder<'a> {
@@ -401,6 +458,30 @@ impl Builder<'_> {
         }
     }
 
+    /// The tile flags that make what `read` gives inexact.
+    fn inexact(&self, read: Read) -> i64 {
+        let part = match read {
+            Read::Count | Read::Latest(_) | Read::TravelSpeed(..) => return 0,
+            Read::TimeSinceLast | Read::TimeSinceFirst => return TIMES_INEXACT,
+            Read::ShareLabel => return LABELS_INEXACT,
+            Read::Sum(column) | Read::Mean(column) | Read::Stddev(column) => {
+                let is_moments = |part: &Part| matches!(part, Part::Moments { column: own, .. } if *own == column);
+                return part_flag(self.parts.iter().position(is_moments).unwrap_or(0));
+            }
+            Read::Min(column) => Part::Min(column),
+            Read::Max(column) => Part::Max(column),
+            Read::First(column) => Part::First(column),
+            Read::Last(column) => Part::Last(column),
+            Read::DistinctCount(column) => Part::Distinct(column),
+            Read::Quantile(column, _) => Part::Quantiles(column),
+            Read::MostFrequent(column) => Part::Top(column),
+            Read::Share(column) => Part::True(column),
+            Read::DecayedCount(half_life) => Part::Decayed { column: None, half_life },
+            Read::DecayedSum(column, half_life) => Part::Decayed { column: Some(column), half_life },
+        };
+        part_flag(self.parts.iter().position(|known| *known == part).unwrap_or(0))
+    }
+
     fn single(&mut self, source: &Source, read: impl Fn(usize) -> Read, part: impl Fn(usize) -> Part) -> Read {
         let column = self.column(source);
         self.part(part(column));
@@ -408,47 +489,7 @@ impl Builder<'_> {
     }
 }
 
-/// The widest round width of at most a hundredth of `window`.
-fn tile_width(window: i64) -> i64 {
-    const MILLISECOND: i64 = 1_000;
-    const ROUND: [i64; 25] = [
-        1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000,
-        600_000, 900_000, 1_800_000, 3_600_000, 7_200_000, 10_800_000, 21_600_000,
-    ];
-    let widest = window / TILES_PER_WINDOW;
-    let days = widest / Span::DAY.micros();
-    if days >= 1 {
-        return days * Span::DAY.micros();
-    }
-    if widest >= 43_200_000 * MILLISECOND {
-        return 43_200_000 * MILLISECOND;
-    }
-    ROUND.iter().rev().map(|width| width * MILLISECOND).find(|width| *width <= widest).unwrap_or_else(|| widest.max(1))
-}
-
-/// The most bytes one raw event takes in the encoding: time 7, id 9, version 9, minor version 1, report time and
-/// label 8, a number 9, a text's index 2.
-fn slot_bytes(columns: &[SlotColumn], has_label: bool) -> usize {
-    let columns: usize = columns
-        .iter()
-        .map(|column| match column.kind {
-            WordKind::Bool => 1,
-            WordKind::Text => 2,
-            WordKind::Integer { .. } | WordKind::Double | WordKind::Timestamp => 9,
-        })
-        .sum();
-    7 + 9 + 9 + 1 + if has_label { 8 } else { 0 } + columns
-}
-
-fn part_bytes(part: Part) -> usize {
-    match part {
-        Part::Moments { squares, .. } => 4 + 13 + if squares { 19 } else { 0 },
-        Part::Min(_) | Part::Max(_) => 9,
-        Part::First(_) | Part::Last(_) => 9 + 6 + 9,
-        Part::Distinct(_) => super::sketch::HLL_REGISTERS,
-        Part::Quantiles(_) => super::sketch::HISTOGRAM_BINS * 5,
-        Part::Top(_) => super::sketch::TOP_VALUES * 7,
-        Part::True(_) | Part::Fraud => 4,
-        Part::Decayed { .. } => 8,
-    }
+/// The flag of the part at `place`; parts beyond the sixtieth share flags.
+pub(crate) const fn part_flag(place: usize) -> i64 {
+    1 << (place % 60)
 }

@@ -10,12 +10,14 @@ use crate::value::{NULL, Value, double_of};
 use crate::vector::{Flags, Reading};
 
 use super::label::LabelWord;
-use super::program::{Program, Read, WordKind};
-use super::tile::{COUNT, FIRST, FLAGS, INDEX, INEXACT, LAST, partition, stride};
+use super::program::{LABELS_INEXACT, Program, Read, WordKind};
+use super::tile::{COUNT, FIRST, FLAGS, INDEX, LAST, partition, stride};
 use super::{ID, LABEL, Slot, State};
 
 mod moments;
 mod scan;
+
+pub(super) use moments::Moments;
 
 /// The instant of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,7 +157,11 @@ struct Window {
     tile_high: usize,
     upper: i64,
     flags: Flags,
+    /// Flags of the tiles.
+    inexact: i64,
     edge_events: u32,
+    /// The running sums hold for this read.
+    is_settled: bool,
 }
 
 impl State {
@@ -164,27 +170,56 @@ impl State {
     /// # Panics
     /// When `out` is shorter than that.
     pub fn read(&self, program: &Program, as_of: AsOf, scratch: &mut Scratch, out: &mut [Readout]) {
+        if self.read_settled(program, as_of, out) {
+            self.finish_settled(program, as_of, out);
+            return;
+        }
         let mut ranges = std::mem::take(&mut scratch.ranges);
         ranges.clear();
         let mut within = self.times().len();
+        let is_settled = self.is_settled(program, as_of);
         for window in 0..program.windows.len() {
-            let range = self.window(program, window, within, as_of);
+            let range = self.window(program, window, within, as_of, is_settled);
             within = range.low;
             ranges.push(range);
         }
         for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
             self.read_output(program, output.read, as_of, &ranges, scratch, out);
             for (readout, range) in out.iter_mut().zip(&ranges) {
-                if readout.kind == ReadoutKind::Null
-                    && let Some(default) = output.default
+                if let Some(default) = output.default
+                    && output.read.is_void(readout)
                 {
-                    *readout = Readout::double(default);
+                    *readout = default;
                 }
                 readout.flags = readout.flags.with(range.flags);
+                if range.inexact & output.inexact != 0 {
+                    readout.flags = readout.flags.with(Flags::INEXACT);
+                }
                 readout.edge_events = range.edge_events;
             }
         }
         scratch.ranges = ranges;
+    }
+
+    /// Defaults and flags of a read from the running sums.
+    fn finish_settled(&self, program: &Program, as_of: AsOf, out: &mut [Readout]) {
+        let horizon = self.newest().unwrap_or(as_of.time) - program.retention;
+        let is_behind = program.windows.last().is_some_and(|widest| as_of.time - program.delay - widest < horizon);
+        if !is_behind && !program.has_defaults {
+            return;
+        }
+        for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
+            for (readout, window) in out.iter_mut().zip(&program.windows) {
+                if let Some(default) = output.default
+                    && output.read.is_void(readout)
+                {
+                    *readout = default;
+                }
+                if as_of.time - program.delay - window < horizon {
+                    readout.flags = readout.flags.with(Flags::TRUNCATED);
+                }
+            }
+        }
     }
 
     /// Reads as [`Self::read`] does a state that also holds `current`, which counts once whether or not it is there already.
@@ -211,7 +246,7 @@ impl State {
     pub fn read_absent(program: &Program, flags: Flags, out: &mut [Readout]) {
         for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(program.windows.len())) {
             let value = match (output.read, output.default) {
-                (_, Some(default)) => Readout::double(default),
+                (_, Some(default)) => default,
                 (Read::Count | Read::DistinctCount(_), None) => Readout::int(0),
                 (Read::DecayedCount(_), None) => Readout::double(0.0),
                 _ => Readout::default(),
@@ -221,16 +256,24 @@ impl State {
     }
 
     /// Finds a window; its first event is among the first `within` and the one after (windows are nested, narrowest first).
-    fn window(&self, program: &Program, window: usize, within: usize, as_of: AsOf) -> Window {
+    fn window(&self, program: &Program, window: usize, within: usize, as_of: AsOf, is_settled: bool) -> Window {
         let upper = as_of.time - program.delay;
         let lower = upper.saturating_sub(program.windows[window]);
         let times = self.times();
+        if is_settled {
+            let (low, high) = self.settled_range(program, window);
+            let mut range = Window { low, high: high.max(low), upper, is_settled, ..Window::default() };
+            if self.newest().is_some_and(|newest| lower < newest - program.retention) {
+                range.flags = Flags::TRUNCATED;
+            }
+            return range;
+        }
         let low = times[..within].partition_point(|time| *time <= lower);
         let mut high = match times.last() {
             Some(last) if *last <= upper => times.len(),
             _ => times.partition_point(|time| *time <= upper),
         };
-        if as_of.version != Version::MAX {
+        if as_of.version != Version::MAX && program.delay == 0 {
             while high > low && times[high - 1] == upper && self.comes_after(high - 1, as_of) {
                 high -= 1;
             }
@@ -247,7 +290,7 @@ impl State {
         range
     }
 
-    fn comes_after(&self, at: usize, as_of: AsOf) -> bool {
+    pub(super) fn comes_after(&self, at: usize, as_of: AsOf) -> bool {
         self.version(at) > as_of.version && as_of.subject != Some(self.lane(ID)[at].cast_unsigned())
     }
 
@@ -261,22 +304,25 @@ impl State {
         let head = |at: usize, word: usize| words[at * stride + word];
         let count = words.len() / stride;
         let cut = |at: usize| u32::try_from(head(at, COUNT)).unwrap_or(u32::MAX);
+        if lower < tiles.newest - program.tiers[window].reach {
+            range.flags = range.flags.with(Flags::TRUNCATED);
+        }
         range.tile_low = partition(count, |at| (head(at, INDEX) + 1) * width <= lower + 1 || head(at, LAST) <= lower);
         range.tile_high =
             partition(count, |at| (head(at, INDEX) + 1) * width <= range.upper + 1 || head(at, LAST) <= range.upper)
                 .max(range.tile_low);
         if range.tile_low < range.tile_high && head(range.tile_low, FIRST) <= lower {
-            range.edge_events += cut(range.tile_low);
+            range.edge_events = cut(range.tile_low);
         }
         if range.tile_high < count && head(range.tile_high, FIRST) <= range.upper {
-            range.edge_events += cut(range.tile_high);
+            range.edge_events = range.edge_events.saturating_add(cut(range.tile_high));
         }
         if range.tile_low < range.tile_high || range.edge_events > 0 {
             range.flags = range.flags.with(Flags::TILED);
         }
-        let is_inexact = (range.tile_low..range.tile_high).any(|at| head(at, FLAGS) & INEXACT != 0);
-        if is_inexact || (program.has_label && as_of.time < tiles.labels_until) {
-            range.flags = range.flags.with(Flags::INEXACT);
+        range.inexact = (range.tile_low..range.tile_high).fold(0, |flags, at| flags | head(at, FLAGS));
+        if range.tile_low < range.tile_high && as_of.time < tiles.labels_until {
+            range.inexact |= LABELS_INEXACT;
         }
     }
 
@@ -327,6 +373,16 @@ impl State {
             WordKind::Bool => Readout { bits: word, kind: ReadoutKind::Bool, ..Readout::default() },
             WordKind::Timestamp => Readout { bits: word, kind: ReadoutKind::Timestamp, ..Readout::default() },
             WordKind::Text => self.text_readout(word, scratch),
+        }
+    }
+}
+
+impl Read {
+    /// Whether `readout` says that the window has nothing to read: a default takes its place.
+    fn is_void(self, readout: &Readout) -> bool {
+        match self {
+            Self::Count | Self::DistinctCount(_) | Self::DecayedCount(_) => readout.bits == 0,
+            _ => readout.kind == ReadoutKind::Null,
         }
     }
 }

@@ -8,11 +8,11 @@ pub(crate) const HLL_REGISTERS: usize = 128;
 /// Words that hold them, eight to a word.
 pub(crate) const HLL_WORDS: usize = HLL_REGISTERS / 8;
 /// Bins of a tile's histogram; when full, the two smallest magnitudes next to each other are joined.
-pub(crate) const HISTOGRAM_BINS: usize = 40;
+pub(crate) const HISTOGRAM_BINS: usize = 24;
 /// Values a tile's list of frequent values keeps: the count of each is over by at most a ninth of the tile's events.
 pub(crate) const TOP_VALUES: usize = 8;
-/// Ratio of a histogram bin's borders: a value is off by at most (gamma - 1) / (gamma + 1) = 2.4 % (Masson et al. 2019, DDSketch).
-const GAMMA: f64 = 1.05;
+/// Ratio of a histogram bin's borders: a value is off by at most (gamma - 1) / (gamma + 1) = 4.8 % (Masson et al. 2019, DDSketch).
+const GAMMA: f64 = 1.1;
 
 /// Spreads the bits of `word` (finalizer of MurmurHash3).
 pub(crate) const fn mix(word: u64) -> u64 {
@@ -100,12 +100,12 @@ pub(crate) fn bin_value(bin: i32) -> f64 {
 }
 
 /// Unpacks a histogram word into bin and count.
-#[expect(clippy::cast_possible_truncation, reason = "packed from 32 bits each")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "packed from 32 bits each")]
 pub(crate) const fn bin_unpack(word: i64) -> (i32, u32) {
-    ((word >> 32) as i32, (word & 0xffff_ffff) as u32)
+    ((word >> 32) as i32, word as u32)
 }
 
-fn bin_pack(bin: i32, count: u32) -> i64 {
+pub(crate) fn bin_pack(bin: i32, count: u32) -> i64 {
     (i64::from(bin) << 32) | i64::from(count)
 }
 
@@ -156,4 +156,18 @@ pub(crate) fn top_add(words: &mut [i64], value: i64, count: i64) -> bool {
     words[least * 2] = value;
     words[least * 2 + 1] += count;
     false
+}
+
+/// Drops the values of a list of frequent ones for which `is_kept` does not hold; true when there were any.
+pub(crate) fn top_retain(words: &mut [i64], is_kept: impl Fn(i64) -> bool) -> bool {
+    let mut kept = 0;
+    let used = (0..words.len() / 2).take_while(|at| words[at * 2] != NULL).count();
+    for at in 0..used {
+        if is_kept(words[at * 2]) {
+            words.copy_within(at * 2..at * 2 + 2, kept * 2);
+            kept += 1;
+        }
+    }
+    words[kept * 2..used * 2].fill(NULL);
+    kept < used
 }

@@ -6,12 +6,16 @@ use crate::value::NULL;
 
 /// Below this many texts nothing is swept.
 const SWEEP_MIN: usize = 64;
+/// Bytes of new texts after which there is a sweep all the same; the last one may pass it.
+pub(super) const UNSWEPT_BYTES_MAX: usize = 4 * 1024;
 
 /// Texts by index. Texts stay until a sweep finds that nothing refers to them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Texts {
     entries: Vec<Arc<str>>,
     kept_at_last_sweep: usize,
+    /// Bytes added since.
+    added: usize,
 }
 
 impl Texts {
@@ -19,6 +23,7 @@ impl Texts {
     pub(super) fn intern(&mut self, text: &str) -> i64 {
         let at = self.entries.iter().position(|known| &**known == text).unwrap_or_else(|| {
             self.entries.push(Arc::from(text));
+            self.added += text.len();
             self.entries.len() - 1
         });
         i64::try_from(at).expect("texts are bounded by the raw budget")
@@ -32,8 +37,13 @@ impl Texts {
         usize::try_from(word).ok().and_then(|at| self.entries.get(at))
     }
 
+    /// How many texts are held.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn is_crowded(&self) -> bool {
-        self.entries.len() > SWEEP_MIN.max(self.kept_at_last_sweep * 2)
+        self.entries.len() > SWEEP_MIN.max(self.kept_at_last_sweep * 2) || self.added > UNSWEPT_BYTES_MAX
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -67,6 +77,6 @@ impl Sweep {
     }
 
     pub(super) fn finish(self) -> Texts {
-        Texts { kept_at_last_sweep: self.kept.len(), entries: self.kept }
+        Texts { kept_at_last_sweep: self.kept.len(), entries: self.kept, added: 0 }
     }
 }

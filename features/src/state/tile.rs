@@ -5,13 +5,19 @@
 //!
 //! Invariants:
 //! - Tiles of a tier are ascending by index; none is empty of events it counted, none lies behind the tier's reach.
-//! - Count, sums and shares retract exactly; a tile that lost a value from any other part carries [`INEXACT`] until it expires.
+//! - Count, shares and sums of integers and decimals retract exactly; a tile that lost a value from another part carries that part's flag
+//!   until it expires.
+//! - An event counts in a tier when it is later than the tier's reach before the newest event: no other is added, retracted or relabelled.
+//! - The texts that tiles refer to are at most `TILE_TEXTS_MAX` and `TILE_TEXTS_BYTES_MAX`; those seen least give way, and the tiles
+//!   they leave carry the part's flag.
+
+mod texts;
 
 use crate::change::Version;
 use crate::value::{NULL, double_of};
 
 use super::label::LabelWord;
-use super::program::{Part, Program, WordKind};
+use super::program::{Part, Program, TIMES_INEXACT, WordKind, part_flag};
 use super::sketch::{HISTOGRAM_BINS, HLL_WORDS, TOP_VALUES, hash_bytes, histogram_add, hll_add, mix, top_add};
 use super::texts::Texts;
 use super::{Slot, label_at};
@@ -22,8 +28,6 @@ pub(super) const FIRST: usize = 2;
 pub(super) const LAST: usize = 3;
 pub(super) const FLAGS: usize = 4;
 pub(super) const HEAD: usize = 5;
-/// A retracted value may still be contained.
-pub(super) const INEXACT: i64 = 1;
 
 /// The tiles of one state.
 #[derive(Clone, PartialEq, Debug)]
@@ -140,6 +144,9 @@ impl Tiles {
         let label = slot.labels.last().copied().unwrap_or_default();
         let mut found = false;
         for (tier, spec) in self.tiers.iter_mut().zip(&program.tiers) {
+            if slot.time <= self.newest - spec.reach {
+                continue;
+            }
             let Some(at) = tier.find(stride, slot.time.div_euclid(spec.width)) else { continue };
             let tile = &mut tier.words[at * stride..(at + 1) * stride];
             if tile[COUNT] <= 0 {
@@ -147,12 +154,15 @@ impl Tiles {
             }
             found = true;
             tile[COUNT] -= 1;
+            if slot.time == tile[FIRST] || slot.time == tile[LAST] {
+                tile[FLAGS] |= TIMES_INEXACT;
+            }
             let end = (tile[INDEX] + 1) * spec.width;
             let mut from = HEAD;
-            for part in &program.parts {
+            for (place, part) in program.parts.iter().enumerate() {
                 let to = from + part_words(*part);
                 if !part_retract(program, *part, &mut tile[from..to], words, label, (slot.time, end)) {
-                    tile[FLAGS] |= INEXACT;
+                    tile[FLAGS] |= part_flag(place);
                 }
                 from = to;
             }
@@ -174,36 +184,10 @@ impl Tiles {
         let Some(part) = program.parts.iter().position(|part| *part == Part::Fraud) else { return };
         let offset = HEAD + program.parts[..part].iter().map(|part| part_words(*part)).sum::<usize>();
         for (tier, spec) in self.tiers.iter_mut().zip(&program.tiers) {
-            if let Some(at) = tier.find(stride, new.time.div_euclid(spec.width)) {
+            if new.time > self.newest - spec.reach
+                && let Some(at) = tier.find(stride, new.time.div_euclid(spec.width))
+            {
                 tier.words[at * stride + offset] += change;
-            }
-        }
-    }
-
-    /// Visits every text word.
-    pub(super) fn for_each_text(&mut self, program: &Program, mut visit: impl FnMut(&mut i64)) {
-        let stride = stride(program);
-        let mut offsets = Vec::new();
-        let mut from = HEAD;
-        for part in &program.parts {
-            match *part {
-                Part::First(column) | Part::Last(column) if program.columns[column].kind == WordKind::Text => {
-                    offsets.push(from + 2);
-                }
-                Part::Top(column) if program.columns[column].kind == WordKind::Text => {
-                    offsets.extend((0..TOP_VALUES).map(|at| from + at * 2));
-                }
-                _ => {}
-            }
-            from += part_words(*part);
-        }
-        for tier in &mut self.tiers {
-            for tile in tier.words.chunks_exact_mut(stride) {
-                for &offset in &offsets {
-                    if tile[offset] != NULL {
-                        visit(&mut tile[offset]);
-                    }
-                }
             }
         }
     }
@@ -345,12 +329,7 @@ fn moments(kind: WordKind, into: &mut [i64], word: i64, squares: bool, sign: i64
     }
     into[0] += sign;
     if kind == WordKind::Double {
-        #[expect(clippy::cast_precision_loss, reason = "one or minus one")]
-        let signed = double_of(word) * sign as f64;
-        into[1] = (double_of(into[1]) + signed).to_bits().cast_signed();
-        if squares {
-            into[3] = (double_of(into[3]) + signed * double_of(word)).to_bits().cast_signed();
-        }
+        float_moments(into, double_of(word), squares, sign);
         return;
     }
     let sum = wide(&into[1..3]) + i128::from(sign) * i128::from(word);
@@ -359,6 +338,24 @@ fn moments(kind: WordKind, into: &mut [i64], word: i64, squares: bool, sign: i64
         let square = i128::from(word) * i128::from(word);
         let sum = wide(&into[3..5]).saturating_add(i128::from(sign) * square);
         set_wide(&mut into[3..5], sum);
+    }
+}
+
+/// Sum and squared distances from the mean, kept up event by event (Welford 1962). `into[0]` is the count after the event.
+#[expect(clippy::cast_precision_loss, reason = "counts of events")]
+fn float_moments(into: &mut [i64], value: f64, squares: bool, sign: i64) {
+    let sum = double_of(into[1]);
+    let (now, before) = (into[0] as f64, (into[0] - sign) as f64);
+    if into[0] <= 0 {
+        into[1..].fill(0);
+        return;
+    }
+    let signed = if sign > 0 { value } else { -value };
+    into[1] = (sum + signed).to_bits().cast_signed();
+    if squares && into[0] - sign > 0 {
+        let step = (value - sum / before) * (value - (sum + signed) / now);
+        let spread = double_of(into[3]) + if sign > 0 { step } else { -step };
+        into[3] = spread.max(0.0).to_bits().cast_signed();
     }
 }
 

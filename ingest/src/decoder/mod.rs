@@ -105,26 +105,44 @@ impl LineDecoder {
         }
     }
 
-    /// The batches filled since the last call, without empty ones.
+    /// The batches filled since the last call, in order of delivery: a new one wherever the stream changes.
     pub(crate) fn take_batches(&mut self) -> Vec<ChangeBatch> {
-        self.batches.open.iter_mut().filter_map(Option::take).filter(|batch| !batch.is_empty()).collect()
+        self.batches.take()
     }
 }
 
-/// One batch per stream of a source, made when it is needed.
+/// Rows in order of delivery: one batch for each run of rows of one stream, so that what a change of one table precedes in another it
+/// also precedes where it is applied.
 struct Batches {
     streams: Vec<Arc<Stream>>,
-    open: Vec<Option<ChangeBatch>>,
+    done: Vec<ChangeBatch>,
+    open: Option<(usize, ChangeBatch)>,
 }
 
 impl Batches {
     fn new(streams: Vec<Arc<Stream>>) -> Self {
-        let open = streams.iter().map(|_| None).collect();
-        Self { streams, open }
+        Self { streams, done: Vec::new(), open: None }
     }
 
+    /// The batch that the next row of stream `index` belongs to.
     fn of(&mut self, index: usize) -> &mut ChangeBatch {
-        self.open[index].get_or_insert_with(|| ChangeBatch::new(Arc::clone(&self.streams[index]), 0))
+        if self.open.as_ref().is_some_and(|(open, _)| *open != index) {
+            self.close();
+        }
+        let streams = &self.streams;
+        let (_, batch) = self.open.get_or_insert_with(|| (index, ChangeBatch::new(Arc::clone(&streams[index]), 0)));
+        batch
+    }
+
+    fn close(&mut self) {
+        if let Some((_, batch)) = self.open.take().filter(|(_, batch)| !batch.is_empty()) {
+            self.done.push(batch);
+        }
+    }
+
+    fn take(&mut self) -> Vec<ChangeBatch> {
+        self.close();
+        std::mem::take(&mut self.done)
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - rows + dead letters + skipped = records of a [`Delivery`]; its position is that of its last record.
-//! - Within one stream the order of delivery is the order of the file.
+//! - The order of delivery is the order of the file, over all its streams.
 
 pub mod config;
 pub mod error;
@@ -31,7 +31,7 @@ use text_file::TextSource;
 /// What a source handed over at once.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Changes, one batch per stream that has any.
+    /// Changes in order of delivery: one batch for each run of changes of one stream.
     pub batches: Vec<ChangeBatch>,
     /// Records that became no change, in order of position.
     pub dead: Vec<DeadLetter>,

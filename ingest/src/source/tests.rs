@@ -149,13 +149,15 @@ fn several_parquet_files_are_one_source() {
 }
 
 #[test]
-fn tables_of_one_file_come_as_batches_of_their_streams() {
+fn tables_of_one_file_come_as_runs_in_the_order_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("changes");
     std::fs::write(&path, (1..=6).map(|id| debezium_row(id) + "\n").collect::<String>()).unwrap();
     let delivery = open(&config(&path, Format::Debezium, AtEnd::Stop)).next(100).unwrap().unwrap();
     let found: Vec<_> = delivery.batches.iter().map(|batch| (batch.stream().name.clone(), batch.len())).collect();
-    assert_eq!(found, [("transactions".to_owned(), 4), ("chargebacks".to_owned(), 2)]);
+    let run = |stream: &str, len| (stream.to_owned(), len);
+    let expected = [run("transactions", 2), run("chargebacks", 1), run("transactions", 2), run("chargebacks", 1)];
+    assert_eq!(found, expected);
     assert_eq!(delivery.position, 6);
 }
 

@@ -83,7 +83,7 @@ missing = 0.0
         "'version'",
         "'yesterday' is no time",
         "'../model.onnx' is no plain file name",
-        "'output' is missing",
+        "the file has no 'output'",
         "unknown section 'outptu'",
         "review threshold lies over",
         "'xyz' is no hash",

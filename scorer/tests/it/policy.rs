@@ -126,7 +126,7 @@ entity = "customer"
         "'Big Amount' is no rule id",
         "amuont",
         "no entity is called 'card'",
-        "'reason' is missing in [rule]",
+        "[rule] has no 'reason'",
         "a rule must be true or false, this is a double",
         "it is not clear whom this action addresses",
         "two actions are called 'a'",

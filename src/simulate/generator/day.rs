@@ -90,7 +90,7 @@ impl Today<'_> {
         let mut random = stream(self.config.seed, Draw::Burst, self.day, index);
         let device = FOREIGN_DEVICE | random.random::<u64>();
         let terminal = self.world.terminal_far(customer, FAR, &mut random);
-        let mut at: i64 = random.random_range(0..DAY_MICROS - 60_0000_000);
+        let mut at: i64 = random.random_range(0..DAY_MICROS - 600_000_000);
         for _ in 0..random.random_range(10..=20_u8) {
             let tiny = random.random_range(10..=250);
             into.push(self.payment(at, index, terminal, tiny, device, Some(Scenario::CardTesting)));

@@ -142,6 +142,17 @@ pub(super) fn lists(engine: &Engine) -> Result<Vec<ListEntry>, StoreError> {
     entries.collect()
 }
 
+/// Every state or row record with its key, both as they are stored, in order of key.
+pub(super) fn images(engine: &Engine, keyspace: &fjall::Keyspace) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    let snapshot = engine.snapshot();
+    let entries = snapshot.iter(keyspace).map(|entry| {
+        let (key, value) = pair(engine, entry)?;
+        let (_expires, body) = layout::split_perishable(&value)?;
+        Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(body)))
+    });
+    entries.collect()
+}
+
 /// The oldest unfinished actions.
 pub(super) fn outbox(engine: &Engine, limit: usize) -> Result<Vec<Intent>, StoreError> {
     let snapshot = engine.snapshot();

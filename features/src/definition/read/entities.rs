@@ -18,6 +18,8 @@ pub(super) struct EntityDraft {
     pub(super) entity: Entity,
     /// Whether its key could be read.
     pub(super) has_key: bool,
+    /// Where it stands.
+    pub(super) span: Option<std::ops::Range<usize>>,
 }
 
 /// Reads all entities.
@@ -30,7 +32,7 @@ pub(super) fn read(file: &ConfigFile, streams: &Streams) -> Entities {
         let has_key =
             columns.is_some() && (is_overridden(file, &name) || are_known(&section, streams, columns.as_deref()));
         let key = columns.unwrap_or_default().into_iter().map(|column| column.value).collect();
-        drafts.push(EntityDraft { entity: Entity { name, key }, has_key });
+        drafts.push(EntityDraft { entity: Entity { name, key }, has_key, span: section.span() });
         section.finish();
     }
     Entities { drafts }

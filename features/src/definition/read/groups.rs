@@ -1,16 +1,21 @@
 //! `[[group]]`: features of one entity from one stream.
 
+mod keys;
+mod money;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::super::{Aggregation, FeatureName, Group, GroupKind, Operand, WindowedFeature};
-use super::entities::{Entities, read_key};
-use super::streams::{StreamDraft, Streams, is_identifier};
+use keys::EntityKey;
+use money::mixes_currencies;
+
+use super::super::{Aggregation, FeatureName, Group, GroupKind, WindowedFeature};
+use super::entities::Entities;
+use super::streams::{StreamDraft, Streams};
 use super::{Doubt, GROUPS_MAX, SPAN_MAX, bounded, calls, compile, compile_condition, identity, names, refuse_keys};
 use crate::config::{ConfigFile, Section, Spanned};
 use crate::expression::{Expression, Scope, Type};
 use crate::time::Span;
-use crate::value::ColumnType;
 
 /// How many windows a group may have: every feature is read once per window.
 const WINDOWS_MAX: usize = 16;
@@ -29,12 +34,6 @@ pub(super) struct Groups {
     pub(super) names: BTreeSet<String>,
     /// Per entity: the types of its key, as the first group had them.
     keys: Vec<Option<EntityKey>>,
-}
-
-struct EntityKey {
-    stream: String,
-    /// Type, and whether it is sensitive.
-    kinds: Vec<(ColumnType, bool)>,
 }
 
 /// Where a group's features come from, as far as that could be read.
@@ -61,6 +60,7 @@ pub(super) fn read(file: &ConfigFile, streams: &Streams, entities: &Entities) ->
         groups.read_one(&section, streams, entities);
         section.finish();
     }
+    groups.check_read_keys(file, streams, entities);
     groups
 }
 
@@ -107,67 +107,6 @@ impl Groups {
             section.file().report(name.span, message, "give each group a name of its own");
         }
         name.value
-    }
-
-    /// The columns of the stream that make the entity's key.
-    fn read_group_key(
-        &mut self,
-        section: &Section<'_>,
-        entity: Option<usize>,
-        draft: Option<&StreamDraft>,
-        entities: &Entities,
-    ) -> Option<Vec<usize>> {
-        let overriding = if section.has("key") { Some(read_key(section)?) } else { None };
-        let (entity, draft) = (entity?, draft?);
-        let declared = &entities.drafts[entity];
-        if !declared.has_key {
-            return None;
-        }
-        let columns = match overriding {
-            Some(columns) if columns.len() != declared.entity.key.len() => {
-                let (own, expected) = (columns.len(), declared.entity.key.len());
-                let message =
-                    format!("the key has {own} columns, that of entity '{}' {expected}", declared.entity.name);
-                section.report("key", message, "name one column for each of the entity's, in the same order");
-                return None;
-            }
-            Some(columns) => columns.iter().map(|name| draft.column(section.file(), name)).collect::<Option<_>>()?,
-            None => entity_columns(section, &declared.entity, draft)?,
-        };
-        self.check_key_kinds(section, (entity, &declared.entity.name), draft, &columns)?;
-        Some(columns)
-    }
-
-    /// A key is one thing in every stream: it must be written alike.
-    fn check_key_kinds(
-        &mut self,
-        section: &Section<'_>,
-        (entity, name): (usize, &str),
-        draft: &StreamDraft,
-        columns: &[usize],
-    ) -> Option<()> {
-        let columns = || columns.iter().map(|index| &draft.stream.columns[*index]);
-        let place = if section.has("key") { "key" } else { "entity" };
-        if let Some(unfit) = columns().find(|column| !is_identifier(column.kind)) {
-            let message = format!("the key column '{}' is {}", unfit.name, unfit.kind);
-            section.report(place, message, "keys are of type int64, string or uuid");
-            return None;
-        }
-        let kinds: Vec<_> = columns().map(|column| (column.kind, column.sensitive)).collect();
-        let Some(first) = &self.keys[entity] else {
-            self.keys[entity] = Some(EntityKey { stream: draft.stream.name.clone(), kinds });
-            return Some(());
-        };
-        if first.kinds == kinds {
-            return Some(());
-        }
-        let (own, other) = (described(&kinds), described(&first.kinds));
-        let message = format!(
-            "the key of entity '{name}' is {own} in stream '{}' and {other} in '{}'",
-            draft.stream.name, first.stream
-        );
-        section.report(place, message, "declare the key columns of both streams alike, or use two entities");
-        None
     }
 
     fn read_windowed(&mut self, section: &Section<'_>, source: &Source<'_>) -> GroupKind {
@@ -338,29 +277,6 @@ fn read_windows(section: &Section<'_>) -> Option<Vec<(String, Span)>> {
     (section.file().problem_count() == problems_before).then_some(windows)
 }
 
-/// The entity's own key columns in the group's stream.
-fn entity_columns(section: &Section<'_>, entity: &super::super::Entity, draft: &StreamDraft) -> Option<Vec<usize>> {
-    let mut columns = Vec::new();
-    for name in &entity.key {
-        match draft.stream.column(name) {
-            _ if draft.doubt.covers(name) => return None,
-            Some(column) => columns.push(column),
-            None => {
-                let message =
-                    format!("stream '{}' has no column '{name}', the key of '{}'", draft.stream.name, entity.name);
-                section.report("entity", message, "add key = \"COLUMN\" to the group, naming the stream's own");
-                return None;
-            }
-        }
-    }
-    Some(columns)
-}
-
-fn described(kinds: &[(ColumnType, bool)]) -> String {
-    let one = |(kind, sensitive): &(ColumnType, bool)| format!("{}{kind}", if *sensitive { "sensitive " } else { "" });
-    kinds.iter().map(one).collect::<Vec<_>>().join(" and ")
-}
-
 /// Reads one aggregation and everything that is checked of it; reports what is wrong.
 fn read_aggregation(
     section: &Section<'_>,
@@ -396,38 +312,4 @@ fn read_aggregation(
         );
     }
     Some((aggregation, kind))
-}
-
-/// Whether amounts in the row's currency are put together though neither filter nor operand looks at the currency.
-fn mixes_currencies(aggregation: &Aggregation, draft: &StreamDraft, filter: &Filter) -> bool {
-    let Some(currency) = draft.stream.currency else {
-        return false;
-    };
-    let puts_together = matches!(
-        aggregation,
-        Aggregation::Sum(_)
-            | Aggregation::Mean(_)
-            | Aggregation::Min(_)
-            | Aggregation::Max(_)
-            | Aggregation::Stddev(_)
-            | Aggregation::Quantile(..)
-            | Aggregation::DecayedSum(..)
-    );
-    let reads = |expression: &Expression, column: usize| expression.slots().contains(&super::slot(column));
-    let is_single = match filter {
-        Filter::Nothing => false,
-        Filter::Condition(filter) => reads(filter, currency),
-        Filter::Doubtful => true,
-    };
-    let is_money = |column: usize| {
-        matches!(draft.stream.columns[column].kind, ColumnType::Decimal { .. }) && !draft.converted.contains(&column)
-    };
-    let is_mixed = |operand: &Operand| match operand {
-        Operand::Column(column) => is_money(*column),
-        Operand::Expression(expression) => {
-            !reads(expression, currency)
-                && (0..draft.stream.columns.len()).any(|column| is_money(column) && reads(expression, column))
-        }
-    };
-    puts_together && !is_single && aggregation.operands().any(is_mixed)
 }

@@ -23,7 +23,7 @@ use crate::expression::{Expression, ExpressionError, Scope, Type};
 use crate::time::Span;
 
 use super::kinds::type_of;
-use super::{Column, Definitions};
+use super::{Column, Definitions, Stream};
 
 /// The longest window and the longest delay: a year's comparison with a month to spare.
 const SPAN_MAX: Span = Span::from_micros(400 * Span::DAY.micros());
@@ -48,7 +48,9 @@ pub(super) fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Option<Definitio
         let message = format!("the definitions make {} features", features.len());
         file.report(None, message, format!("at most {FEATURES_MAX} are allowed; drop windows or features"));
     }
-    if file.problem_count() > problems_before {
+    let is_unmasked =
+        |stream: &Stream| stream.mask_key.is_none() && stream.columns.iter().any(|column| column.sensitive);
+    if file.problem_count() > problems_before || streams.drafts.iter().any(|draft| is_unmasked(&draft.stream)) {
         return None;
     }
     Some(Definitions {

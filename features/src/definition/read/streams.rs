@@ -90,6 +90,7 @@ fn read_rows(index: usize, name: &str, section: &Section<'_>, secret: Option<&[u
     draft.stream.append_only = section.bool("append_only").unwrap_or(false);
     draft.stream.on_unmatched = match section.choice("on_unmatched", &["keep", "drop"]) {
         Some(1) => OnUnmatched::Drop,
+        None if draft.stream.append_only => OnUnmatched::Drop,
         _ => OnUnmatched::Keep,
     };
     draft.stream.judge = draft.read_judge(section);
@@ -104,6 +105,11 @@ fn check_append_only(draft: &StreamDraft, section: &Section<'_>) {
     if draft.has_labels {
         let message = format!("stream '{}' is append_only and has labels", draft.stream.name);
         section.report("append_only", message, "labels find their event by its row record: remove append_only");
+    }
+    if section.has("on_unmatched") && draft.stream.on_unmatched == OnUnmatched::Keep {
+        let message = format!("stream '{}' is append_only and keeps unmatched requests", draft.stream.name);
+        let help = "a request that is kept is replaced by its row record: remove append_only, or write on_unmatched = \"drop\"";
+        section.report("append_only", message, help);
     }
     if section.has("on_delete") && draft.stream.on_delete == OnDelete::Retract {
         let message = format!("stream '{}' is append_only and retracts deleted rows", draft.stream.name);
@@ -212,9 +218,8 @@ impl StreamDraft {
             Some(1) => OnDelete::Ignore,
             _ => OnDelete::Retract,
         };
-        self.stream.on_truncate = match section.choice("on_truncate", &["stop", "clear", "ignore"]) {
-            Some(1) => OnTruncate::Clear,
-            Some(2) => OnTruncate::Ignore,
+        self.stream.on_truncate = match section.choice("on_truncate", &["stop", "ignore"]) {
+            Some(1) => OnTruncate::Ignore,
             _ => OnTruncate::Stop,
         };
         if let Some(zone) = section.spanned_text("zone") {

@@ -145,7 +145,7 @@ label_time = "labelled_at"
 currency = "currency"
 judge = "before.status != 'settled' && after.status == 'settled'"
 on_delete = "ignore"
-on_truncate = "clear"
+on_truncate = "ignore"
 on_unmatched = "drop"
 [stream.transfers.columns]
 ref = "uuid"

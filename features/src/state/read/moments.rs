@@ -8,24 +8,30 @@ use super::Readout;
 
 /// Sums over the values of a window that are not null.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moments {
+pub(in super::super) struct Moments {
     count: i64,
     sum: i128,
     squares: i128,
     /// The same sums for columns of doubles.
     float_sum: f64,
-    float_squares: f64,
+    /// Sum of squared distances from the mean: squares themselves would cancel each other out.
+    float_spread: f64,
 }
 
 impl Moments {
+    /// The sums that a state carries on.
+    pub(in super::super) fn of_running(words: &[i64]) -> Self {
+        Self { count: words[0], sum: wide(&words[1..3]), ..Self::default() }
+    }
+
     pub(super) fn add(&mut self, kind: WordKind, words: &[i64], squares: bool) {
         if kind == WordKind::Double {
-            for &word in words.iter().filter(|word| **word != NULL) {
-                let value = double_of(word);
-                self.count += 1;
-                self.float_sum += value;
-                self.float_squares += value * value;
-            }
+            let values = || words.iter().filter(|word| **word != NULL).map(|word| double_of(*word));
+            let (count, sum) = values().fold((0_i64, 0.0), |(count, sum), value| (count + 1, sum + value));
+            #[expect(clippy::cast_precision_loss, reason = "a state holds a few hundred raw events")]
+            let mean = sum / count as f64;
+            let spread = if squares { values().map(|value| (value - mean) * (value - mean)).sum() } else { 0.0 };
+            self.merge(count, sum, spread);
             return;
         }
         // The halves of each word are summed apart, so that the loop needs no 128-bit arithmetic.
@@ -46,12 +52,27 @@ impl Moments {
         }
     }
 
+    /// Joins sums over other values (Chan, Golub and LeVeque 1979).
+    #[expect(clippy::cast_precision_loss, reason = "counts of events")]
+    fn merge(&mut self, count: i64, sum: f64, spread: f64) {
+        if count <= 0 {
+            return;
+        }
+        let (own, other) = (self.count as f64, count as f64);
+        self.float_spread += spread;
+        if self.count > 0 {
+            let apart = sum / other - self.float_sum / own;
+            self.float_spread += apart * apart * own * other / (own + other);
+        }
+        self.count += count;
+        self.float_sum += sum;
+    }
+
     pub(super) fn add_tile(&mut self, kind: WordKind, part: &[i64]) {
-        self.count += part[0];
         if kind == WordKind::Double {
-            self.float_sum += double_of(part[1]);
-            self.float_squares += part.get(3).map_or(0.0, |word| double_of(*word));
+            self.merge(part[0], double_of(part[1]), part.get(3).map_or(0.0, |word| double_of(*word)));
         } else {
+            self.count += part[0];
             self.sum += wide(&part[1..3]);
             if part.len() > 3 {
                 self.squares = self.squares.saturating_add(wide(&part[3..5]));
@@ -60,7 +81,7 @@ impl Moments {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
-    pub(super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
+    pub(in super::super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
         if self.count == 0 {
             return Readout::default();
         }
@@ -68,14 +89,20 @@ impl Moments {
             WordKind::Integer { scale, .. } => 10_i64.pow(u32::from(scale)) as f64,
             _ => 1.0,
         };
-        let sum = if kind == WordKind::Double { self.float_sum } else { self.sum as f64 };
+        let sum = match i64::try_from(self.sum) {
+            _ if kind == WordKind::Double => self.float_sum,
+            // The same bits, without a call: nearly every sum fits.
+            Ok(narrow) => narrow as f64,
+            Err(_wide) => self.sum as f64,
+        };
         match read {
             Read::Sum(_) => match (kind, i64::try_from(self.sum)) {
                 (WordKind::Integer { declared_int: true, .. }, Ok(sum)) => Readout::int(sum),
                 _ => Readout::double(sum / scale),
             },
             Read::Mean(_) => Readout::double(sum / (self.count as f64 * scale)),
-            _ if self.count < 2 => Readout::default(),
+            // Squares beyond 128 bits: no value rather than a wrong one.
+            _ if self.count < 2 || self.squares == i128::MAX => Readout::default(),
             _ => Readout::double(self.variance(kind).max(0.0).sqrt() / scale),
         }
     }
@@ -85,7 +112,7 @@ impl Moments {
     fn variance(&self, kind: WordKind) -> f64 {
         let n = self.count as f64;
         if kind == WordKind::Double {
-            return (self.float_squares - self.float_sum * self.float_sum / n) / (n - 1.0);
+            return self.float_spread / (n - 1.0);
         }
         let exact = i128::from(self.count)
             .checked_mul(self.squares)

@@ -2,6 +2,7 @@
 
 use crate::value::{NULL, double_of};
 
+use super::super::cursor::Running;
 use super::super::program::{Part, Program, Read, WordKind};
 use super::super::sketch::{HLL_WORDS, TOP_VALUES, bin_unpack, bin_value, hll_add, hll_estimate, hll_merge};
 use super::super::tile::{COUNT, FIRST, HEAD, INDEX, LAST, growth, part_words, word_hash};
@@ -97,6 +98,13 @@ impl State {
     fn read_moments(&self, program: &Program, read: Read, column: usize, ranges: &[Window], out: &mut [Readout]) {
         let kind = program.columns[column].kind;
         let squares = matches!(read, Read::Stddev(_));
+        if !squares && ranges.first().is_some_and(|range| range.is_settled) && kind != WordKind::Double {
+            for (window, out) in out.iter_mut().enumerate() {
+                let sum = self.settled_sum(program, Running::Sum(column), window).map(Moments::of_running);
+                *out = sum.unwrap_or_default().readout(read, kind);
+            }
+            return;
+        }
         let words = self.column(program, column);
         let mut total = Moments::default();
         let mut from = ranges.first().map_or(0, |range| range.high);
@@ -117,6 +125,14 @@ impl State {
 
     #[expect(clippy::cast_precision_loss, reason = "counts of events")]
     fn read_share_of_label(&self, program: &Program, as_of: AsOf, ranges: &[Window], out: &mut [Readout]) {
+        if ranges.first().is_some_and(|range| range.is_settled) {
+            for (window, (range, out)) in ranges.iter().zip(out).enumerate() {
+                let frauds = self.settled_sum(program, Running::Fraud, window).map_or(0, |words| words[0]);
+                let count = range.high - range.low;
+                *out = if count > 0 { Readout::double(frauds as f64 / count as f64) } else { Readout::default() };
+            }
+            return;
+        }
         let mut frauds = 0;
         let mut from = ranges.first().map_or(0, |range| range.high);
         for (window, (range, out)) in ranges.iter().zip(out).enumerate() {
@@ -132,6 +148,11 @@ impl State {
 
     #[expect(clippy::cast_precision_loss, reason = "counts of events")]
     fn share(&self, at: &At<'_>, column: usize) -> Readout {
+        if at.range.is_settled {
+            let held = self.settled_sum(at.program, Running::True(column), at.window).map_or(0, |words| words[0]);
+            let count = at.range.high - at.range.low;
+            return if count > 0 { Readout::double(held as f64 / count as f64) } else { Readout::default() };
+        }
         let held = self.raw(at, column).filter(|word| *word == 1).count();
         let tiled: i64 = self.parts(at, Part::True(column)).map(|part| part[0]).sum();
         let count = self.count(at);

@@ -131,9 +131,11 @@ impl Columns {
             file.report(span.clone(), message, "its keyed hash is a text: write type = \"string\"");
         }
         let (message, help) = match secret {
+            // Whoever read the setting has said why there is none.
+            None if file.problem_count() > 0 && names_secret(file) => return,
             None => (
                 format!("column '{}' is sensitive, but no secret is configured", column.name),
-                "add [sensitive] with secret_file = \"PATH\" or secret_env = \"NAME\"".to_owned(),
+                "add [secrets] with sensitive_file = \"PATH\" or sensitive_env = \"NAME\"".to_owned(),
             ),
             Some(secret) if secret.len() < SECRET_BYTES_MIN => (
                 format!("column '{}' is sensitive, but the secret has {} bytes", column.name, secret.len()),
@@ -146,6 +148,10 @@ impl Columns {
         };
         file.report(span, message, help);
     }
+}
+
+fn names_secret(file: &ConfigFile) -> bool {
+    file.section("secrets").is_some_and(|secrets| secrets.has("sensitive_file") || secrets.has("sensitive_env"))
 }
 
 /// One key for all streams, so that the same card has the same hash in each.

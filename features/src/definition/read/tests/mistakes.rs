@@ -1,6 +1,6 @@
 //! Each mistake is reported once, where it stands, with what to write instead.
 
-use super::{EXAMPLE, RICH, SECRET, read};
+use super::{ConfigFile, Definitions, EXAMPLE, RICH, SECRET, read};
 
 const TEN_MISTAKES: &str = r#"[time]
 slack = "2h"
@@ -79,10 +79,10 @@ const IN_STREAMS: &[Case] = &[
         "id = \"transaction_id\"\ntime = \"tx_datetime\"",
         "time = \"tx_datetime\"",
         "[stream.transactions]",
-        "'id' is missing",
+        "has no 'id'",
         "add id =",
     ),
-    ("time = \"tx_datetime\"\n", "", "[stream.transactions]", "'time' is missing", "add time ="),
+    ("time = \"tx_datetime\"\n", "", "[stream.transactions]", "has no 'time'", "add time ="),
     (
         "time = \"tx_datetime\"",
         "time = \"amount\"",
@@ -154,7 +154,7 @@ const IN_STREAMS: &[Case] = &[
         "unknown key 'sensitiv'",
         "sensitive",
     ),
-    ("amount = \"decimal(2)\"", "amount = { sensitive = false }", "columns", "'type' is missing", ""),
+    ("amount = \"decimal(2)\"", "amount = { sensitive = false }", "columns", "has no 'type'", ""),
     (
         "amount = \"decimal(2)\"",
         "amount = \"decimal(2)\", before = \"bool\"",
@@ -186,7 +186,7 @@ const IN_STREAMS: &[Case] = &[
         "'judge' has no place here",
         "",
     ),
-    ("value = \"is_fraud\"\n", "", "[stream.chargebacks]", "'value' is missing", "is_fraud"),
+    ("value = \"is_fraud\"\n", "", "[stream.chargebacks]", "has no 'value'", "is_fraud"),
     ("time = \"reported_at\"", "time = \"is_fraud\"", "time = \"is_fraud\"", "a second time", "another"),
     (
         "labels = \"transactions\"",
@@ -231,7 +231,7 @@ const IN_GROUPS: &[Case] = &[
     ("key = \"customer_id\"", "key = []", "key = []", "the key has 0 columns", "1 to 4"),
     ("key = \"customer_id\"", "key = [\"customer_id\", \"customer_id\"]", "key = [", "twice", "once"),
     ("key = \"customer_id\"", "keys = \"x\"\nkey = \"customer_id\"", "keys", "unknown key 'keys'", "key"),
-    ("key = \"customer_id\"\n", "", "[entity.customer]", "'key' is missing", "add key"),
+    ("key = \"customer_id\"\n", "", "[entity.customer]", "has no 'key'", "add key"),
     (
         "[entity.customer]",
         "[entity.score]\nkey = \"customer_id\"\n[entity.customer]",
@@ -246,7 +246,7 @@ const IN_GROUPS: &[Case] = &[
         "unknown key 'nam'",
         "name",
     ),
-    ("name = \"customer_spend\"\n", "", "[[group]]", "'name' is missing", ""),
+    ("name = \"customer_spend\"\n", "", "[[group]]", "has no 'name'", ""),
     ("name = \"customer_spend\"", "name = \"\"", "name = \"\"", "empty name", ""),
     (
         "name = \"terminal_risk\"",
@@ -286,7 +286,7 @@ const IN_GROUPS: &[Case] = &[
         "7d",
     ),
     (SPEND, "entity = \"customer\"\nwindows = []", "windows = []", "0 windows", "1 to 16"),
-    (SPEND, "entity = \"customer\"", "[[group]]", "'windows' is missing", "add windows"),
+    (SPEND, "entity = \"customer\"", "[[group]]", "has no 'windows'", "add windows"),
     (
         SPEND,
         "entity = \"customer\"\ndelay = \"401d\"\nwindows = [\"30d\"]",
@@ -348,7 +348,7 @@ const IN_GROUPS: &[Case] = &[
         "features = { tx_count = \"count()\", amount_avg = \"mean(amount)\" }\n",
         "",
         "[[group]]",
-        "'features' is missing",
+        "has no 'features'",
         "",
     ),
 ];
@@ -414,7 +414,7 @@ fn mistakes_in_aggregations() {
         "amount_avg = \"mean(amount)\"",
         "amount_avg = { default = 1 }",
         "amount_avg = {",
-        "'is' is missing",
+        "has no 'is'",
         "",
     );
     let unlabelled = EXAMPLE.replace("label = \"is_fraud\" ", "").replace("[stream.chargebacks]", "[ignored]");
@@ -492,7 +492,12 @@ fn mistakes_about_money_keys_and_secrets() {
     let found = read(rich, None).expect_err("there is no secret");
     assert_eq!(found.len(), 3);
     assert!(found.iter().all(|problem| problem.message.ends_with("but no secret is configured")));
-    assert!(found[0].help.contains("[sensitive]"), "{}", found[0].help);
+    assert!(found[0].help.contains("[secrets]"), "{}", found[0].help);
+    let file =
+        ConfigFile::parse("interdict.toml", &format!("{rich}\n[secrets]\nsensitive_env = \"ABSENT\"")).expect("TOML");
+    file.report(None, "ABSENT is not set", "set it");
+    assert!(Definitions::read(&file, None).is_none());
+    assert_eq!(file.problem_count(), 1);
     let found = read(rich, Some(b"short")).expect_err("the secret is short");
     assert!(found[0].message.contains("the secret has 5 bytes"), "{}", found[0]);
 
@@ -501,7 +506,7 @@ fn mistakes_about_money_keys_and_secrets() {
     assert_eq!(found.len(), 1);
     let message = "the key of entity 'account' is string in stream 'accounts' and sensitive string in 'transfers'";
     assert_eq!(found[0].message, message);
-    check(rich, "stream = \"accounts\"\n", "", "[[group]]\nname = \"profile\"", "'stream' is missing", "several");
+    check(rich, "stream = \"accounts\"\n", "", "[[group]]\nname = \"profile\"", "has no 'stream'", "several");
     check(
         rich,
         "append_only = true",
@@ -511,6 +516,15 @@ fn mistakes_about_money_keys_and_secrets() {
         "ignore",
     );
     check(rich, "label = \"label\"\n", "", "label_time = \"lab", "'label_time' is set without 'label'", "add label");
+}
+
+#[test]
+fn keys_that_only_decisions_read_fit_too() {
+    let logins = "[stream.logins]\nid = \"login\"\ntime = \"at\"\ncolumns = { login = \"int64\", at = \"timestamp\", customer_id = \"string\" }\n\n[stream.transactions]";
+    let source = EXAMPLE.replace("entity = ", "stream = \"transactions\"\nentity = ");
+    let source = source.replace("[[derived]]", "[[derived]]\nstream = \"transactions\"");
+    let message = "the key of entity 'customer' is string in stream 'logins' and int64 in 'transactions'";
+    check(&source, "[stream.transactions]", logins, "[entity.customer]", message, "alike");
 }
 
 #[test]

@@ -1,0 +1,305 @@
+//! Row records: what a few changes of one row leave, whatever their order, and which of them are judged.
+
+use crate::change::{Op, Version};
+use crate::config::ConfigFile;
+use crate::definition::Definitions;
+use crate::engine::{Evaluate, Key, Outcome, Refused};
+use crate::row::Ignored;
+use crate::state::{AsOf, Scratch};
+use crate::value::Value;
+
+use super::world::{Answer, Cell, Delivery, NOON, SECOND, Shell, plan};
+
+const PLAIN: &str = r#"
+[time]
+disorder = "0s"
+slack = "1m"
+[stream.orders]
+id = "id"
+time = "at"
+label = "fraud"
+columns = { id = "int64", at = "timestamp", who = "int64", status = "string", amount = "int64", note = "string", fraud = "bool" }
+OPTIONS
+[stream.reports]
+labels = "orders"
+id = "id"
+value = "fraud"
+time = "at"
+columns = { id = "int64", at = "timestamp", fraud = "bool" }
+[entity.who]
+key = "who"
+[[group]]
+name = "g"
+entity = "who"
+stream = "orders"
+windows = ["1h"]
+features = { n = "count()", sum = "sum(amount)", first = "first(status)", fraud = "share(label)" }
+[[derived]]
+stream = "orders"
+features = { noted = "note == 'x'" }
+"#;
+
+const OK: Outcome = Outcome::Applied;
+const AGAIN: Outcome = Outcome::Ignored(Ignored::Duplicate);
+const OLD: Outcome = Outcome::Ignored(Ignored::Outdated);
+
+fn shell(options: &str) -> Shell {
+    Shell::new(&plan(&PLAIN.replace("OPTIONS", options)), 1, Evaluate::Judged)
+}
+
+/// A change of order 1: version, status and amount; `None` is unchanged.
+fn order(op: Op, version: u64, status: Option<&str>, amount: Option<i64>) -> Delivery {
+    let some = |cell: Option<Cell>| cell.unwrap_or(Cell::Unchanged);
+    let cells = vec![
+        Cell::Word(1),
+        Cell::Word(NOON),
+        Cell::Word(7),
+        some(status.map(Cell::text)),
+        some(amount.map(Cell::Word)),
+        Cell::text("x"),
+        Cell::Null,
+    ];
+    Delivery { stream: 0, op, version: Version::new(version), arrival: Some(NOON + SECOND), cells }
+}
+
+fn insert(version: u64, amount: i64) -> Delivery {
+    order(Op::Insert, version, Some("new"), Some(amount))
+}
+
+fn fraud(mut change: Delivery, fraud: Option<bool>, arrival: i64) -> Delivery {
+    change.cells[6] = fraud.map_or(Cell::Null, |fraud| Cell::Word(i64::from(fraud)));
+    change.arrival = Some(NOON + arrival * SECOND);
+    change
+}
+
+fn values(shell: &mut Shell, seconds: i64) -> Vec<Value> {
+    let key = Key::Int(7);
+    shell.hold(0, &key.into());
+    let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+    shell.engine.read(0, &key, &[0], AsOf::instant(NOON + seconds * SECOND), &mut scratch, &mut out);
+    out.iter().map(|readout| readout.reading(scratch.texts()).value).collect()
+}
+
+fn outcomes(answers: &[Answer]) -> Vec<(Outcome, Option<u32>)> {
+    answers.iter().map(|answer| (answer.outcome, answer.judgement)).collect()
+}
+
+/// Delivers changes one by one; they come to these outcomes and judgements, and leave a sum of amounts.
+fn check(options: &str, changes: &[Delivery], expected: &[(Outcome, Option<u32>)], sum: Option<i64>) {
+    let mut shell = shell(options);
+    let answers = shell.all(changes);
+    assert_eq!(outcomes(&answers), expected, "{options} {changes:#?}");
+    assert_eq!(values(&mut shell, 0)[1], sum.map_or(Value::Null, Value::Int), "{options} {changes:#?}");
+}
+
+#[test]
+fn versions_of_a_row() {
+    let update = |version, amount| order(Op::Update, version, Some("paid"), Some(amount));
+    let delete = |version| order(Op::Delete, version, None, None);
+    let snapshot = |version, amount| order(Op::Snapshot, version, Some("new"), Some(amount));
+    let request = |amount| Delivery { version: Version::REQUEST, ..order(Op::Request, 0, Some("new"), Some(amount)) };
+    let (none, first) = (None, Some(0));
+    check("", &[insert(5, 10), insert(5, 10), update(6, 20)], &[(OK, first), (AGAIN, none), (OK, none)], Some(20));
+    // The update overtook its insert: the insert is judged, by the row as it is.
+    check("", &[update(6, 20), insert(5, 10), insert(5, 10)], &[(OK, none), (OLD, first), (OLD, none)], Some(20));
+    check("", &[delete(6), insert(5, 10)], &[(OK, none), (OLD, none)], None);
+    check("", &[insert(5, 10), delete(6), insert(7, 30)], &[(OK, first), (OK, none), (OK, Some(1))], Some(30));
+    check(
+        "",
+        &[insert(5, 10), delete(6), insert(7, 30), delete(6)],
+        &[(OK, first), (OK, none), (OK, Some(1)), (OLD, none)],
+        Some(30),
+    );
+    check("", &[snapshot(9, 90), insert(5, 10), update(10, 11)], &[(OK, none), (OLD, none), (OK, none)], Some(11));
+    check("", &[request(1), insert(5, 10), request(1)], &[(OK, first), (OK, none), (OLD, none)], Some(10));
+    check("", &[insert(5, 10), request(1)], &[(OK, first), (OLD, none)], Some(10));
+    check("on_unmatched = \"drop\"", &[request(1)], &[(OK, first)], None);
+    check("on_unmatched = \"drop\"", &[request(1), insert(5, 10)], &[(OK, first), (OK, first)], Some(10));
+    let ignored = Outcome::Ignored(Ignored::DeleteIgnored);
+    check("on_delete = \"ignore\"", &[insert(5, 10), delete(6)], &[(OK, first), (ignored, none)], Some(10));
+}
+
+#[test]
+fn a_row_is_judged_when_its_condition_first_holds() {
+    let judge = "judge = \"before.status != 'paid' && after.status == 'paid'\"";
+    let update = |version, status| order(Op::Update, version, Some(status), None);
+    let (none, first) = (None, Some(0));
+    check(
+        judge,
+        &[insert(5, 10), update(6, "paid"), update(7, "new"), update(8, "paid"), update(6, "paid")],
+        &[(OK, none), (OK, first), (OK, none), (OK, none), (OLD, none)],
+        Some(10),
+    );
+    let always = "judge = \"after.amount > 5\"";
+    check(always, &[insert(5, 10), insert(5, 10)], &[(OK, first), (AGAIN, none)], Some(10));
+    let snapshot = Delivery { op: Op::Snapshot, ..insert(9, 10) };
+    // An outdated version of a row that history brought: judged once, and counted once.
+    check(always, &[snapshot, insert(5, 3), insert(5, 3)], &[(OK, none), (OLD, first), (OLD, none)], Some(10));
+}
+
+#[test]
+fn a_column_has_the_newest_value_sent_in_any_order() {
+    let update = |version, status, amount| order(Op::Update, version, status, amount);
+    let changes = [
+        insert(5, 10),
+        update(6, Some("held"), None),
+        update(7, None, Some(30)),
+        update(8, None, None),
+        update(9, Some("paid"), None),
+    ];
+    let mut order: Vec<usize> = (0..5).collect();
+    let mut states = None;
+    for turn in 0..120_usize {
+        // Every permutation, by its number.
+        let mut left = order.clone();
+        let mut rest = turn;
+        let permuted: Vec<Delivery> = (1..=5)
+            .rev()
+            .map(|choices| {
+                let at = rest % choices;
+                rest /= choices;
+                changes[left.remove(at)].clone()
+            })
+            .collect();
+        let mut shell = shell("");
+        shell.all(&permuted);
+        assert_eq!(values(&mut shell, 0)[1..3], [Value::Int(30), Value::Text("paid".into())], "{permuted:#?}");
+        let found = shell.states();
+        assert_eq!(*states.get_or_insert(found.clone()), found);
+    }
+    order.clear();
+}
+
+#[test]
+fn an_insert_judged_late_sees_the_columns_that_only_derived_features_use() {
+    let mut shell = shell("");
+    let answers = shell.all(&[order(Op::Update, 6, None, None), insert(5, 10)]);
+    assert_eq!(answers[1].vector.as_ref().unwrap().last().unwrap().value, Value::Bool(true));
+}
+
+/// Label known from a second on; the share of frauds before and after.
+fn check_label(changes: &[Delivery], known: &[(i64, f64)]) {
+    let mut shell = shell("");
+    let mut backwards: Vec<Delivery> = changes.to_vec();
+    shell.all(changes);
+    for &(second, share) in known {
+        assert_eq!(values(&mut shell, second)[3], Value::Double(share), "at {second} after {changes:#?}");
+    }
+    backwards.reverse();
+    let mut reversed = self::shell("");
+    reversed.all(&backwards);
+    reversed.all(changes);
+    assert_eq!(reversed.states(), shell.states(), "{changes:#?}");
+}
+
+#[test]
+fn labels_count_from_their_report_on() {
+    let update = |version| order(Op::Update, version, None, None);
+    let report = |fraud, at: i64, version| Delivery {
+        stream: 1,
+        op: Op::Insert,
+        version: Version::new(version),
+        arrival: None,
+        cells: vec![Cell::Word(1), Cell::Word(NOON + at * SECOND), Cell::Word(fraud)],
+    };
+    check_label(&[insert(5, 1), fraud(update(6), Some(true), 20)], &[(19, 0.0), (20, 1.0)]);
+    check_label(&[insert(5, 1), fraud(update(6), Some(true), 20), fraud(update(7), None, 30)], &[(29, 1.0), (30, 0.0)]);
+    // Another snapshot does not make an old report known at once.
+    let again = fraud(Delivery { op: Op::Snapshot, ..insert(9, 1) }, Some(true), 50);
+    check_label(&[insert(5, 1), fraud(update(6), Some(true), 20), again], &[(19, 0.0), (20, 1.0)]);
+    // Labels of a deleted row do not come back with it.
+    let delete = order(Op::Delete, 7, None, None);
+    check_label(&[insert(5, 1), fraud(update(6), Some(true), 20), delete, insert(8, 1)], &[(20, 0.0), (60, 0.0)]);
+    // Two sources of reports may use the same versions.
+    check_label(&[insert(5, 1), report(1, 20, 1), report(0, 30, 1)], &[(19, 0.0), (20, 1.0), (30, 0.0)]);
+}
+
+#[test]
+fn many_updates_do_not_move_a_report() {
+    let mut changes = vec![insert(5, 1), fraud(order(Op::Update, 6, None, None), None, 10)];
+    changes.extend((7..40).map(|version| {
+        fraud(order(Op::Update, version, None, Some(1)), Some(true), 20 + i64::try_from(version).unwrap())
+    }));
+    let mut shell = shell("");
+    shell.all(&changes);
+    shell.all(&changes);
+    assert_eq!(values(&mut shell, 26)[3], Value::Double(0.0));
+    assert_eq!(values(&mut shell, 27)[3], Value::Double(1.0));
+}
+
+#[test]
+fn what_state_cannot_take_is_refused() {
+    let mut no_time = insert(5, 1);
+    no_time.cells[1] = Cell::Null;
+    let mut future = insert(6, 1);
+    future.cells[1] = Cell::Word(NOON + 86_400 * 30 * SECOND);
+    let mut no_id = insert(7, 1);
+    no_id.cells[0] = Cell::Null;
+    let refused = |why, judged: bool| (Outcome::Refused(why), judged.then_some(0));
+    check(
+        "",
+        &[no_time.clone(), future, no_id],
+        &[refused(Refused::NoTime, true), refused(Refused::Future, true), refused(Refused::NoId, false)],
+        None,
+    );
+    // An update that cannot be applied asks for no decision of its own.
+    let update = Delivery { op: Op::Update, ..no_time };
+    check("", &[insert(4, 2), update], &[(OK, Some(0)), refused(Refused::NoTime, false)], Some(2));
+    // An update without the time waits for the version that has it.
+    let mut timeless = order(Op::Update, 6, None, Some(20));
+    timeless.cells[1] = Cell::Unchanged;
+    check("", &[timeless, insert(5, 10)], &[refused(Refused::NoTime, false), (OLD, Some(0))], Some(20));
+}
+
+#[test]
+fn append_only_streams_take_rows_once_and_no_changes() {
+    let toml = PLAIN.replace("OPTIONS", "append_only = true").replace("label = \"fraud\"\n", "");
+    let toml = toml.replace(", fraud = \"share(label)\"", "");
+    let toml = format!(
+        "{}[entity.who]{}",
+        toml.split("[stream.reports]").next().unwrap(),
+        toml.split("[entity.who]").nth(1).unwrap()
+    );
+    let mut shell = Shell::new(&plan(&toml), 1, Evaluate::Judged);
+    let request = Delivery { version: Version::REQUEST, ..order(Op::Request, 0, Some("new"), Some(1)) };
+    let update = order(Op::Update, 6, None, Some(5));
+    let answers = shell.all(&[request, insert(5, 10), insert(5, 10), update]);
+    let refused = Outcome::Refused(Refused::AppendOnly);
+    assert_eq!(outcomes(&answers), [(OK, Some(0)), (OK, Some(0)), (OK, Some(0)), (refused, None)]);
+    let vector = answers[0].vector.as_ref().unwrap();
+    assert_eq!(vector[0].value, Value::Int(1), "the request counts itself");
+    assert_eq!(values(&mut shell, 0)[..2], [Value::Int(1), Value::Int(10)]);
+}
+
+#[test]
+fn what_is_not_carried_out_is_not_accepted() {
+    for (options, message) in [
+        ("on_truncate = \"clear\"", "write one of: stop, ignore"),
+        ("append_only = true\non_unmatched = \"keep\"", "keeps unmatched requests"),
+    ] {
+        let file = ConfigFile::parse("test.toml", &PLAIN.replace("OPTIONS", options)).unwrap();
+        let _partial = Definitions::read(&file, None);
+        let problems = file.finish().unwrap_err().to_string();
+        assert!(problems.contains(message), "{problems}");
+    }
+}
+
+#[test]
+fn a_key_put_together_from_two_versions_is_loaded() {
+    let toml = PLAIN.replace("OPTIONS", "").replace("key = \"who\"", "key = [\"who\", \"status\"]");
+    let mut shell = Shell::new(&plan(&toml), 1, Evaluate::Nothing);
+    let keyed = |op, id, version, who, status: Option<&str>| {
+        let mut change = order(op, version, status, Some(1));
+        change.cells[0] = Cell::Word(id);
+        change.cells[2] = who;
+        change
+    };
+    shell.all(&[keyed(Op::Insert, 1, 1, Cell::Word(8), Some("b")), keyed(Op::Insert, 2, 1, Cell::Word(7), Some("a"))]);
+    shell.forget();
+    // The second row moves to the key of the first, half of which each version names.
+    shell.all(&[keyed(Op::Update, 2, 2, Cell::Word(8), None), keyed(Op::Update, 2, 3, Cell::Unchanged, Some("b"))]);
+    shell.forget();
+    let mut fresh = Shell::new(&plan(&toml), 1, Evaluate::Nothing);
+    fresh.all(&[keyed(Op::Insert, 1, 1, Cell::Word(8), Some("b")), keyed(Op::Insert, 2, 1, Cell::Word(8), Some("b"))]);
+    assert_eq!(shell.states(), fresh.states());
+}

@@ -1,0 +1,99 @@
+//! The webhook action with a real receiver: the same message under the same id until it is taken, and never again.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::place::{DEFINITIONS, Place, debezium, row};
+
+/// A request as the receiver saw it.
+#[derive(Clone, PartialEq, Debug)]
+struct Received {
+    id: String,
+    signature: String,
+    body: String,
+}
+
+/// A receiver that answers with `statuses` one after the other, then with 204.
+fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, received) = channel();
+    std::thread::spawn(move || {
+        let mut statuses = statuses.iter().copied().chain(std::iter::repeat(204));
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let mut message = Received { id: String::new(), signature: String::new(), body: String::new() };
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) <= 2 {
+                    break;
+                }
+                let (name, value) = line.split_once(':').unwrap_or((&line, ""));
+                match name.to_ascii_lowercase().as_str() {
+                    "webhook-id" => message.id = value.trim().to_owned(),
+                    "webhook-signature" => message.signature = value.trim().to_owned(),
+                    "content-length" => length = value.trim().parse().unwrap(),
+                    _ => {}
+                }
+            }
+            let mut body = vec![0; length];
+            if reader.read_exact(&mut body).is_err() || length == 0 {
+                continue;
+            }
+            message.body = String::from_utf8(body).unwrap();
+            let status = statuses.next().unwrap();
+            let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _sender_died = reader.get_mut().write_all(answer.as_bytes());
+            if sender.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    (port, received)
+}
+
+#[test]
+fn a_webhook_is_repeated_with_its_id_until_it_is_taken() {
+    let (port, received) = receive(&[503, 503]);
+    let config = format!(
+        "{DEFINITIONS}\n[[action]]\nname = \"tell\"\non = \"block\"\nentity = \"customer\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"secret\"\nretry_first = \"50ms\"\nretry_max = \"100ms\"\ncolumns = [\"amount\"]\n\
+         [source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nformat = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\nfollow = true\n"
+    );
+    let place = Place::new(&config);
+    place.write("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    // The seventh is blocked by the list, which condemns nobody anew.
+    let burst: String = (1..=7).map(|n| debezium("c", n, &row(n.cast_signed(), n.cast_signed(), 6, "5.00"))).collect();
+    place.write("live.jsonl", burst);
+    let process = place.start("run");
+    let first = received.recv_timeout(Duration::from_secs(30)).unwrap();
+    process.kill();
+
+    let mut process = place.start("run");
+    process.wait_for("running");
+    let mut last = first.clone();
+    for _ in 0..2 {
+        last = received.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!((&last.id, &last.body), (&first.id, &first.body), "the same message under the same id");
+    }
+    assert!(last.signature.starts_with("v1,"), "{last:?}");
+    let body: Value = serde_json::from_str(&first.body).unwrap();
+    assert_eq!(body["data"]["target"]["key"], "6");
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    let store = place.store();
+    assert!(store.outbox_now(10).unwrap().is_empty());
+    let id = uuid::Uuid::parse_str(body["data"]["decision_id"].as_str().unwrap()).unwrap();
+    let appended = store.decision_now(id).unwrap().unwrap().appended;
+    assert_eq!(appended.len(), 1, "its result stands under the decision: {appended:?}");
+    drop(store);
+
+    place.write("interdict.toml", config.replace("follow = true", "follow = false"));
+    place.run("run");
+    assert!(received.try_recv().is_err(), "it was taken once");
+}
