@@ -39,7 +39,7 @@ bench: onnxruntime ## Measures the budgets; ARGS="--json" for programs
 train: onnxruntime $(VENV) ## Simulates, computes features, trains, and writes examples/handbook/bundle
 	mkdir -p $(TRAINING)
 	$(INTERDICT) simulate --seed 20 --days 95 --output $(TRAINING)/history.parquet
-	$(INTERDICT) backfill --config examples/handbook/interdict.toml \
+	$(INTERDICT) backfill --force --config examples/handbook/interdict.toml \
 		--input $(TRAINING)/history.parquet --output $(TRAINING)/features.parquet
 	.venv/bin/python training/train.py --features $(TRAINING)/features.parquet \
 		--history $(TRAINING)/history.parquet --bundle examples/handbook/bundle

@@ -58,7 +58,7 @@ impl Engine {
         })?;
         let mut figures = json!({
             "events": self.events, "customers": 5_000, "terminals": 10_000, "features": plan.definitions.features.len(),
-            "row_records": self.rows, "durable": self.durable, "memory_bytes": memory,
+            "row_records": self.rows, "durable": self.durable, "memory_bytes": (!self.durable).then_some(memory),
         });
         if let (Some(figures), Some(rates)) = (figures.as_object_mut(), rates(self.events as usize, times).as_object())
         {

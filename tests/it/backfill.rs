@@ -84,7 +84,7 @@ fn columns_are_what_the_engine_evaluates_as_events_pass() {
     let report = backfill(folder.path(), &[]).ok().json();
     assert_eq!((report["rows"].as_u64(), report["events"].as_u64()), (Some(150_000), Some(150_000)));
     let table = read(&folder.path().join("out.parquet"));
-    assert_eq!(table.project(&[0, 1, 2, 3, 4, 5]).unwrap(), read(&input), "columns of the input stay as they are");
+    assert_eq!(table.columns()[..6], *read(&input).columns(), "columns of the input stay as they are");
 
     let plan = plan();
     let stream = &plan.definitions.streams[0];
