@@ -238,6 +238,11 @@ impl Process {
 
     /// Lets it work for so long; it must not end by itself.
     pub(crate) fn work(&mut self, time: Duration) {
+        assert!(self.works(time), "ended by itself:\n{}", self.log);
+    }
+
+    /// Lets it work for so long; whether it still does.
+    pub(crate) fn works(&mut self, time: Duration) -> bool {
         let mut left = time;
         let step = Duration::from_millis(1);
         loop {
@@ -247,8 +252,8 @@ impl Process {
                     self.log.push('\n');
                     left = left.saturating_sub(step);
                 }
-                Err(RecvTimeoutError::Timeout) => return,
-                Err(RecvTimeoutError::Disconnected) => panic!("ended by itself:\n{}", self.log),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
     }
