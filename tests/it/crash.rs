@@ -60,3 +60,35 @@ fn fifty_kills_leave_what_an_undisturbed_run_leaves() {
     assert!(log.contains("events=0"), "everything was applied before: {log}");
     place.remains().assert_equals(&expected);
 }
+
+/// Between two checkpoints thousands of decisions are stored whose events come again: their blocks are on the lists by then.
+#[test]
+fn a_backlog_is_read_again_over_its_own_decisions() {
+    let config = source(false).replace("\"20ms\"", "\"30s\"");
+    let calm = Place::new(&config);
+    calm.run(
+        "simulate --seed 8 --customers 6000 --days 2 --label-delay 2h --label-spread 1h --format debezium \
+         --disorder 0.1 --duplicates 0.1 --output live.jsonl",
+    );
+    calm.run("run");
+    let expected = calm.remains();
+    assert!(expected.lists.len() > 50, "{} blocked", expected.lists.len());
+
+    let mut chance = ChaCha8Rng::seed_from_u64(21);
+    let place = Place::new(&config);
+    place.write("live.jsonl", text(&calm.path("live.jsonl")));
+    let mut repeated = 0;
+    for _ in 0..20 {
+        let mut process = place.start("run");
+        process.wait_for("running");
+        let time = Duration::from_millis(chance.random_range(50..350));
+        if !process.works(time) {
+            break;
+        }
+        process.kill();
+        repeated += usize::from(!place.store().lists_now().unwrap().is_empty());
+    }
+    assert!(repeated > 0, "no kill fell behind a decision");
+    place.run("run");
+    place.remains().assert_equals(&expected);
+}

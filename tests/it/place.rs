@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -204,7 +204,7 @@ impl Process {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let errors = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
+        let (sender, lines) = sync_channel(65_536);
         std::thread::spawn(move || {
             for line in errors.split(b'\n') {
                 let Ok(line) = line else { break };
@@ -238,6 +238,11 @@ impl Process {
 
     /// Lets it work for so long; it must not end by itself.
     pub(crate) fn work(&mut self, time: Duration) {
+        assert!(self.works(time), "ended by itself:\n{}", self.log);
+    }
+
+    /// Lets it work for so long; whether it still does.
+    pub(crate) fn works(&mut self, time: Duration) -> bool {
         let mut left = time;
         let step = Duration::from_millis(1);
         loop {
@@ -247,8 +252,8 @@ impl Process {
                     self.log.push('\n');
                     left = left.saturating_sub(step);
                 }
-                Err(RecvTimeoutError::Timeout) => return,
-                Err(RecvTimeoutError::Disconnected) => panic!("ended by itself:\n{}", self.log),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
     }

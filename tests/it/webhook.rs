@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,7 +21,7 @@ struct Received {
 fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (sender, received) = channel();
+    let (sender, received) = sync_channel(1_000);
     std::thread::spawn(move || {
         let mut statuses = statuses.iter().copied().chain(std::iter::repeat(204));
         for stream in listener.incoming() {
