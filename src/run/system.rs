@@ -361,9 +361,11 @@ fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake
     let thread = std::thread::Builder::new().name(format!("source-{name}"));
     thread.spawn(move || {
         let intaker = Intaker { source: name, intake: intake.clone() };
-        let ended = match (own.read)(intaker, stop, position) {
-            Ok(()) => Intake::Ended,
-            Err(error) => Intake::Failed(error),
+        let read = std::panic::AssertUnwindSafe(move || (own.read)(intaker, stop, position));
+        let ended = match std::panic::catch_unwind(read) {
+            Ok(Ok(())) => Intake::Ended,
+            Ok(Err(error)) => Intake::Failed(error),
+            Err(_panic) => Intake::Failed(anyhow!("the reader of a source panicked; the log says where")),
         };
         // The engine has ended first when this fails; there is nobody left to tell.
         drop(intake.blocking_send(ended));
