@@ -30,6 +30,10 @@ pub struct Limits {
     pub memory_bytes: usize,
 }
 
+/// Checkpoints between two looks at the memory in use: a look goes over every state. At 4,096 changes a checkpoint the memory grows by
+/// some tens of megabytes in between.
+const MEMORY_LOOK: u64 = 64;
+
 /// Why a pipeline cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -79,6 +83,8 @@ pub struct Pipeline<S> {
     scratch: Scratch,
     stream_clock: Option<Timestamp>,
     times: Vec<i64>,
+    checkpoints: u64,
+    memory_bytes: usize,
 }
 
 /// Names that queries carry.
@@ -114,6 +120,8 @@ impl<S: Store> Pipeline<S> {
             scratch: Scratch::default(),
             stream_clock: None,
             times: Vec::new(),
+            checkpoints: 0,
+            memory_bytes: 0,
         }
     }
 
@@ -127,6 +135,12 @@ impl<S: Store> Pipeline<S> {
     #[must_use]
     pub fn output(&self) -> &Output {
         &self.output
+    }
+
+    /// Bytes of memory behind row records and states at the last look.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     /// The engine, for reads.
@@ -318,8 +332,12 @@ impl<S: Store> Pipeline<S> {
         for standing in self.standings.values_mut() {
             standing.stored = standing.applied;
         }
-        if self.engine.memory_bytes() > self.limits.memory_bytes {
-            self.engine.evict();
+        self.checkpoints += 1;
+        if self.checkpoints.is_multiple_of(MEMORY_LOOK) {
+            self.memory_bytes = self.engine.memory_bytes();
+            if self.memory_bytes > self.limits.memory_bytes {
+                self.engine.evict();
+            }
         }
     }
 }

@@ -345,7 +345,7 @@ impl<S: Store> Core<S> {
         self.commit(commit).await?;
         self.pipeline.stored();
         let engine = self.pipeline.engine();
-        self.stats.checkpoint(clock::instant() - start, engine.keys(), engine.memory_bytes());
+        self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())
     }
 
