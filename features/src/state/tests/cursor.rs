@@ -6,8 +6,9 @@ use crate::change::{TextArena, Version};
 use crate::config::ConfigFile;
 use crate::definition::Definitions;
 use crate::engine::Plan;
-use crate::state::{AsOf, LabelValue, LabelWord, Readout, Scratch, Slot, State};
+use crate::state::{AsOf, LabelValue, LabelWord, Program, Readout, Scratch, Slot, State};
 use crate::time::Timestamp;
+use crate::value::NULL;
 
 const SECOND: i64 = 1_000_000;
 const NOON: i64 = 1_700_000_000 * SECOND;
@@ -65,6 +66,17 @@ fn plan() -> Arc<Plan> {
     Arc::new(Plan::compile(Arc::new(definitions.unwrap())))
 }
 
+impl Dice {
+    /// An instant now or before.
+    fn time(&mut self, now: i64) -> i64 {
+        match self.below(4) {
+            0 | 1 => now,
+            2 => now - self.below(20) * SECOND,
+            _ => now - self.below(90) * SECOND / 2,
+        }
+    }
+}
+
 /// An event as a test keeps it.
 #[derive(Clone, Debug)]
 struct Event {
@@ -76,6 +88,17 @@ struct Event {
 }
 
 impl Event {
+    fn thrown(dice: &mut Dice, program: &Program, now: i64, step: u64) -> Self {
+        let words = [
+            if dice.below(9) == 0 { NULL } else { dice.below(1 << 40) - (1 << 39) },
+            [0, 1, NULL][usize::try_from(dice.below(3)).unwrap()],
+        ];
+        let major = if dice.below(4) == 0 { step } else { 1_000 + step };
+        let first = Version { major, minor: u32::try_from(dice.below(2)).unwrap() };
+        let (time, labels) = (dice.time(now), labels(dice, now));
+        Self { time, id: step, first, labels, words: words[..program.raw_words()].to_vec() }
+    }
+
     fn slot<'a>(&'a self, texts: &'a TextArena) -> Slot<'a> {
         Slot { time: self.time, id: self.id, first: self.first, labels: &self.labels, words: &self.words, texts }
     }
@@ -113,49 +136,52 @@ fn check(plan: &Plan, group: usize, state: &State, as_of: AsOf, what: &str) {
     assert_eq!(read(plan, group, state, as_of), expected, "{what} of group {group} as of {as_of:?}");
 }
 
+/// A read with an event that is not there yet.
+fn check_with(plan: &Plan, group: usize, state: &State, slot: &Slot<'_>, as_of: AsOf) {
+    let program = &plan.programs[group];
+    let mut out = vec![Readout::default(); program.width()];
+    state.read_with(program, slot, as_of, &mut Scratch::default(), &mut out);
+    let mut copy = fresh(plan, group, state);
+    copy.insert(program, slot);
+    assert_eq!(out, read(plan, group, &fresh(plan, group, &copy), as_of), "a read of group {group} with {slot:?}");
+}
+
+fn as_of(dice: &mut Dice, now: i64, newest: Option<&Event>) -> AsOf {
+    let version = match newest {
+        Some(event) if dice.below(2) == 0 => event.first,
+        _ => Version::MAX,
+    };
+    let time = match dice.below(3) {
+        0 => newest.map_or(now, |event| event.time),
+        1 => dice.time(now),
+        _ => now,
+    };
+    AsOf { time, version, subject: newest.filter(|event| event.first == version).map(|event| event.id) }
+}
+
 /// Events that a settled state and its copy take, in any order of time, with reads in between at any instant.
 #[test]
 fn running_sums_give_what_a_walk_gives() {
     let plan = plan();
     let texts = TextArena::default();
-    for seed in 0..600 {
+    let mut tiled = 0;
+    for seed in 0..400 {
         let mut dice = Dice(seed);
         let group = usize::try_from(dice.below(4)).unwrap();
         let program = &plan.programs[group];
         let is_hot = dice.below(4) == 0;
         let (mut state, mut events): (State, Vec<Event>) = (State::default(), Vec::new());
+        let mut was_tiled = false;
         let mut now = NOON;
         let mut last = AsOf::instant(NOON);
-        for step in 0..400_u64 {
+        for step in 0..if is_hot { 900 } else { 300_u64 } {
             now += [0, 0, 1, SECOND / 2, SECOND, 7 * SECOND]
                 [usize::try_from(dice.below(if is_hot { 3 } else { 6 })).unwrap()];
-            let any_time = |dice: &mut Dice| match dice.below(4) {
-                0 | 1 => now,
-                2 => now - dice.below(20) * SECOND,
-                _ => now - dice.below(90) * SECOND / 2,
-            };
             match dice.below(10) {
                 0..=4 => {
-                    let words = vec![
-                        if dice.below(9) == 0 { crate::value::NULL } else { dice.below(1 << 40) - (1 << 39) },
-                        [0, 1, crate::value::NULL][usize::try_from(dice.below(3)).unwrap()],
-                    ];
-                    let words = words[..program.raw_words()].to_vec();
-                    let major = if dice.below(4) == 0 { step } else { 1_000 + step };
-                    let first = Version { major, minor: u32::try_from(dice.below(2)).unwrap() };
-                    let time = any_time(&mut dice);
-                    let event = Event { time, id: step, first, labels: labels(&mut dice, now), words };
+                    let event = Event::thrown(&mut dice, program, now, step);
                     if dice.below(4) == 0 {
-                        let as_of = last;
-                        let mut out = vec![Readout::default(); program.width()];
-                        state.read_with(program, &event.slot(&texts), as_of, &mut Scratch::default(), &mut out);
-                        let mut copy = fresh(&plan, group, &state);
-                        copy.insert(program, &event.slot(&texts));
-                        assert_eq!(
-                            out,
-                            read(&plan, group, &fresh(&plan, group, &copy), as_of),
-                            "read with, seed {seed}"
-                        );
+                        check_with(&plan, group, &state, &event.slot(&texts), last);
                     }
                     state.insert(program, &event.slot(&texts));
                     events.push(event);
@@ -174,22 +200,15 @@ fn running_sums_give_what_a_walk_gives() {
                 }
                 7 if dice.below(12) == 0 => state = fresh(&plan, group, &state),
                 _ => {
-                    let version = match events.last() {
-                        Some(event) if dice.below(2) == 0 => event.first,
-                        _ => Version::MAX,
-                    };
-                    let time = match dice.below(3) {
-                        0 => events.last().map_or(now, |event| event.time),
-                        1 => any_time(&mut dice),
-                        _ => now,
-                    };
-                    let subject = events.last().filter(|event| event.first == version).map(|event| event.id);
-                    last = AsOf { time, version, subject };
+                    last = as_of(&mut dice, now, events.last());
                     state.settle(program, last);
                 }
             }
+            was_tiled |= state.is_tiled();
             check(&plan, group, &state, last, &format!("seed {seed}, step {step}: the settled read"));
-            check(&plan, group, &state, AsOf::instant(any_time(&mut dice)), "another read");
+            check(&plan, group, &state, AsOf::instant(dice.time(now)), "another read");
         }
+        tiled += u32::from(was_tiled);
     }
+    assert!(tiled > 20, "tiles were met in {tiled} of 400 runs");
 }
