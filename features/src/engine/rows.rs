@@ -133,9 +133,7 @@ impl RowTable {
 
     pub(super) fn clear(&mut self) {
         debug_assert!(self.dirty.is_empty(), "a checkpoint writes what is dirty first");
-        self.index.clear();
-        self.entries.clear();
-        self.bytes.clear();
-        self.dead = 0;
+        // The memory goes too: kept, it would count as used, and every checkpoint would forget everything again.
+        *self = Self::default();
     }
 }

@@ -359,3 +359,12 @@ fn a_request_counts_itself_behind_an_event_its_group_does_not_take() {
         answers.iter().map(|answer| answer.vector.as_ref().unwrap()[large].value.clone()).collect();
     assert_eq!(counts, [1, 1, 1, 2].map(Value::Int));
 }
+
+#[test]
+fn what_is_forgotten_takes_no_memory() {
+    let mut shell = shell("");
+    shell.all(&[insert(5, 1)]);
+    assert!(shell.engine.memory_bytes() > 0);
+    shell.forget();
+    assert_eq!(shell.engine.memory_bytes(), 0);
+}
