@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, ListKind, decision_id};
+use interdict_features::definition::{OnUnmatched, Stream};
 use interdict_features::engine::{Evaluate, Outcome, Refused};
 use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
@@ -215,7 +216,7 @@ impl<S: Store> Core<S> {
     async fn decided_before(&mut self, source: &Arc<str>, batch: &ChangeBatch) -> anyhow::Result<Vec<usize>> {
         let stream = batch.stream();
         let lane = (Arc::clone(source), stream.index);
-        if stream.judge.is_none() || self.past_replay.contains(&lane) {
+        if stream.judge.is_none() || (self.past_replay.contains(&lane) && self.remembers_requests(stream)) {
             return Ok(Vec::new());
         }
         let judgements = self.pipeline.output().judgements.iter().enumerate();
@@ -230,6 +231,13 @@ impl<S: Store> Core<S> {
             self.past_replay.insert(lane);
         }
         Ok(judged.iter().zip(&stored).filter(|(_, stored)| stored.is_some()).map(|((change, _), _)| *change).collect())
+    }
+
+    /// Whether a row record tells that a row was decided when it was requested. Where none does, only the stored decision tells, and the
+    /// list entries of a second judgement must not bind the events behind it.
+    fn remembers_requests(&self, stream: &Stream) -> bool {
+        let keeps_records = self.pipeline.engine().plan().streams[stream.index].keeps_records;
+        keeps_records && stream.on_unmatched != OnUnmatched::Drop
     }
 
     async fn store_decisions(&mut self, judged: Vec<Judged>) -> anyhow::Result<()> {

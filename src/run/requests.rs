@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
-use interdict_features::engine::Evaluate;
+use interdict_features::engine::{Evaluate, Outcome};
 use interdict_features::state::AsOf;
 use interdict_scorer::http::backend::{
     Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Label, LabelRequest, Removal,
@@ -130,6 +130,7 @@ impl<S: Store> Core<S> {
         let judged = self.judging.judge(&batch, self.pipeline.output(), &circumstances)?;
         let Some(judged) = judged.into_iter().next() else {
             self.answer(round).await?;
+            self.log_unjudged(&request, position).await?;
             return self.replay_decision(&request, reply).await;
         };
         let own_lists = judged.claim.lists;
@@ -152,6 +153,21 @@ impl<S: Store> Core<S> {
             let entities: Vec<EntityRef> = own_lists.into_iter().map(|entry| entry.entity).collect();
             self.restore_lists(&entities).await?;
         }
+        Ok(())
+    }
+
+    /// Logs a request that is not to be judged and yet changed state: unlogged it would be lost in a crash, or live on without its entry.
+    async fn log_unjudged(&mut self, request: &DecideRequest, position: u64) -> anyhow::Result<()> {
+        if !matches!(self.pipeline.output().outcomes.first(), Some(Outcome::Applied)) {
+            return Ok(());
+        }
+        let entry = Entry::of_request(&request.batch, request.budget.received);
+        let committed =
+            self.commit(Commit { appends: vec![append(LogName::INPUT, &entry)?], ..Commit::default() }).await?;
+        let stands = committed.appended.first() == Some(&position);
+        anyhow::ensure!(stands, "another writer appends to the input log; only one process may use this store");
+        self.next_input += 1;
+        self.pipeline.advance(input_log::SOURCE, 0, position);
         Ok(())
     }
 

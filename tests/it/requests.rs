@@ -256,3 +256,41 @@ fn what_was_answered_before_a_kill_is_there_afterwards() {
     let events = usize::try_from(next - 1_000).unwrap() + 1;
     assert_eq!(place.remains().decisions.len(), events);
 }
+
+#[test]
+fn a_request_that_is_not_judged_survives_a_kill() {
+    let conditional = config("").replace("judge = \"insert\"", "judge = \"after.amount > 50.0\"");
+    let (place, process, caller) = serving(&conditional);
+    let (status, answer) = caller.post("/v1/decisions", &event(2, 60, 1, "20.00"));
+    assert_eq!(status, 409, "{answer}");
+    assert_eq!(counted(&caller, 1, "1d"), json!(2));
+    process.kill();
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    assert_eq!(counted(&caller, 1, "1d"), json!(2), "what a read has shown is not forgotten");
+    process.terminate();
+    assert!(process.end().0.success());
+}
+
+#[test]
+fn a_second_judgement_of_a_requested_event_blocks_nobody() {
+    let rule = "[[rule]]\nid = \"huge\"\nwhen = \"amount > 1000.0\"\noutcome = \"block\"\nreason = \"an amount over 1000\"\ncondemns = \"customer\"\n";
+    let forgetful = config(rule).replace("judge = \"insert\"", "judge = \"insert\"\non_unmatched = \"drop\"");
+    let (place, process, caller) = serving(&forgetful);
+    let allow = json!({ "list": "allow", "entity": "customer", "key": 6, "reason": "known to us" });
+    let (status, answer) = caller.post("/v1/blocks", &allow);
+    assert!((200..300).contains(&status), "{answer}");
+    let (_, answer) = caller.post("/v1/decisions", &event(200, 60, 6, "2000.00"));
+    assert_eq!(answer["decision"]["outcome"], "approve", "{answer}");
+    let (status, answer) = caller.send("DELETE", "/v1/blocks", &[], &allow);
+    assert!((200..300).contains(&status), "{answer}");
+    // Its row comes now that the allow entry is gone, and another payment of the customer behind it.
+    let rows = [debezium("c", 200, &row(200, 60, 6, "2000.00")), debezium("c", 201, &row(201, 61, 6, "1.00"))];
+    place.append("live.jsonl", rows.concat());
+    caller.until(|caller| (counted(caller, 6, "1d") == json!(2)).then_some(()));
+    let decisions = entity(&caller, "customer", 6, 3_600)["decisions"].clone();
+    let outcomes: Vec<&Value> = decisions.as_array().unwrap().iter().map(|decision| &decision["outcome"]).collect();
+    assert_eq!(outcomes, ["approve", "approve"], "{decisions}");
+    process.terminate();
+    assert!(process.end().0.success());
+}

@@ -6,6 +6,7 @@ use crate::definition::{Judge, OnDelete, OnTruncate, OnUnmatched, Stream};
 use crate::expression::{Operand, Slots};
 use crate::row::{Ignored, Presence, RowRecord};
 use crate::state::LabelWord;
+use crate::time::Timestamp;
 use crate::value::{NULL, UNCHANGED};
 
 use super::output::{Outcome, Refused};
@@ -192,10 +193,18 @@ impl RowShard {
             }
             self.record.judgements += u32::from(judgement.is_some());
             if !is_transient {
-                self.tables[stream.index].write(stream, needed, id, &self.record);
+                let seen =
+                    if self.record.presence == Presence::Deleted { self.last_seen(stream, change, row) } else { None };
+                self.tables[stream.index].write(stream, needed, id, &self.record, seen);
             }
         }
         Ok(Resolution { change: 0, outcome, judgement, old, new, is_transient })
+    }
+
+    /// The latest time known of a row that is deleted: without one its tombstone would be kept for ever.
+    fn last_seen(&self, stream: &Stream, change: &Change, row: Row<'_>) -> Option<Timestamp> {
+        let deleted = if change.op == Op::Delete { row.time().max(change.arrival) } else { change.arrival };
+        deleted.max(self.before.newest(stream))
     }
 
     /// A stream without row records takes each row as it comes; its states know a repeated one by time and id. A request is looked at and

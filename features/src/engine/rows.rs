@@ -55,14 +55,22 @@ impl RowTable {
         }
     }
 
-    /// Stores the record of `id`, to be written at the next checkpoint.
-    pub(super) fn write(&mut self, stream: &Stream, needed: &[usize], id: &Key<'_>, record: &RowRecord) {
+    /// Stores the record of `id`, to be written at the next checkpoint. `seen` is the latest time known of the row that the record itself
+    /// may no longer hold: a tombstone has no cells.
+    pub(super) fn write(
+        &mut self,
+        stream: &Stream,
+        needed: &[usize],
+        id: &Key<'_>,
+        record: &RowRecord,
+        seen: Option<Timestamp>,
+    ) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         record.encode(stream, needed, &mut buffer);
         let place = self.put(id, &buffer);
         self.buffer = buffer;
-        self.entries[place as usize].newest = record.newest(stream).map_or(i64::MIN, Timestamp::micros);
+        self.entries[place as usize].newest = record.newest(stream).max(seen).map_or(i64::MIN, Timestamp::micros);
         if !self.entries[place as usize].is_dirty {
             self.entries[place as usize].is_dirty = true;
             self.dirty.push((id.to_bytes(), place));
@@ -125,9 +133,7 @@ impl RowTable {
 
     pub(super) fn clear(&mut self) {
         debug_assert!(self.dirty.is_empty(), "a checkpoint writes what is dirty first");
-        self.index.clear();
-        self.entries.clear();
-        self.bytes.clear();
-        self.dead = 0;
+        // The memory goes too: kept, it would count as used, and every checkpoint would forget everything again.
+        *self = Self::default();
     }
 }

@@ -17,7 +17,7 @@ use super::label::LabelWord;
 use super::program::{Program, Read, WordKind};
 use super::read::{AsOf, Moments, Readout};
 use super::tile::{set_wide, wide};
-use super::{LABEL, State};
+use super::{LABEL, Slot, State};
 
 const TIME: usize = 0;
 const VERSION: usize = 1;
@@ -158,6 +158,21 @@ impl State {
         if cursor.len() > HIGH && i64::try_from(at + self.start as usize).is_ok_and(|place| place < cursor[HIGH]) {
             self.unsettle(program);
         }
+    }
+
+    /// Notes that `slot` enters at `at` (counted from the oldest). One that the windows' end would have passed had it been there is not in
+    /// the sums, even where it comes to stand behind their upper end.
+    pub(super) fn enter(&mut self, program: &Program, at: usize, slot: &Slot<'_>) {
+        let cursor = self.cursor(program);
+        if cursor.first().is_some_and(|time| *time != i64::MIN) {
+            let upper = cursor[TIME] - program.delay;
+            let is_seen =
+                slot.time < upper || (slot.time == upper && (program.delay != 0 || slot.first <= version(cursor)));
+            if is_seen {
+                return self.unsettle(program);
+            }
+        }
+        self.disturb(program, at);
     }
 
     /// Notes that everything in the block moved `by` places towards its beginning.

@@ -204,9 +204,7 @@ impl State {
             return Inserted::Tiled;
         }
         let Some(at) = self.place(slot) else { return Inserted::Duplicate };
-        if at < self.len as usize {
-            self.disturb(program, at);
-        }
+        self.enter(program, at, slot);
         self.open(program, at);
         self.write(program, at, slot);
         if at + 1 == self.len as usize {

@@ -1,1 +1,3 @@
 //! Tests of states.
+
+mod cursor;

@@ -6,9 +6,10 @@ use crate::definition::Definitions;
 use crate::engine::{Evaluate, Key, Outcome, Refused};
 use crate::row::Ignored;
 use crate::state::{AsOf, Scratch};
+use crate::time::Timestamp;
 use crate::value::Value;
 
-use super::world::{Answer, Cell, Delivery, NOON, SECOND, Shell, plan};
+use super::world::{Answer, Cell, Cut, Delivery, NOON, SECOND, Shell, plan};
 
 const PLAIN: &str = r#"
 [time]
@@ -302,4 +303,68 @@ fn a_key_put_together_from_two_versions_is_loaded() {
     let mut fresh = Shell::new(&plan(&toml), 1, Evaluate::Nothing);
     fresh.all(&[keyed(Op::Insert, 1, 1, Cell::Word(8), Some("b")), keyed(Op::Insert, 2, 1, Cell::Word(8), Some("b"))]);
     assert_eq!(shell.states(), fresh.states());
+}
+
+#[test]
+fn a_tombstone_has_a_time_to_expire_by() {
+    let newest = |changes: &[Delivery], is_forgetful: bool| {
+        let mut shell = shell("");
+        shell.deliver(changes, |at| if is_forgetful && at < changes.len() { Cut::Memory } else { Cut::Batch });
+        let mut newest = Vec::new();
+        shell.engine.checkpoint(|_state| {}, |row| newest.push(row.newest.map(Timestamp::micros)));
+        newest
+    };
+    let at = |mut change: Delivery, arrival: Option<i64>| {
+        change.arrival = arrival;
+        change
+    };
+    let mut delete = at(order(Op::Delete, 9, None, None), None);
+    for column in 1..delete.cells.len() {
+        delete.cells[column] = Cell::Null;
+    }
+    for is_forgetful in [false, true] {
+        let of_file = [at(insert(5, 1), None), delete.clone()];
+        assert_eq!(newest(&of_file, is_forgetful), [Some(NOON)], "as its row");
+        let known = [at(insert(5, 1), None), at(delete.clone(), Some(NOON + SECOND))];
+        assert_eq!(newest(&known, is_forgetful), [Some(NOON + SECOND)], "as its row or as it was deleted");
+    }
+    assert_eq!(newest(&[at(delete.clone(), Some(NOON))], false), [Some(NOON)], "of a row that was never seen");
+    assert_eq!(newest(&[delete], false), [None], "nothing is known of it");
+}
+
+/// The request lies behind the instant at which an event that its group does not take was judged.
+#[test]
+fn a_request_counts_itself_behind_an_event_its_group_does_not_take() {
+    let grouped = PLAIN.replace("disorder = \"0s\"", "disorder = \"2s\"").replace("OPTIONS", "on_unmatched = \"drop\"")
+        + "[[group]]\nname = \"large\"\nentity = \"who\"\nstream = \"orders\"\nwindows = [\"1h\"]\nwhere = \"amount > 100\"\nfeatures = { n = \"count()\" }\n";
+    let mut shell = Shell::new(&plan(&grouped), 1, Evaluate::Judged);
+    let paid = |op, id: i64, at: i64, amount: i64| {
+        let mut order = order(op, u64::try_from(id).unwrap(), Some("new"), Some(amount));
+        (order.cells[0], order.cells[1]) = (Cell::Word(id), Cell::Word(at));
+        order.arrival = Some(at);
+        if op == Op::Request {
+            order.version = Version::REQUEST;
+        }
+        order
+    };
+    let answers = shell.all(&[
+        paid(Op::Insert, 1, NOON, 200),
+        paid(Op::Insert, 2, NOON + 10 * SECOND, 1),
+        paid(Op::Insert, 3, NOON + 9 * SECOND, 1),
+        paid(Op::Request, 4, NOON + 9 * SECOND + SECOND / 2, 500),
+    ]);
+    let plan = std::sync::Arc::clone(shell.engine.plan());
+    let large = plan.definitions.features.iter().position(|feature| &*feature.name == "large.n_1h").unwrap();
+    let counts: Vec<Value> =
+        answers.iter().map(|answer| answer.vector.as_ref().unwrap()[large].value.clone()).collect();
+    assert_eq!(counts, [1, 1, 1, 2].map(Value::Int));
+}
+
+#[test]
+fn what_is_forgotten_takes_no_memory() {
+    let mut shell = shell("");
+    shell.all(&[insert(5, 1)]);
+    assert!(shell.engine.memory_bytes() > 0);
+    shell.forget();
+    assert_eq!(shell.engine.memory_bytes(), 0);
 }
