@@ -274,6 +274,10 @@ impl<S: Store> Pipeline<S> {
         let query = Query { states: wanted.iter().map(state).collect(), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
         for ((entity, key), bytes) in wanted.iter().zip(&fetched.states) {
+            // A key of which nothing is stored takes no memory until an event of it comes: anyone may ask for keys that do not exist.
+            if bytes.iter().all(Option::is_none) {
+                continue;
+            }
             let bytes: Vec<Option<&[u8]>> = bytes.iter().map(|bytes| bytes.as_deref()).collect();
             self.engine
                 .load_states(*entity, key, &bytes)
