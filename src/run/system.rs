@@ -148,7 +148,7 @@ pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<A
     Ok(Some((runtime, Arc::new(active), bundle)))
 }
 
-fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
+pub(crate) fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
     let options =
         EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
     Ok(EmbeddedStore::open(&setup.store.path, options)?)
@@ -318,7 +318,7 @@ impl System {
 }
 
 /// The judged stream of every source whose records belong to one stream and are not history.
-fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
+pub(crate) fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
     let streams = &setup.definitions.streams;
     let stream_of = |config: &SourceConfig| {
         let SourceKind::File(file) = &config.kind else { return None };
