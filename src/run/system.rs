@@ -171,9 +171,13 @@ fn open_core(
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
+    let mut pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(store), limits);
+    for source in &setup.sources {
+        pipeline.take_up(&source.name, &store.positions_now(&source.name)?);
+    }
     Ok(Core {
         namespace: setup.namespace.clone(),
-        pipeline: Pipeline::new(Arc::clone(plan), Arc::clone(store), limits),
+        pipeline,
         judging: Judging::new(&setup.namespace, Arc::clone(plan), &setup.policy, in_force, shards, lists)?,
         store: Arc::clone(store),
         dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,

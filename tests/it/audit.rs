@@ -248,3 +248,31 @@ fn an_audit_of_nothing_fails() {
     let (status, log) = place.start("score --audit decisions --output x.parquet").end();
     assert_eq!(status.code(), Some(2), "{log}");
 }
+
+#[test]
+fn a_request_that_comes_before_its_source_is_back_has_seen_what_the_store_holds() {
+    let payments: String = (1..6).map(|id: i64| debezium("c", id.unsigned_abs(), &row(id, id, 1, "10.00"))).collect();
+    let place = Place::new(&source(false));
+    place.write("live.jsonl", &payments);
+    place.run("run --until-end");
+
+    // A followed file without a line has no identity yet: its reader waits, requests do not.
+    place.write("live.jsonl", "");
+    place.write("interdict.toml", source(true) + "[http]\nbind = \"127.0.0.1:0\"\ndeadline = \"20s\"\n");
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    let time = jiff::Timestamp::from_microsecond(1_750_000_000_000_000 + 60_000_000).unwrap();
+    let event = json!({
+        "transaction_id": 6, "tx_datetime": time.to_string(), "customer_id": 1, "terminal_id": 1, "amount": "10.00",
+    });
+    let (status, answer) = caller.post("/v1/decisions", &json!({ "event": event }));
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["decision"]["outcome"], "block", "the sixth within a day: {answer}");
+    let seen = json!([{ "partition": "input/0", "position": 0 }, { "partition": "payments/0", "position": 5 }]);
+    assert_eq!(answer["decision"]["seen"], seen);
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    place.write("live.jsonl", &payments);
+    assert_eq!(assert_all_equal(&place), 6);
+}
