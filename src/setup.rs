@@ -108,8 +108,8 @@ impl Setup {
         let store = read_store(&file, &folder);
         let engine = read_engine(&file, &folder);
         let serves_http = file.section("http").is_some();
-        let http = HttpSettings::read(&file);
-        let mut monitor = MonitorConfig::read(&file);
+        let http = HttpSettings::read(&file).located(&folder);
+        let monitor = MonitorConfig::read(&file, &folder);
         let definitions = Definitions::read(&file, secret.as_deref());
         let read = definitions.map(|definitions| {
             crate::check::tiled_states(&file, &definitions);
@@ -127,11 +127,6 @@ impl Setup {
         let Some((definitions, Some(policy), sources)) = read else {
             unreachable!("definitions and policy are there when no mistake was noted");
         };
-        if let Some(monitor) = &mut monitor
-            && monitor.log_dir.is_relative()
-        {
-            monitor.log_dir = folder.join(&monitor.log_dir);
-        }
         Ok(Self {
             namespace,
             definitions: Arc::new(definitions),

@@ -19,7 +19,7 @@
 //! secret_env = "INTERDICT_WEBHOOK_SECRET"   # or secret_file = "..."; whsec_ and base64, several in a row while rotating
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use interdict_features::config::{ConfigFile, Section};
 use interdict_features::time::Span;
@@ -57,14 +57,15 @@ impl MonitorConfig {
         }
     }
 
-    /// Reads `[monitor]`, with the secrets that it names. `None` when the file has no such section. Mistakes are
+    /// Reads `[monitor]`, with the secrets that it names; relative paths start from `folder`. `None` when the file has no such section. Mistakes are
     /// noted in `file`, so the value counts only when [`ConfigFile::finish`] succeeds.
     #[must_use]
-    pub fn read(file: &ConfigFile) -> Option<Self> {
+    pub fn read(file: &ConfigFile, folder: &Path) -> Option<Self> {
         let section = file.section("monitor")?;
         section.require("log_dir", "\"decisions\"");
-        let mut config = Self::at(section.text("log_dir").unwrap_or_default());
-        if section.has("log_dir") && config.log_dir.as_os_str().is_empty() {
+        let log_dir = section.text("log_dir").unwrap_or_default();
+        let mut config = Self::at(folder.join(&log_dir));
+        if section.has("log_dir") && log_dir.is_empty() {
             section.report("log_dir", "'log_dir' in [monitor] is empty", "name a folder");
         }
         if let Some(rows) = count(&section, "batch_rows", 1_000_000) {
@@ -79,7 +80,7 @@ impl MonitorConfig {
             let help = format!("at most {WEBHOOKS_MAX}; fan out behind one of them");
             section.report("webhook", format!("{} webhooks", webhooks.len()), help);
         }
-        config.webhooks = webhooks.into_iter().filter_map(read_webhook).collect();
+        config.webhooks = webhooks.into_iter().filter_map(|webhook| read_webhook(webhook, folder)).collect();
         section.finish();
         Some(config)
     }
@@ -111,7 +112,7 @@ fn read_drift(section: &Section<'_>) -> DriftOptions {
     drift
 }
 
-fn read_webhook(section: Section<'_>) -> Option<Webhook> {
+fn read_webhook(section: Section<'_>, folder: &Path) -> Option<Webhook> {
     section.require("url", "\"https://alerts.example.com/interdict\"");
     let url = section.text("url").and_then(|text| {
         let url = reqwest::Url::parse(&text).ok();
@@ -121,15 +122,15 @@ fn read_webhook(section: Section<'_>) -> Option<Webhook> {
         }
         url
     });
-    let secrets = read_secrets(&section);
+    let secrets = read_secrets(&section, folder);
     section.finish();
     Some(Webhook { url: url?, secrets: secrets?.into() })
 }
 
-fn read_secrets(section: &Section<'_>) -> Option<Vec<Secret>> {
+fn read_secrets(section: &Section<'_>, folder: &Path) -> Option<Vec<Secret>> {
     let (key, text) = match (section.text("secret_env"), section.text("secret_file")) {
         (Some(name), None) => ("secret_env", environment(section, &name)?),
-        (None, Some(path)) => match std::fs::read_to_string(&path) {
+        (None, Some(path)) => match std::fs::read_to_string(folder.join(&path)) {
             Ok(text) => ("secret_file", text),
             Err(error) => {
                 let message = format!("'{path}' cannot be read: {error}");
@@ -194,7 +195,7 @@ mod tests {
             secret.display()
         );
         let file = ConfigFile::parse("c.toml", &source).unwrap();
-        let config = MonitorConfig::read(&file).unwrap();
+        let config = MonitorConfig::read(&file, Path::new("")).unwrap();
         file.finish().unwrap();
         assert_eq!(config.log.rows_max, 7);
         assert_eq!(config.log.age_max, Span::from_micros(2_000_000));
@@ -212,7 +213,7 @@ mod tests {
                       secret_env = 'INTERDICT_TEST_UNSET'\n[[monitor.webhook]]\nurl = 'http://x'\n\
                       secret_file = '/dev/null'\n[[monitor.webhook]]\nsecret = 'x'\n";
         let file = ConfigFile::parse("c.toml", source).unwrap();
-        let _config = MonitorConfig::read(&file);
+        let _config = MonitorConfig::read(&file, Path::new(""));
         let problems = file.finish().unwrap_err().to_string();
         for wanted in [
             "no 'log_dir'",
@@ -236,6 +237,6 @@ mod tests {
     #[test]
     fn a_file_without_the_section_has_no_monitor() {
         let file = ConfigFile::parse("c.toml", "").unwrap();
-        assert!(MonitorConfig::read(&file).is_none());
+        assert!(MonitorConfig::read(&file, Path::new("")).is_none());
     }
 }

@@ -10,6 +10,7 @@ mod maintenance;
 mod requests;
 pub(crate) mod stats;
 pub(crate) mod system;
+mod watching;
 
 use std::path::PathBuf;
 

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -21,8 +21,6 @@ use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::FileSource;
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::stop::Stop;
-use interdict_monitor::alert::courier::Courier;
-use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
@@ -34,8 +32,6 @@ use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
-use interdict_store::error::{Class, StoreError};
-use interdict_store::port::LogName;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -49,15 +45,12 @@ use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
 use super::maintenance::sweep;
 use super::stats::Stats;
+use super::watching;
 
 /// Deliveries that wait for the engine at most, over all sources.
 const INTAKE: usize = 4;
 /// Records of one delivery at most.
 pub(crate) const DELIVERY: usize = 4_096;
-/// Decisions the monitor takes from the log at once.
-const LOG_STEP: usize = 1_000;
-/// How often the monitor looks after files that are due when nothing new comes.
-const MONITOR_TICK: Duration = Duration::from_millis(250);
 
 /// A source made by the caller, such as the demo's simulation.
 pub(crate) struct OwnSource {
@@ -154,10 +147,6 @@ pub(crate) fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
     Ok(EmbeddedStore::open(&setup.store.path, options)?)
 }
 
-fn load_reference(active: &Active, bundle: &Bundle) -> anyhow::Result<Reference> {
-    Ok(Reference::load(&bundle.reference, &active.manifest.name, &active.manifest.version)?)
-}
-
 /// The engine's part, with nothing attached to it yet.
 fn open_core(
     setup: &Setup,
@@ -196,11 +185,6 @@ fn open_core(
     })
 }
 
-async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::Result<()> {
-    courier.run(stop).await;
-    Ok(())
-}
-
 async fn serve(server: Server, stop: CancellationToken) {
     let drained = server.serve(stop).await;
     if drained.cut_off > 0 {
@@ -220,15 +204,13 @@ impl System {
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
         let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
-        let mut open_sources = 0;
+        let open_sources = setup.sources.len() + start.sources.len();
         for config in &setup.sources {
             start_file(setup, config, &intake, &stop_sources)?;
-            open_sources += 1;
         }
         for own in start.sources {
             let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
             start_own(own, position, &intake, &stop_sources)?;
-            open_sources += 1;
         }
         drop(intake);
         let stop_rest = CancellationToken::new();
@@ -238,10 +220,11 @@ impl System {
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {
-                let reference = model.as_ref().map(|(_, active, bundle)| load_reference(active, bundle)).transpose()?;
+                let reference =
+                    model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
-                tasks.spawn(alert(courier, stop_rest.clone()));
-                Some(start_monitor(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone())?)
+                tasks.spawn(watching::alert(courier, stop_rest.clone()));
+                Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone())?)
             }
             None => None,
         };
@@ -365,9 +348,11 @@ fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake
     let thread = std::thread::Builder::new().name(format!("source-{name}"));
     thread.spawn(move || {
         let intaker = Intaker { source: name, intake: intake.clone() };
-        let ended = match (own.read)(intaker, stop, position) {
-            Ok(()) => Intake::Ended,
-            Err(error) => Intake::Failed(error),
+        let read = std::panic::AssertUnwindSafe(move || (own.read)(intaker, stop, position));
+        let ended = match std::panic::catch_unwind(read) {
+            Ok(Ok(())) => Intake::Ended,
+            Ok(Err(error)) => Intake::Failed(error),
+            Err(_panic) => Intake::Failed(anyhow!("the reader of a source panicked; the log says where")),
         };
         // The engine has ended first when this fails; there is nobody left to tell.
         drop(intake.blocking_send(ended));
@@ -428,95 +413,4 @@ async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Resu
         registry: Arc::new(registry),
     };
     Ok(Server::bind(parts).await?)
-}
-
-/// Moves decisions from the store's log to Parquet and the drift detector.
-fn start_monitor(
-    mut monitor: Monitor,
-    store: &Arc<EmbeddedStore>,
-    logged: Arc<Notify>,
-    shown: &Arc<Mutex<Option<MonitorState>>>,
-    stop: CancellationToken,
-) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
-    let (store, shown) = (Arc::clone(store), Arc::clone(shown));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let mut work = move || -> anyhow::Result<()> {
-        loop {
-            let is_last = stop.is_cancelled();
-            let taken = take_decisions(&mut monitor, &store)?;
-            let durable = if is_last && taken == 0 {
-                settled(monitor.flush(clock::now()))?
-            } else {
-                settled(monitor.tick(clock::now()))?
-            };
-            if let Some(durable) = durable {
-                put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
-            }
-            *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
-            if taken > 0 {
-                continue;
-            }
-            if is_last {
-                return Ok(());
-            }
-            runtime.block_on(async {
-                tokio::select! {
-                    () = logged.notified() => {}
-                    () = tokio::time::sleep(MONITOR_TICK) => {}
-                    () = stop.cancelled() => {}
-                }
-            });
-        }
-    };
-    let logs_errors = move || {
-        let ended = work();
-        if let Err(error) = &ended {
-            tracing::error!(
-                error = crate::told::told(error),
-                "the monitor has ended; decisions stay in the store's log"
-            );
-        }
-        ended
-    };
-    Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
-}
-
-/// What the store gave, or nothing while it fails: the decisions stay in its log, and it is asked again at the next tick.
-fn put_off<T: Default>(result: Result<T, StoreError>) -> anyhow::Result<T> {
-    match result {
-        Err(error) if error.class() == Class::Transient => {
-            tracing::error!(%error, "the store's decision log is not to be had; it is tried again");
-            Ok(T::default())
-        }
-        result => Ok(result?),
-    }
-}
-
-/// Hands the next decisions to the monitor; how many it took.
-fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
-    let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
-    for (taken, (position, bytes)) in entries.iter().enumerate() {
-        let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
-        match monitor.observe(*position, &record, clock::now()) {
-            Ok(()) => {}
-            Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
-                tracing::error!(%error, "the decision log cannot be written; it is tried again");
-                return Ok(taken);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(entries.len())
-}
-
-/// A failure that may pass is logged and tried again at the next tick.
-fn settled(durable: Result<u64, interdict_monitor::error::MonitorError>) -> anyhow::Result<Option<u64>> {
-    match durable {
-        Ok(durable) => Ok(Some(durable)),
-        Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
-            tracing::error!(%error, "the decision log cannot be written; it is tried again");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,7 +1,7 @@
 //! The `[http]` section: where the edge listens, who may use it, and every bound it keeps.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use interdict_features::config::{ConfigFile, Section};
@@ -181,6 +181,19 @@ impl HttpSettings {
                 *value = time;
             }
         }
+    }
+
+    /// The settings with their paths taken from `folder`, the one their configuration file stands in.
+    #[must_use]
+    pub fn located(mut self, folder: &Path) -> Self {
+        if let KeysFrom::File(path) = &mut self.keys {
+            *path = folder.join(&*path);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.certificate = folder.join(&tls.certificate);
+            tls.key = folder.join(&tls.key);
+        }
+        self
     }
 
     /// Loads the keys that the settings name. `environment` looks a variable up.

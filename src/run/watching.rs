@@ -1,0 +1,127 @@
+//! The monitor's thread: decisions from the store's log to Parquet and the drift detector.
+//!
+//! Invariant: the store's log forgets a decision only once it is durable in Parquet.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use interdict_monitor::alert::courier::Courier;
+use interdict_monitor::drift::reference::Reference;
+use interdict_monitor::monitor::{Monitor, MonitorState};
+use interdict_scorer::activation::Active;
+use interdict_scorer::bundle::Bundle;
+use interdict_store::embedded::EmbeddedStore;
+use interdict_store::error::{Class, StoreError};
+use interdict_store::port::LogName;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+
+/// Decisions the monitor takes from the log at once.
+const LOG_STEP: usize = 1_000;
+/// How often the monitor looks after files that are due when nothing new comes.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The sample that drift is measured against.
+pub(super) fn reference(active: &Active, bundle: &Bundle) -> anyhow::Result<Reference> {
+    Ok(Reference::load(&bundle.reference, &active.manifest.name, &active.manifest.version)?)
+}
+
+/// Delivers alerts until `stop`.
+pub(super) async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::Result<()> {
+    courier.run(stop).await;
+    Ok(())
+}
+
+/// Moves decisions from the store's log to Parquet and the drift detector.
+pub(super) fn start(
+    mut monitor: Monitor,
+    store: &Arc<EmbeddedStore>,
+    logged: Arc<Notify>,
+    shown: &Arc<Mutex<Option<MonitorState>>>,
+    stop: CancellationToken,
+) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    let (store, shown) = (Arc::clone(store), Arc::clone(shown));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let mut work = move || -> anyhow::Result<()> {
+        loop {
+            let is_last = stop.is_cancelled();
+            let taken = take_decisions(&mut monitor, &store)?;
+            let durable = if is_last && taken == 0 {
+                settled(monitor.flush(clock::now()))?
+            } else {
+                settled(monitor.tick(clock::now()))?
+            };
+            if let Some(durable) = durable {
+                put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
+            }
+            *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
+            if taken > 0 {
+                continue;
+            }
+            if is_last {
+                return Ok(());
+            }
+            runtime.block_on(async {
+                tokio::select! {
+                    () = logged.notified() => {}
+                    () = tokio::time::sleep(TICK) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    };
+    let logs_errors = move || {
+        let ended = work();
+        if let Err(error) = &ended {
+            tracing::error!(
+                error = crate::told::told(error),
+                "the monitor has ended; decisions stay in the store's log"
+            );
+        }
+        ended
+    };
+    Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
+}
+
+/// What the store gave, or nothing while it fails: the decisions stay in its log, and it is asked again at the next tick.
+fn put_off<T: Default>(result: Result<T, StoreError>) -> anyhow::Result<T> {
+    match result {
+        Err(error) if error.class() == Class::Transient => {
+            tracing::error!(%error, "the store's decision log is not to be had; it is tried again");
+            Ok(T::default())
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Hands the next decisions to the monitor; how many it took.
+fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
+    let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
+    for (taken, (position, bytes)) in entries.iter().enumerate() {
+        let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
+        match monitor.observe(*position, &record, clock::now()) {
+            Ok(()) => {}
+            Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
+                tracing::error!(%error, "the decision log cannot be written; it is tried again");
+                return Ok(taken);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(entries.len())
+}
+
+/// A failure that may pass is logged and tried again at the next tick.
+fn settled(durable: Result<u64, interdict_monitor::error::MonitorError>) -> anyhow::Result<Option<u64>> {
+    match durable {
+        Ok(durable) => Ok(Some(durable)),
+        Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
+            tracing::error!(%error, "the decision log cannot be written; it is tried again");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
