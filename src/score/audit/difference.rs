@@ -54,7 +54,8 @@ fn compare(path: String, logged: &Value, recomputed: &Value, fields: &mut Vec<Fi
 
 /// As fingerprints are the same: -0.0 is not 0.0.
 fn is_same(left: &Value, right: &Value) -> bool {
-    left.to_string() == right.to_string()
+    let bytes = |value| serde_json::to_vec(value).ok();
+    bytes(left) == bytes(right)
 }
 
 /// What an element of a list is called.
