@@ -19,7 +19,7 @@ use interdict_features::state::{AsOf, Readout, Scratch, StateError};
 use interdict_features::time::Timestamp;
 use interdict_features::value::UNCHANGED;
 use interdict_store::error::StoreError;
-use interdict_store::port::{Commit, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
+use interdict_store::port::{Commit, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
 
 /// What bounds a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,12 +160,17 @@ impl<S: Store> Pipeline<S> {
             return Ok(None);
         };
         let offsets = self.store.offsets(source, incarnation).await?;
-        for offset in &offsets {
+        self.take_up(source, &offsets);
+        Ok(offsets.iter().find(|offset| offset.partition == 0).map(|offset| offset.position))
+    }
+
+    /// Notes what the stored states hold of a source that is not attached yet: decisions made meanwhile have seen it.
+    pub fn take_up(&mut self, source: &str, offsets: &[Offset]) {
+        for offset in offsets {
             let standing =
                 Standing { stored: Some(offset.position), applied: Some(offset.position), is_volatile: false };
             self.standings.insert((source.to_owned(), offset.partition), standing);
         }
-        Ok(offsets.iter().find(|offset| offset.partition == 0).map(|offset| offset.position))
     }
 
     /// How far each partition was applied, in order of name.

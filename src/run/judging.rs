@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use interdict_features::change::{ChangeBatch, Row};
-use interdict_features::decision::{DecisionRecord, EntityRef, SeenPosition};
+use interdict_features::decision::{DecisionRecord, EntityRef, ListHit, SeenPosition};
 use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
@@ -149,6 +149,22 @@ impl Judging {
         self.settle(&judge, batch, parts, circumstances.now)
     }
 
+    /// Makes the record of one change anew, with the list entries that it met then. `None` when it is not one to be judged.
+    pub(crate) fn judge_again(
+        &mut self,
+        batch: &ChangeBatch,
+        output: &Output,
+        circumstances: &Circumstances<'_>,
+        change: usize,
+        hits: Vec<ListHit>,
+    ) -> Option<DecisionRecord> {
+        let judge = self.judges[batch.stream().index].as_ref()?;
+        output.judgements[change]?;
+        let mut cases = [case(&self.plan, batch, output, circumstances, change)];
+        score(judge, self.workers[0].as_mut(), batch, &mut cases);
+        Some(record(judge, batch, &cases[0], hits, circumstances.now))
+    }
+
     /// Goes through the decisions in order, and makes those anew whose entity an earlier one of the same batch has just blocked.
     fn settle(
         &mut self,
@@ -277,16 +293,19 @@ fn score(judge: &Judge, worker: Option<&mut Scorer>, batch: &ChangeBatch, cases:
 }
 
 fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: Timestamp) -> anyhow::Result<Judged> {
-    let record = if let Some(why) = case.refused {
-        judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, why, now)
-    } else {
-        let subject = case.subject(batch);
-        let hits = lists.hits(&case.entities, now);
-        let decision = judge.decide(&subject, &case.scored.score, &hits);
-        judge.record(&subject, &case.scored, hits, &decision, now)
-    };
+    let record = record(judge, batch, case, lists.hits(&case.entities, now), now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
     Ok(Judged { record, claim })
+}
+
+/// The record of a case whose entities meet the list entries `hits`.
+fn record(judge: &Judge, batch: &ChangeBatch, case: &Case, hits: Vec<ListHit>, now: Timestamp) -> DecisionRecord {
+    if let Some(why) = case.refused {
+        return judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, why, now);
+    }
+    let subject = case.subject(batch);
+    let decision = judge.decide(&subject, &case.scored.score, &hits);
+    judge.record(&subject, &case.scored, hits, &decision, now)
 }
 
 impl Case {

@@ -4,7 +4,7 @@ pub(crate) mod clock;
 mod commands;
 mod core;
 mod desk;
-mod input_log;
+pub(crate) mod input_log;
 pub(crate) mod judging;
 mod maintenance;
 mod requests;

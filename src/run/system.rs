@@ -141,7 +141,7 @@ pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<A
     Ok(Some((runtime, Arc::new(active), bundle)))
 }
 
-fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
+pub(crate) fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
     let options =
         EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
     Ok(EmbeddedStore::open(&setup.store.path, options)?)
@@ -160,9 +160,13 @@ fn open_core(
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
+    let mut pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(store), limits);
+    for source in &setup.sources {
+        pipeline.take_up(&source.name, &store.positions_now(&source.name)?);
+    }
     Ok(Core {
         namespace: setup.namespace.clone(),
-        pipeline: Pipeline::new(Arc::clone(plan), Arc::clone(store), limits),
+        pipeline,
         judging: Judging::new(&setup.namespace, Arc::clone(plan), &setup.policy, in_force, shards, lists)?,
         store: Arc::clone(store),
         dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
@@ -301,7 +305,7 @@ impl System {
 }
 
 /// The judged stream of every source whose records belong to one stream and are not history.
-fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
+pub(crate) fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
     let streams = &setup.definitions.streams;
     let stream_of = |config: &SourceConfig| {
         let SourceKind::File(file) = &config.kind else { return None };

@@ -1,10 +1,11 @@
-//! `interdict score`: history Parquet in, features, scores and decisions out.
+//! `interdict score`: history Parquet in, features, scores and decisions out; or logged decisions made again.
 //!
 //! Invariants:
 //! - Scores and decisions come from the judge that decides the stream, over the features that backfill computes.
 //! - Each event is judged by model and rules alone, with empty lists: what an earlier decision would have blocked is scored too, so
 //!   that the rows can be compared with their labels.
 
+mod audit;
 mod verdicts;
 
 use std::path::PathBuf;
@@ -25,17 +26,24 @@ pub(crate) use verdicts::Verdicts;
 /// The output has the columns of `backfill` and: `score` (null where the model gave none), `outcome` (approve, review or block),
 /// `decided_by`, `rules` (ids of those that hit, with commas) and `degraded` (a missing value counted against it). Block and allow
 /// lists are taken as empty. Memory is needed as for `backfill`.
+///
+/// With --audit LOG_FOLDER every logged decision is made again from what the deployment read, up to the positions that its record
+/// names, and compared bit for bit, clocks apart. Exit code 0 when all are equal, 1 when one is not or none could be audited.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Score {
     /// The configuration
     #[arg(long, short, value_name = "FILE", default_value = "interdict.toml")]
     config: PathBuf,
-    /// History: a Parquet file, a folder of them, or a pattern such as 'data/2018-*.parquet'
-    #[arg(long, short, value_name = "PATH")]
-    input: PathBuf,
+    /// History: a Parquet file, a folder of them, or a pattern such as 'data/2018-*.parquet'. With --audit: where the only source's
+    /// records stand now [default: its path]
+    #[arg(long, short, value_name = "PATH", required_unless_present = "audit")]
+    input: Option<PathBuf>,
+    /// Make the decisions in this decision log again and compare
+    #[arg(long, value_name = "LOG_FOLDER", conflicts_with_all = ["output", "stream", "labels", "compression", "force"])]
+    audit: Option<PathBuf>,
     /// Where scores and decisions go (Parquet); rows that cannot be read go beside it, to FILE.dead-letters.jsonl
-    #[arg(long, short, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(long, short, value_name = "FILE", required_unless_present = "audit")]
+    output: Option<PathBuf>,
     /// The stream whose rows these are [default: the only one that has rows]
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
@@ -60,7 +68,13 @@ impl Score {
     /// What stands in the way, and what to do about it.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let setup = Setup::load(&self.config)?;
-        refuse_existing(&self.output, self.force)?;
+        if let Some(log) = &self.audit {
+            return audit::run(log, &setup, self.input.as_deref(), self.json);
+        }
+        let (Some(input), Some(output)) = (&self.input, &self.output) else {
+            anyhow::bail!("name the history with --input and the result with --output");
+        };
+        refuse_existing(output, self.force)?;
         let plan = Plan::compile(Arc::clone(&setup.definitions));
         let stream = stream_of(&setup.definitions, self.stream.as_deref())?;
         let verdicts = verdicts(&setup, stream.index)?;
@@ -70,9 +84,9 @@ impl Score {
         let job = Job {
             plan: &plan,
             stream,
-            input: &self.input,
+            input,
             labels: self.labels.as_deref(),
-            output: &self.output,
+            output,
             codec: self.compression,
             verdicts: Some(&verdicts),
         };

@@ -187,6 +187,14 @@ impl EmbeddedStore {
         })
     }
 
+    /// The stored offsets of a source, whatever its identity: what the stored states hold of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn positions_now(&self, source: &str) -> Result<Vec<Offset>, StoreError> {
+        self.read(|engine| read::offsets(engine, &engine.snapshot(), source))
+    }
+
     /// [`Store::decision`] on this thread.
     ///
     /// # Errors
