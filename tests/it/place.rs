@@ -321,6 +321,11 @@ impl Caller {
         Self { runtime, client: reqwest::Client::new(), base: format!("http://{address}") }
     }
 
+    /// Another caller of the same process, with connections of its own.
+    pub(crate) fn apart(&self) -> Self {
+        Self::new(self.base.trim_start_matches("http://"))
+    }
+
     /// Status and body; `None` when the connection broke.
     pub(crate) fn try_send(
         &self,
