@@ -72,7 +72,7 @@ fn columns_are_what_the_engine_evaluates_as_events_pass() {
         "--seed",
         "3",
         "--transactions",
-        "150000",
+        "1000000",
         "--customers",
         "400",
         "--terminals",
@@ -82,7 +82,7 @@ fn columns_are_what_the_engine_evaluates_as_events_pass() {
     ];
     interdict(folder.path(), &simulate).ok();
     let report = backfill(folder.path(), &[]).ok().json();
-    assert_eq!((report["rows"].as_u64(), report["events"].as_u64()), (Some(150_000), Some(150_000)));
+    assert_eq!((report["rows"].as_u64(), report["events"].as_u64()), (Some(1_000_000), Some(1_000_000)));
     let table = read(&folder.path().join("out.parquet"));
     assert_eq!(table.columns()[..6], *read(&input).columns(), "columns of the input stay as they are");
 
