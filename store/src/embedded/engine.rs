@@ -42,6 +42,11 @@ pub(super) struct Engine {
     path: Box<Path>,
 }
 
+/// Tries for the folder's lock, and the time between two of them. A child process that is just being started holds a copy of the lock of
+/// a store closed meanwhile, until its program begins: a matter of milliseconds, no other process at work.
+const LOCK_TRIES: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(4);
+
 /// Takes the folder for this process; makes it when missing.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     fs::create_dir_all(path).map_err(|error| failure::of_file(path, "making the folder", error))?;
@@ -51,11 +56,19 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(path.join("lock"))
         .map_err(|error| failure::of_file(path, "opening the lock file", error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(failure::of_file(path, "locking the folder", error)),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => pause(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(failure::of_file(path, "locking the folder", error)),
+        }
     }
+    Err(StoreError::Locked { path: path.to_owned() })
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing tells when another process lets go of a lock")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// Fails as long as the disk is full, so that what is open stays readable meanwhile.
