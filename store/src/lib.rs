@@ -11,3 +11,5 @@ pub mod contract;
 pub mod embedded;
 pub mod error;
 pub mod port;
+#[cfg(feature = "redis")]
+pub mod redis;

@@ -1,0 +1,39 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::contract::{self, Subject};
+use server_process::{Server, block_on};
+
+mod server_process;
+
+/// A namespace of its own on the server that all tests of this process share.
+struct Namespace(RedisConfig);
+
+impl Namespace {
+    fn new() -> Self {
+        Self(Server::shared().config())
+    }
+}
+
+impl Subject for Namespace {
+    type Store = RedisStore;
+
+    async fn open(&self) -> RedisStore {
+        let config = RedisConfig { outbox_capacity: contract::OUTBOX_CAPACITY, ..self.0.clone() };
+        RedisStore::connect(config).await.unwrap()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_its_twin(actions in contract::model::actions()) {
+        block_on(contract::model::check(&Namespace::new(), actions));
+    }
+}
+
+#[test]
+fn keeps_the_contract() {
+    block_on(contract::cases::check_all(Namespace::new));
+}
