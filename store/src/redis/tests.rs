@@ -4,7 +4,9 @@ use super::*;
 use crate::contract::{self, Subject};
 use server_process::{Server, block_on};
 
+mod crash;
 mod server_process;
+mod wire;
 
 /// A namespace of its own on the server that all tests of this process share.
 struct Namespace(RedisConfig);

@@ -71,6 +71,13 @@ impl Server {
         let pid = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
         let stdin = watch.stdin.take();
         self.running = Some(Running { watch, stdin, pid });
+        // Refused until it listens.
+        let mut attempts = 0_u32;
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            attempts += 1;
+            assert!(attempts < 50_000_000, "the server does not listen");
+            std::thread::yield_now();
+        }
     }
 
     pub(super) fn signal(&self, signal: Signal) {
