@@ -262,7 +262,10 @@ fn client(config: &RedisConfig, server: &ConnectionInfo) -> Result<(String, Clie
 
 /// A certificate that is not trusted does not become so by trying again.
 fn of_handshake(address: &str, error: redis::RedisError) -> DatabaseError {
-    let io = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    type Shared = Arc<dyn std::error::Error + Send + Sync>;
+    let source = std::error::Error::source(&error);
+    let shared = source.and_then(|source| source.downcast_ref::<Shared>());
+    let io = shared.and_then(|shared| shared.downcast_ref::<std::io::Error>());
     if io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
         return DatabaseError::Settings { address: address.to_owned(), source: error };
     }

@@ -5,7 +5,9 @@ use crate::contract::{self, Subject};
 use server_process::{Server, block_on};
 
 mod crash;
+mod refusals;
 mod server_process;
+mod settings;
 mod wire;
 
 /// A namespace of its own on the server that all tests of this process share.
