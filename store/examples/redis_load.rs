@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().ok_or("name a Redis: redis_load redis://localhost:6379 [COMMITS]")?;
     let commits: u64 = arguments.next().map_or(Ok(2000), |count| count.parse())?;
-    let namespace = format!("load-{}", Uuid::new_v4());
+    let namespace = format!("load-{}", std::process::id());
     let store = Arc::new(RedisStore::connect(RedisConfig::new(&namespace, &[&url])?).await?);
     println!("on disk: {}", store.persistence());
 

@@ -2,7 +2,7 @@
 //!
 //! Every state and row record carries its expiry in its head, and a sweep walks over all keys of the namespace once per
 //! day of that clock. The server's own times to live would run on while a source stands still, and an index of what
-//! expires would cost about as much memory as small row records do; the walk costs the server some 3 us per key and day.
+//! expires would cost about as much memory as small row records do; the walk costs the server some 2 us per key and day.
 //!
 //! Three marks in `meta` keep sweeps of several processes apart from writes: `sweep`, the day of the newest sweep that
 //! began; `swept`, the day of the newest one that ended; `late`, set by a commit that writes something which a sweep
@@ -15,7 +15,7 @@ use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 
 /// Keys looked at by one script: the server does nothing else for about a millisecond.
-const STEP_KEYS: usize = 300;
+const STEP_KEYS: usize = 500;
 
 impl RedisStore {
     /// [`crate::port::Store::expire`].
@@ -27,13 +27,12 @@ impl RedisStore {
         if answer::number("sweep", &begun)? == 0 {
             return Ok(0);
         }
-        let (pattern, kind_at) = (self.layout.perishable_pattern(), self.layout.kind_at().to_string());
+        let pattern = self.layout.perishable_pattern();
         let (keys, instant) = (STEP_KEYS.to_string(), now.micros().to_string());
         let mut cursor = b"0".to_vec();
         let mut removed = 0;
         loop {
-            let arguments: [&[u8]; 5] =
-                [&cursor, pattern.as_bytes(), keys.as_bytes(), instant.as_bytes(), kind_at.as_bytes()];
+            let arguments: [&[u8]; 4] = [&cursor, pattern.as_bytes(), keys.as_bytes(), instant.as_bytes()];
             let question = scripts::SWEEP_STEP.question(&[], &arguments);
             let answered = answer::only("sweep", self.link.ask(Lane::Write, &question).await?)?;
             let mut words = answer::list("sweep", answered)?.into_iter();

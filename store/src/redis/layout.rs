@@ -6,7 +6,7 @@
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `{NS:e` name(entity) key `}` | hash | per group: its identity, 8 bytes, to expiry i64 and state |
+//! | `{NS:e` name(entity) key `}` group, 8 bytes | string | expiry i64 and state |
 //! | `{NS:r` name(stream) id `}` | string | expiry i64 and row record |
 //! | `{NS:d:` decision id, 16 bytes `}` | string | decision record |
 //! | `{NS:d:` decision id, 16 bytes `}t` | list | texts appended under it, oldest first |
@@ -22,6 +22,9 @@
 //! | `{NS}:bundles` | hash | name(model) version to registry entry, JSON |
 //! | `{NS}:aliases` | hash | `model@alias` to version |
 //! | `{NS}:writer:UUID` | hash | what became of this process's commits that it may ask about again (see `ledger`) |
+//!
+//! States are strings and not fields of a hash per entity: one command writes and reads thousands of them, which halves
+//! what a commit costs the server, and a sweep looks at heads alone.
 //!
 //! An expiry is microseconds since the epoch, big-endian, or the largest i64 for never. Other numbers are decimal texts.
 //! An offset's position is compared as text: scripts count in doubles.
@@ -95,9 +98,11 @@ impl Layout {
         self.single(&format!("writer:{writer}"))
     }
 
-    /// Writes an entity's key into `out`, which is cleared.
-    pub(super) fn entity(&self, out: &mut Vec<u8>, entity: &str, key: &[u8]) -> Result<(), StoreError> {
-        self.owned(out, 'e', entity, key)
+    /// Writes a state's key into `out`, which is cleared.
+    pub(super) fn state(&self, out: &mut Vec<u8>, entity: &str, key: &[u8], group: u64) -> Result<(), StoreError> {
+        self.owned(out, 'e', entity, key)?;
+        out.extend(group.to_be_bytes());
+        Ok(())
     }
 
     /// Writes a row record's key into `out`, which is cleared.
@@ -130,14 +135,9 @@ impl Layout {
         (format!("{{{}:d:", self.namespace).into_bytes(), b"}")
     }
 
-    /// The pattern of the keys of entities and row records.
+    /// The pattern of the keys of states and row records.
     pub(super) fn perishable_pattern(&self) -> String {
         format!("{{{}:[er][0-9]*", self.namespace)
-    }
-
-    /// How many bytes stand before the letter that tells an entity from a row record.
-    pub(super) fn kind_at(&self) -> usize {
-        self.namespace.len() + 2
     }
 
     fn owned(&self, out: &mut Vec<u8>, kind: char, name: &str, key: &[u8]) -> Result<(), StoreError> {
@@ -259,7 +259,9 @@ pub(super) fn text(what: &'static str, bytes: Vec<u8>) -> Result<String, StoreEr
 pub(super) fn corrupt(what: &'static str, why: &str) -> StoreError {
     StoreError::Corrupt {
         what,
-        why: format!("{why}; restore the database from a copy, or use a new namespace and let it be filled from the source"),
+        why: format!(
+            "{why}; restore the database from a copy, or use a new namespace and let it be filled from the source"
+        ),
     }
 }
 

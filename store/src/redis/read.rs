@@ -1,4 +1,5 @@
-//! Reads. Each is one question to the server; what one entity, decision or list owns is read at one instant.
+//! Reads. Each is one question to the server, longer ones one per page; states, row records and decisions of one question
+//! are read at one instant, so that a commit is seen whole or not at all.
 
 use bytes::Bytes;
 use interdict_features::decision::{EntityRef, ListKind};
@@ -9,7 +10,8 @@ use super::link::Lane;
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
-    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, StoredDecision,
+    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, StateQuery,
+    StoredDecision,
 };
 
 /// Entries of a log or the outbox read at once.
@@ -55,17 +57,17 @@ impl RedisStore {
             }
         }
         let mut fetched = absent(query);
-        for at in asked.states {
-            fetched.states[at] = bodies(next()?)?;
-        }
-        if !(asked.rows.is_empty() && query.decisions.is_empty()) {
+        if !asked.records.is_empty() {
             let mut records = answer::list("records", next()?)?.into_iter();
-            for at in asked.rows {
-                let row = answer::bytes("row record", records.next().unwrap_or_default())?;
-                fetched.rows[at] = row.map(layout::perishable_body).transpose()?;
-            }
-            for (at, record) in records.enumerate() {
-                fetched.decisions[at] = answer::bytes("decision record", record)?.map(Bytes::from);
+            for at in asked.records {
+                let record = records.next().ok_or_else(|| answer::odd("records"))?;
+                match at {
+                    Record::State(at, group) => fetched.states[at][group] = perishable("state", record)?,
+                    Record::Row(at) => fetched.rows[at] = perishable("row record", record)?,
+                    Record::Decision(at) => {
+                        fetched.decisions[at] = answer::bytes("decision record", record)?.map(Bytes::from);
+                    }
+                }
             }
         }
         if !asked.lists.is_empty() {
@@ -83,7 +85,7 @@ impl RedisStore {
 
     /// One pipeline for everything. A key over the port's bound cannot have been stored and is not asked for.
     fn fetch_question(&self, query: &Query, feeds: &[Feed]) -> Result<(redis::Pipeline, Asked), StoreError> {
-        let mut question = redis::Pipeline::with_capacity(query.states.len() + 3);
+        let mut question = redis::Pipeline::with_capacity(3);
         let mut asked = Asked::default();
         if !feeds.is_empty() {
             let mut command = redis::cmd("HMGET");
@@ -94,29 +96,26 @@ impl RedisStore {
             question.add_command(command);
         }
         let mut key = Vec::with_capacity(64);
-        for (at, wanted) in query.states.iter().enumerate() {
-            if wanted.groups.is_empty() || self.layout.entity(&mut key, &wanted.entity, &wanted.key).is_err() {
-                continue;
-            }
-            let mut command = redis::cmd("HMGET");
-            command.arg(key.as_slice());
-            for group in wanted.groups.iter() {
-                command.arg(group.to_be_bytes().as_slice());
-            }
-            question.add_command(command);
-            asked.states.push(at);
-        }
         let mut records = redis::cmd("MGET");
+        for (at, StateQuery { entity, key: of, groups }) in query.states.iter().enumerate() {
+            for (number, group) in groups.iter().enumerate() {
+                if self.layout.state(&mut key, entity, of, *group).is_ok() {
+                    records.arg(key.as_slice());
+                    asked.records.push(Record::State(at, number));
+                }
+            }
+        }
         for (at, wanted) in query.rows.iter().enumerate() {
             if self.layout.row(&mut key, wanted).is_ok() {
                 records.arg(key.as_slice());
-                asked.rows.push(at);
+                asked.records.push(Record::Row(at));
             }
         }
-        for id in &query.decisions {
+        for (at, id) in query.decisions.iter().enumerate() {
             records.arg(self.layout.decision(*id));
+            asked.records.push(Record::Decision(at));
         }
-        if !(asked.rows.is_empty() && query.decisions.is_empty()) {
+        if !asked.records.is_empty() {
             question.add_command(records);
         }
         let mut lists = redis::cmd("HMGET");
@@ -313,9 +312,16 @@ impl RedisStore {
 /// Which parts of a query the answers belong to.
 #[derive(Default)]
 struct Asked {
-    states: Vec<usize>,
-    rows: Vec<usize>,
+    records: Vec<Record>,
     lists: Vec<usize>,
+}
+
+/// One record asked for: where its answer goes.
+enum Record {
+    /// Query and group.
+    State(usize, usize),
+    Row(usize),
+    Decision(usize),
 }
 
 fn absent(query: &Query) -> Fetched {
@@ -327,9 +333,8 @@ fn absent(query: &Query) -> Fetched {
     }
 }
 
-fn bodies(answered: Value) -> Result<Vec<Option<Bytes>>, StoreError> {
-    let states = answer::list("states", answered)?.into_iter();
-    states.map(|state| answer::bytes("state", state)?.map(layout::perishable_body).transpose()).collect()
+fn perishable(what: &'static str, value: Value) -> Result<Option<Bytes>, StoreError> {
+    answer::bytes(what, value)?.map(layout::perishable_body).transpose()
 }
 
 fn offsets_of(source: &str, fields: Vec<Value>) -> Result<Vec<Offset>, StoreError> {

@@ -52,25 +52,15 @@ pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(incl
 /// Points an alias.
 pub(super) static ALIAS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/alias.lua")));
 /// Begins a sweep.
-pub(super) static SWEEP_BEGIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/sweep_begin.lua")));
+pub(super) static SWEEP_BEGIN: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/sweep_begin.lua")));
 /// Sweeps some keys.
 pub(super) static SWEEP_STEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/sweep_step.lua")));
 /// Ends a sweep.
 pub(super) static SWEEP_END: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/sweep_end.lua")));
 
 fn all() -> [&'static Script; 10] {
-    [
-        &COMMIT,
-        &OFFSETS,
-        &OUTBOX,
-        &DECISIONS,
-        &RECENT,
-        &REGISTER,
-        &ALIAS,
-        &SWEEP_BEGIN,
-        &SWEEP_STEP,
-        &SWEEP_END,
-    ]
+    [&COMMIT, &OFFSETS, &OUTBOX, &DECISIONS, &RECENT, &REGISTER, &ALIAS, &SWEEP_BEGIN, &SWEEP_STEP, &SWEEP_END]
 }
 
 /// The commands that load them.

@@ -88,7 +88,10 @@ pub(super) fn check(
 pub(super) fn warn(address: &str, facts: &Facts, is_forbidden: bool) {
     let persistence = facts.persistence;
     if is_forbidden {
-        tracing::warn!(address, "this user may not read the server's configuration, so what it keeps on disk is not known");
+        tracing::warn!(
+            address,
+            "this user may not read the server's configuration, so what it keeps on disk is not known"
+        );
     }
     match persistence {
         Persistence::Nothing => tracing::warn!(

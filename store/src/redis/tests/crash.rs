@@ -41,8 +41,7 @@ async fn reached(store: &RedisStore) -> u64 {
 /// The store holds commits 1 to some number, each whole, and nothing of later ones.
 async fn check_whole(store: &RedisStore) -> u64 {
     let reached = reached(store).await;
-    let wanted =
-        |key: u64| StateQuery { entity: "card".into(), key: key.to_be_bytes().into(), groups: [1].into() };
+    let wanted = |key: u64| StateQuery { entity: "card".into(), key: key.to_be_bytes().into(), groups: [1].into() };
     let query = Query { states: (0..KEYS).map(wanted).collect(), ..Query::default() };
     let expected = (reached > 0).then(|| Bytes::from(reached.to_be_bytes().repeat(50)));
     for states in store.fetch(&query).await.unwrap().states {
