@@ -104,6 +104,8 @@ impl RedisStore {
         command.arg(standing.token).arg(standing.low).arg(standing.known);
         command.arg(self.link.config().outbox_capacity);
         command.arg(body.oldest().map(|day| day.to_string()).unwrap_or_default());
+        let keep = self.link.config().decisions_keep;
+        command.arg(keep.map(|keep| keep.as_millis().to_string()).unwrap_or_default());
         for word in body.words() {
             command.arg(word);
         }

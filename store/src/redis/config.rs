@@ -36,6 +36,9 @@ pub struct RedisConfig {
     pub replica_timeout: Duration,
     /// The least that the server must keep on disk.
     pub persistence: PersistenceWanted,
+    /// How long a decision's record and what is appended under it are found, by the server's clock; `None`: for ever. It
+    /// must be longer than the longest replay (a decision that is gone is judged anew) and than the monitor may be away.
+    pub decisions_keep: Option<Duration>,
     /// Unfinished actions at most; a commit that would bring in more fails as full.
     pub outbox_capacity: usize,
 }
@@ -99,6 +102,7 @@ impl RedisConfig {
             replicas: 0,
             replica_timeout: Duration::from_secs(1),
             persistence: PersistenceWanted::Any,
+            decisions_keep: None,
             outbox_capacity: 10_000,
         })
     }
@@ -124,6 +128,7 @@ impl RedisConfig {
         if let Some(index) = section.choice("persistence", &PERSISTENCE.map(|(name, _)| name)) {
             config.persistence = PERSISTENCE[index].1;
         }
+        config.decisions_keep = read_keep(section);
         if let Some(capacity) = section.integer("outbox_capacity", 1..=10_000_000) {
             config.outbox_capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         }
@@ -216,6 +221,16 @@ fn read_ca(section: &Section<'_>, folder: &Path, servers: &[ConnectionInfo]) -> 
             None
         }
     }
+}
+
+fn read_keep(section: &Section<'_>) -> Option<Duration> {
+    let keep = section.span_of_time("decisions_keep")?;
+    if keep < Span::DAY {
+        let help = "write at least 1d: a decision that is gone is judged anew when its event is read again";
+        section.report("decisions_keep", "'decisions_keep' is short", help);
+        return None;
+    }
+    Some(Duration::from_micros(keep.micros().unsigned_abs()))
 }
 
 fn read_time(section: &Section<'_>, key: &str, time: &mut Duration) {

@@ -86,7 +86,7 @@ pub enum DatabaseError {
     },
     /// The user lacks a right.
     #[error(
-        "Redis at {address} forbids this user what the store needs ({said}); give it ACL SETUSER ... ~{{NAMESPACE* +@all -@dangerous +info +config|get"
+        "Redis at {address} forbids this user what the store needs ({said}); give it ACL SETUSER USER ~{{NAMESPACE}}:* ~{{NAMESPACE:* +@all -@dangerous +info +config|get"
     )]
     Forbidden {
         /// The server.

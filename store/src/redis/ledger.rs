@@ -36,6 +36,8 @@ struct State {
 
 struct Doubt {
     token: u64,
+    /// Compared first: few commits are worth a fingerprint.
+    size: (usize, usize),
     fingerprint: u128,
 }
 
@@ -70,11 +72,11 @@ impl Ledger {
     /// Begins a commit: under its old token if it is one that is in doubt.
     pub(super) fn begin<'a>(&'a self, body: &'a Body) -> Flight<'a> {
         let mut state = self.state();
-        let doubted = if state.doubts.is_empty() {
-            None
-        } else {
+        let doubted = if state.doubts.iter().any(|doubt| doubt.size == body.size()) {
             let fingerprint = self.fingerprint(body);
-            state.doubts.iter().position(|doubt| doubt.fingerprint == fingerprint)
+            state.doubts.iter().position(|doubt| doubt.size == body.size() && doubt.fingerprint == fingerprint)
+        } else {
+            None
         };
         let token = match doubted.and_then(|at| state.doubts.remove(at)) {
             Some(doubt) => doubt.token,
@@ -137,6 +139,6 @@ impl Drop for Flight<'_> {
         if state.doubts.len() == DOUBTS_MAX {
             state.doubts.pop_front();
         }
-        state.doubts.push_back(Doubt { token, fingerprint });
+        state.doubts.push_back(Doubt { token, size: self.body.size(), fingerprint });
     }
 }

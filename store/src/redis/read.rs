@@ -1,5 +1,5 @@
-//! Reads. Each is one question to the server, longer ones one per page; states, row records and decisions of one question
-//! are read at one instant, so that a commit is seen whole or not at all.
+//! Reads. Each is one question to the server, longer ones one per page; up to 2,048 states,
+//! row records and decisions of one question are read at one instant, so that a commit is seen whole or not at all.
 
 use bytes::Bytes;
 use interdict_features::decision::{EntityRef, ListKind};
@@ -16,6 +16,9 @@ use crate::port::{
 
 /// Entries of a log or the outbox read at once.
 const PAGE: usize = 512;
+
+/// Records read by one command: the server does nothing else meanwhile, about 2 ms.
+const RECORDS_AT_ONCE: usize = 2048;
 
 /// Entries of a list read at once.
 const LIST_PAGE: usize = 1000;
@@ -57,11 +60,11 @@ impl RedisStore {
             }
         }
         let mut fetched = absent(query);
-        if !asked.records.is_empty() {
+        for places in asked.records.chunks(RECORDS_AT_ONCE) {
             let mut records = answer::list("records", next()?)?.into_iter();
-            for at in asked.records {
+            for at in places {
                 let record = records.next().ok_or_else(|| answer::odd("records"))?;
-                match at {
+                match *at {
                     Record::State(at, group) => fetched.states[at][group] = perishable("state", record)?,
                     Record::Row(at) => fetched.rows[at] = perishable("row record", record)?,
                     Record::Decision(at) => {
@@ -95,29 +98,7 @@ impl RedisStore {
             }
             question.add_command(command);
         }
-        let mut key = Vec::with_capacity(64);
-        let mut records = redis::cmd("MGET");
-        for (at, StateQuery { entity, key: of, groups }) in query.states.iter().enumerate() {
-            for (number, group) in groups.iter().enumerate() {
-                if self.layout.state(&mut key, entity, of, *group).is_ok() {
-                    records.arg(key.as_slice());
-                    asked.records.push(Record::State(at, number));
-                }
-            }
-        }
-        for (at, wanted) in query.rows.iter().enumerate() {
-            if self.layout.row(&mut key, wanted).is_ok() {
-                records.arg(key.as_slice());
-                asked.records.push(Record::Row(at));
-            }
-        }
-        for (at, id) in query.decisions.iter().enumerate() {
-            records.arg(self.layout.decision(*id));
-            asked.records.push(Record::Decision(at));
-        }
-        if !asked.records.is_empty() {
-            question.add_command(records);
-        }
+        self.ask_records(query, &mut asked, &mut question);
         let mut lists = redis::cmd("HMGET");
         lists.arg(self.layout.lists());
         for (at, entity) in query.lists.iter().enumerate() {
@@ -133,6 +114,36 @@ impl RedisStore {
             question.add_command(lists);
         }
         Ok((question, asked))
+    }
+
+    fn ask_records(&self, query: &Query, asked: &mut Asked, question: &mut redis::Pipeline) {
+        let mut key = Vec::with_capacity(64);
+        let mut command = redis::cmd("MGET");
+        let mut ask = |key: &[u8], record: Record| {
+            command.arg(key);
+            asked.records.push(record);
+            if asked.records.len().is_multiple_of(RECORDS_AT_ONCE) {
+                question.add_command(std::mem::replace(&mut command, redis::cmd("MGET")));
+            }
+        };
+        for (at, StateQuery { entity, key: of, groups }) in query.states.iter().enumerate() {
+            for (number, group) in groups.iter().enumerate() {
+                if self.layout.state(&mut key, entity, of, *group).is_ok() {
+                    ask(&key, Record::State(at, number));
+                }
+            }
+        }
+        for (at, wanted) in query.rows.iter().enumerate() {
+            if self.layout.row(&mut key, wanted).is_ok() {
+                ask(&key, Record::Row(at));
+            }
+        }
+        for (at, id) in query.decisions.iter().enumerate() {
+            ask(&self.layout.decision(*id), Record::Decision(at));
+        }
+        if !asked.records.len().is_multiple_of(RECORDS_AT_ONCE) {
+            question.add_command(command);
+        }
     }
 
     /// [`crate::port::Store::offsets`].
@@ -255,10 +266,16 @@ impl RedisStore {
             let count = (limit - entries.len()).min(PAGE);
             let page = self.log_page(log, next, count).await?;
             let is_last = page.len() < count;
-            if let Some((last, _)) = page.last() {
-                next = last + 1;
+            for (at, entry) in page {
+                next = at + 1;
+                match entry {
+                    Some(entry) => entries.push((at, entry)),
+                    None => tracing::error!(
+                        position = at,
+                        "a decision was kept no longer before it was read from the log; raise [store] decisions_keep"
+                    ),
+                }
             }
-            entries.extend(page);
             if is_last {
                 break;
             }
@@ -266,7 +283,13 @@ impl RedisStore {
         Ok(entries)
     }
 
-    async fn log_page(&self, log: LogName, position: u64, count: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+    /// Entries with their positions; `None` for a decision whose record is kept no longer.
+    async fn log_page(
+        &self,
+        log: LogName,
+        position: u64,
+        count: usize,
+    ) -> Result<Vec<(u64, Option<Bytes>)>, StoreError> {
         let (key, from) = (self.layout.log(log), layout::log_id(position));
         let question = if log == LogName::DECISIONS {
             let (head, tail) = self.layout.decision_around();
@@ -288,8 +311,8 @@ impl RedisStore {
                 let mut pair = answer::list("log entry", entry.next().unwrap_or_default())?;
                 (id, pair.pop().unwrap_or_default())
             };
-            let id = layout::log_position(&answer::some_bytes("log entry", id)?)?;
-            page.push((id, Bytes::from(answer::some_bytes("log entry", entry)?)));
+            let position = layout::log_position(&answer::some_bytes("log entry", id)?)?;
+            page.push((position, answer::bytes("log entry", entry)?.map(Bytes::from)));
         }
         Ok(page)
     }

@@ -5,6 +5,7 @@ use crate::contract::{self, Subject};
 use server_process::{Server, block_on};
 
 mod crash;
+mod proxy;
 mod refusals;
 mod server_process;
 mod settings;

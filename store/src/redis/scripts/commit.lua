@@ -14,12 +14,19 @@ end
 local function number()
   return tonumber(take())
 end
+local keep_ms
+local function keep(key)
+  if keep_ms ~= '' then
+    redis.call('PEXPIRE', key, keep_ms)
+  end
+end
 local function stream_id(position)
   return string.format('1-%.0f', position)
 end
 
 -- What the writer may ask about again, and what is too old to be answered.
 local token, low, known, capacity, oldest = take(), number(), number(), number(), take()
+keep_ms = take()
 local own = redis.call('HMGET', writer, token, 'low')
 if own[1] then
   -- A write, so that WAIT of this connection waits for what it asks about.
@@ -95,11 +102,13 @@ local intent = tonumber(head[3] or 0)
 for i = 1, #fresh do
   local claim = fresh[i]
   redis.call('SET', claim.key, claim.record)
+  keep(claim.key)
   redis.call('XADD', decisions, stream_id(first_position + i - 1), 'd', claim.id)
   for entity = claim.entities, claim.entities_end do
     if redis.call('LPUSH', ARGV[entity], claim.id) > RECENT_SLACK then
       redis.call('LTRIM', ARGV[entity], 0, RECENT_KEPT - 1)
     end
+    keep(ARGV[entity])
   end
   for field = claim.intents, claim.intents_end, 2 do
     intent = intent + 1
@@ -116,6 +125,7 @@ for _ = 1, number() do
   if redis.call('HDEL', intents, field) == 1 then
     redis.call('ZREM', outbox, field)
     redis.call('RPUSH', texts, result)
+    keep(texts)
   end
 end
 
@@ -123,6 +133,7 @@ for _ = 1, number() do
   local texts, text = take(), take()
   if not redis.call('LPOS', texts, text) then
     redis.call('RPUSH', texts, text)
+    keep(texts)
   end
 end
 

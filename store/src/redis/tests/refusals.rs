@@ -73,11 +73,14 @@ fn a_wrong_or_missing_password_is_told_without_it() {
 fn a_user_with_the_rights_of_its_namespace_is_enough_and_fewer_are_told() {
     let server = Server::start(&["--save", ""]);
     let config = server.config();
-    let keys = format!("~{{{}*", config.namespace);
+    let (single, owned) = (format!("~{{{}}}:*", config.namespace), format!("~{{{}:*", config.namespace));
+    let keys = [single.as_str(), owned.as_str()];
     let rights = ["+@all", "-@dangerous", "+info", "+config|get"];
-    server.say(&[&["ACL", "SETUSER", "scorer", "on", ">pw", &keys], &rights[..]].concat());
-    server.say(&["ACL", "SETUSER", "reader", "on", ">pw", &keys, "+@read", "+info", "+evalsha", "+script|load"]);
-    server.say(&["ACL", "SETUSER", "plain", "on", ">pw", &keys, "+@all", "-@dangerous", "+info"]);
+    server.say(&[&["ACL", "SETUSER", "scorer", "on", ">pw"], &keys[..], &rights[..]].concat());
+    let rights = ["+@read", "+info", "+evalsha", "+script|load"];
+    server.say(&[&["ACL", "SETUSER", "reader", "on", ">pw"], &keys[..], &rights[..]].concat());
+    let rights = ["+@all", "-@dangerous", "+info"];
+    server.say(&[&["ACL", "SETUSER", "plain", "on", ">pw"], &keys[..], &rights[..]].concat());
     let as_user = |user: &str| {
         let (user, password) = (Some(user.to_owned()), Some(Password::new("pw")));
         RedisConfig { user, password, ..config.clone() }

@@ -22,7 +22,8 @@ fn everything_that_can_be_said_is_read() {
     std::fs::write(folder.path().join("ca.pem"), "pem").unwrap();
     let lines = "url = [\"rediss://one:7000/2\", \"rediss://two\"]\nuser = \"scorer\"\npassword_file = \"password\"\n\
         ca_file = \"ca.pem\"\nconnect_timeout = \"1s\"\nresponse_timeout = \"3s\"\nwait = \"9s\"\nreplicas = 2\n\
-        replica_timeout = \"250ms\"\npersistence = \"always\"\noutbox_capacity = 7\n";
+        replica_timeout = \"250ms\"\npersistence = \"always\"\noutbox_capacity = 7\n\
+        decisions_keep = \"90d\"\n";
     let (config, mistakes) = read(lines, folder.path());
     assert_eq!(mistakes, "");
     let config = config.unwrap();
@@ -35,6 +36,7 @@ fn everything_that_can_be_said_is_read() {
     let times = [config.connect_timeout, config.response_timeout, config.wait, config.replica_timeout];
     assert_eq!(times, [1000, 3000, 9000, 250].map(Duration::from_millis));
     assert_eq!((config.replicas, config.persistence, config.outbox_capacity), (2, PersistenceWanted::Always, 7));
+    assert_eq!(config.decisions_keep, Some(Duration::from_secs(90 * 86_400)));
     assert!(!format!("{config:?}").contains("sesame"));
 }
 
@@ -49,7 +51,7 @@ fn one_address_is_enough() {
 fn mistakes_are_told_all_at_once_and_secrets_are_not() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("empty"), "\n").unwrap();
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 13] = [
         ("", &["has no 'url'"]),
         ("url = []", &["names no server"]),
         ("url = \"http://localhost\"", &["redis://HOST"]),
@@ -61,6 +63,7 @@ fn mistakes_are_told_all_at_once_and_secrets_are_not() {
         ("url = \"redis://a\"\npassword_file = \"absent\"", &["absent cannot be read"]),
         ("url = \"redis://a\"\nca_file = \"empty\"", &["needs TLS", "rediss://"]),
         ("url = \"redis://a\"\nwait = \"2h\"\nreplica_timeout = \"20s\"", &["'wait' is no time", "not shorter"]),
+        ("url = \"redis://a\"\ndecisions_keep = \"2h\"", &["write at least 1d"]),
         ("url = \"redis://a\"\npersistence = \"some\"\npasswort_file = \"x\"", &["appendonly, always", "unknown key"]),
     ];
     for (lines, words) in cases {

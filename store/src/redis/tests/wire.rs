@@ -1,137 +1,14 @@
 //! What goes over the wire: one round trip per read, and commits whose answers are lost.
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
+use super::proxy::{Proxy, Traffic};
 use super::*;
 use crate::error::Class;
 use crate::port::{
     Append, Claim, ClaimOutcome, Durability, ListWrite, OffsetMove, RowKey, RowWrite, StateQuery, StateWrite,
 };
-
-/// What happens to what comes by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Traffic {
-    Passes,
-    /// The next answer is lost and its connection with it.
-    LosesAnAnswer,
-    /// Requests of connections that are there stand still.
-    HoldsRequests,
-    /// Answers stand still.
-    HoldsAnswers,
-}
-
-#[derive(Default)]
-struct Counters {
-    connections: AtomicU64,
-    /// Pieces in which requests came.
-    requests: AtomicU64,
-    /// How often a request came after an answer (or first).
-    turns: AtomicU64,
-}
-
-struct Shared {
-    upstream: PathBuf,
-    traffic: Mutex<Traffic>,
-    changed: Condvar,
-    counters: Counters,
-}
-
-/// Stands between a store and its server.
-struct Proxy {
-    folder: TempDir,
-    shared: Arc<Shared>,
-}
-
-impl Proxy {
-    fn before(upstream: &Path) -> Self {
-        let folder = TempDir::new().unwrap();
-        let listener = UnixListener::bind(folder.path().join("proxy")).unwrap();
-        let shared = Arc::new(Shared {
-            upstream: upstream.to_owned(),
-            traffic: Mutex::new(Traffic::Passes),
-            changed: Condvar::new(),
-            counters: Counters::default(),
-        });
-        let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let Ok(server) = UnixStream::connect(&accepting.upstream) else { continue };
-                accepting.carry(client.unwrap(), server);
-            }
-        });
-        Self { folder, shared }
-    }
-
-    fn config(&self, server: &Server) -> RedisConfig {
-        let url = format!("unix://{}", self.folder.path().join("proxy").display());
-        let namespace = server.config().namespace;
-        RedisConfig { wait: Duration::from_secs(30), ..RedisConfig::new(&namespace, &[&url]).unwrap() }
-    }
-
-    fn set(&self, traffic: Traffic) {
-        *self.shared.traffic.lock().unwrap() = traffic;
-        self.shared.changed.notify_all();
-    }
-
-    fn counted(&self) -> (u64, u64) {
-        let counters = &self.shared.counters;
-        (counters.turns.load(Ordering::SeqCst), counters.requests.load(Ordering::SeqCst))
-    }
-}
-
-impl Shared {
-    fn carry(self: &Arc<Self>, client: UnixStream, server: UnixStream) {
-        self.counters.connections.fetch_add(1, Ordering::SeqCst);
-        let is_first = Arc::new(std::sync::atomic::AtomicBool::new(true));
-        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        let (shared, asks) = (Arc::clone(self), Arc::clone(&is_first));
-        let born_under = *self.traffic.lock().unwrap();
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 1 << 20];
-            while let Ok(count @ 1..) = from.read(&mut buffer) {
-                shared.counters.requests.fetch_add(1, Ordering::SeqCst);
-                shared.counters.turns.fetch_add(u64::from(asks.swap(false, Ordering::SeqCst)), Ordering::SeqCst);
-                let mut traffic = shared.traffic.lock().unwrap();
-                while *traffic == Traffic::HoldsRequests && born_under != Traffic::HoldsRequests {
-                    traffic = shared.changed.wait(traffic).unwrap();
-                }
-                drop(traffic);
-                if to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-            }
-            let _gone = to.shutdown(std::net::Shutdown::Write);
-        });
-        let shared = Arc::clone(self);
-        std::thread::spawn(move || {
-            let (mut from, mut to) = (server, client);
-            let mut buffer = vec![0; 1 << 20];
-            while let Ok(count @ 1..) = from.read(&mut buffer) {
-                let mut traffic = shared.traffic.lock().unwrap();
-                while *traffic == Traffic::HoldsAnswers {
-                    traffic = shared.changed.wait(traffic).unwrap();
-                }
-                if *traffic == Traffic::LosesAnAnswer {
-                    *traffic = Traffic::Passes;
-                    break;
-                }
-                drop(traffic);
-                is_first.store(true, Ordering::SeqCst);
-                if to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-            }
-            let _gone = (to.shutdown(std::net::Shutdown::Both), from.shutdown(std::net::Shutdown::Both));
-        });
-    }
-}
 
 fn entity(number: u64) -> EntityRef {
     EntityRef { entity: "card".to_owned(), key: number.to_string() }
@@ -241,7 +118,7 @@ fn all_callers_share_two_connections() {
         assert!(readers.join_all().await.into_iter().all(|is_there| is_there));
         assert_eq!(input(&store).await.len(), 200);
     });
-    assert_eq!(proxy.shared.counters.connections.load(Ordering::SeqCst), 2);
+    assert_eq!(proxy.connections(), 2);
 }
 
 #[test]
@@ -341,6 +218,28 @@ fn what_an_old_connection_still_holds_comes_too_late() {
 }
 
 #[test]
+fn a_paused_server_is_waited_for() {
+    let server = Server::start(&["--save", ""]);
+    let proxy = Proxy::before(&server.socket());
+    block_on(async {
+        let config = RedisConfig { response_timeout: Duration::from_millis(200), ..proxy.config(&server) };
+        let store = RedisStore::connect(config).await.unwrap();
+        store.commit(numbered(1)).await.unwrap();
+        server.signal(rustix::process::Signal::STOP);
+        let awake = async {
+            // Its first attempt timed out, and another connection stands in line.
+            while proxy.connections() < 3 {
+                tokio::task::yield_now().await;
+            }
+            server.signal(rustix::process::Signal::CONT);
+        };
+        let (second, ()) = tokio::join!(store.commit(numbered(2)), awake);
+        assert_eq!(second.unwrap().appended, [1]);
+        assert_eq!(input(&store).await, ["1", "2"]);
+    });
+}
+
+#[test]
 fn scripts_that_the_server_forgot_are_loaded_again() {
     let server = Server::start(&["--save", ""]);
     block_on(async {
@@ -392,6 +291,54 @@ fn one_of_many_racing_claims_wins_and_readers_see_commits_whole() {
         }
         assert_eq!(claimed, ROUNDS);
         assert_eq!(store.read_log(LogName::DECISIONS, 0, 1000).await.unwrap().len() as u64, ROUNDS);
+    });
+}
+
+#[test]
+fn decisions_are_kept_as_long_as_configured() {
+    let server = Server::start(&["--save", ""]);
+    block_on(async {
+        let config = RedisConfig { decisions_keep: Some(Duration::from_secs(86_400)), ..server.config() };
+        let store = RedisStore::connect(config).await.unwrap();
+        let note = |number| crate::port::Note { decision: Uuid::from_u64_pair(3, number), text: "{}".to_owned() };
+        store.commit(Commit { notes: vec![note(1)], ..numbered(1) }).await.unwrap();
+        let stored = store.decision(Uuid::from_u64_pair(3, 1)).await.unwrap().unwrap();
+        assert_eq!((stored.record, stored.appended), (claim(1).record, vec!["{}".to_owned()]));
+        assert_eq!(store.recent_decisions(&entity(1), 9).await.unwrap().len(), 1);
+        // A day later.
+        let pass = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do if redis.call('PTTL', key) > 86000000 then \
+            redis.call('PEXPIRE', key, 0) end end";
+        for kind in ["*:d:*", "*:n4:*", "*:log:*", "*:e4:*", "*:meta", "*:offsets"] {
+            server.say(&["EVAL", pass, "0", kind]);
+        }
+        assert!(store.decision(Uuid::from_u64_pair(3, 1)).await.unwrap().is_none());
+        store.commit(numbered(2)).await.unwrap();
+        assert_eq!(store.recent_decisions(&entity(1), 9).await.unwrap(), [] as [Bytes; 0]);
+        assert_eq!(store.read_log(LogName::DECISIONS, 0, 9).await.unwrap(), [(1, claim(2).record)]);
+        assert_eq!(input(&store).await, ["1", "2"], "what is no decision stays");
+    });
+}
+
+#[test]
+fn a_read_of_thousands_answers_each_in_its_place() {
+    block_on(async {
+        let store = Server::shared().store().await;
+        let states = (0..5000).map(|key| state(key, 1, &key.to_be_bytes())).collect();
+        store.commit(Commit { states, ..Commit::default() }).await.unwrap();
+        for keys in [2047, 2048, 2049, 5000] {
+            let wanted =
+                |key: u64| StateQuery { entity: "card".into(), key: key.to_be_bytes().into(), groups: [1].into() };
+            let query = Query {
+                states: (0..keys).map(wanted).collect(),
+                decisions: vec![Uuid::from_u64_pair(3, 1)],
+                lists: vec![entity(1)],
+                ..Query::default()
+            };
+            let fetched = store.fetch(&query).await.unwrap();
+            let expected = (0..keys).map(|key| vec![Some(Bytes::copy_from_slice(&key.to_be_bytes()))]);
+            assert_eq!(fetched.states, expected.collect::<Vec<_>>());
+            assert_eq!((fetched.decisions, fetched.lists), (vec![None], vec![vec![]]));
+        }
     });
 }
 
