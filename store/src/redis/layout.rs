@@ -23,8 +23,8 @@
 //! | `{NS}:aliases` | hash | `model@alias` to version |
 //! | `{NS}:writer:UUID` | hash | what became of this process's commits that it may ask about again (see `ledger`) |
 //!
-//! States are strings and not fields of a hash per entity: one command writes and reads thousands of them, which halves
-//! what a commit costs the server, and a sweep looks at heads alone.
+//! States are strings and not fields of a hash per entity: one command writes and reads thousands of them, which costs
+//! the server a fifth less, and a sweep looks at heads alone.
 //!
 //! An expiry is microseconds since the epoch, big-endian, or the largest i64 for never. Other numbers are decimal texts.
 //! An offset's position is compared as text: scripts count in doubles.
