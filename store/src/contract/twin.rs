@@ -78,6 +78,12 @@ impl Twin {
                 self.lists.insert((entry.list, entry.entity.clone()), entry.clone());
             }
         }
+        for intent in &commit.intents {
+            let is_it = |held: &Intent| held.decision == intent.decision && held.action == intent.action;
+            if !self.outbox.iter().any(is_it) {
+                self.outbox.push(intent.clone());
+            }
+        }
         if self.outbox.len() > unfinished && self.outbox.len() > OUTBOX_CAPACITY {
             return Err(StoreError::OutboxFull { capacity: OUTBOX_CAPACITY });
         }
