@@ -216,7 +216,7 @@ impl System {
         drop(intake);
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks)?;
+        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
@@ -382,7 +382,7 @@ fn start_engine(
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
 }
 
-fn start_deliveries(
+async fn start_deliveries(
     setup: &Setup,
     store: &Arc<EmbeddedStore>,
     registry: &mut Registry,
@@ -390,9 +390,10 @@ fn start_deliveries(
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "webhook secrets are configuration")]
+    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
+    receivers.check().await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
