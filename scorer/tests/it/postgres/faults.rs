@@ -54,7 +54,7 @@ async fn waiting(watcher: &tokio_postgres::Client) -> i64 {
 
 #[tokio::test]
 async fn a_locked_account_keeps_no_other_waiting() {
-    let rig = Rig::new(&[("connections", "2"), ("timeout", "200ms")]).await;
+    let rig = Rig::new(&[("connections", "2"), ("timeout", "\"200ms\"")]).await;
     let locked = rig.outbox.decide(1, 7, 90);
     rig.bank.batch_execute("BEGIN; SELECT FROM accounts WHERE id = 7 FOR UPDATE").await.unwrap();
     for number in 2..=6_u64 {
