@@ -5,7 +5,8 @@ CREATE TABLE IF NOT EXISTS accounts (
     customer_id bigint PRIMARY KEY,
     status      text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'blocked')),
     blocked_at  timestamptz,
-    blocked_by  uuid
+    blocked_by  uuid,
+    blocked_for text
 );
 
 CREATE TABLE IF NOT EXISTS transactions (
@@ -14,8 +15,7 @@ CREATE TABLE IF NOT EXISTS transactions (
     customer_id    bigint NOT NULL REFERENCES accounts,
     terminal_id    bigint NOT NULL,
     amount         numeric(12, 2) NOT NULL,
-    is_fraud       boolean,
-    committed_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+    is_fraud       boolean
 );
 
 -- A chargeback knows its transaction by its id alone, and may come before it.
