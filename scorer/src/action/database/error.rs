@@ -13,6 +13,9 @@ pub(super) enum ActError {
     /// No session could be had.
     #[error("no connection to the database: {0}{hint}", hint = connect_hint(.0))]
     Connect(Told),
+    /// No session was asked for.
+    #[error("the database was away a moment ago, and is not asked again yet")]
+    Away,
     /// The session was lost, or the database cannot do it now.
     #[error("{0}")]
     Session(Told),
@@ -128,7 +131,7 @@ impl ActError {
 
     pub(super) fn class(&self) -> Class {
         match self {
-            Self::Connect(_) | Self::Session(_) | Self::Timeout => Class::Transient,
+            Self::Connect(_) | Self::Away | Self::Session(_) | Self::Timeout => Class::Transient,
             Self::Refused { .. }
             | Self::Mistake(_)
             | Self::NoLedger { .. }
@@ -154,7 +157,7 @@ impl ActError {
     /// Whether the session must not be used again, whatever it says of itself.
     pub(super) fn breaks_session(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Timeout => true,
+            Self::Connect(_) | Self::Away | Self::Timeout => true,
             Self::Session(told) => told.code.is_none() || told.is(&SqlState::UNDEFINED_TABLE),
             _ => false,
         }

@@ -16,6 +16,7 @@
 //! clock. Lines may be deleted once they are older than every act that may still arrive, but the last of each account.
 
 mod error;
+mod gate;
 mod ledger;
 mod session;
 mod values;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use interdict_store::error::Class;
+use tokio::time::Instant;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -35,6 +37,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use self::error::ActError;
+use self::gate::Gate;
 use self::session::Session;
 use super::act::Act;
 use super::receiver::{Ended, Failure};
@@ -95,6 +98,7 @@ pub struct Database {
     server: tokio_postgres::Config,
     tls: Option<MakeRustlsConnect>,
     idle: Mutex<Vec<Session>>,
+    gate: Gate,
     /// What the log was told last.
     is_reachable: AtomicBool,
 }
@@ -143,6 +147,7 @@ impl Database {
             server,
             tls,
             idle: Mutex::default(),
+            gate: Gate::new(config.backoff.first),
             is_reachable: AtomicBool::new(true),
         })
     }
@@ -204,7 +209,13 @@ impl Database {
     }
 
     async fn connect(&self) -> Result<Session, ActError> {
-        Box::pin(Session::open(&self.server, self.tls.clone(), &self.config)).await
+        let probe = self.gate.enter(Instant::now()).ok_or(ActError::Away)?;
+        let opened = Box::pin(Session::open(&self.server, self.tls.clone(), &self.config)).await;
+        // A database that refuses was reached.
+        if opened.as_ref().err().is_none_or(|error| error.class() == Class::Rejected) {
+            probe.succeed();
+        }
+        opened
     }
 
     fn take_idle(&self) -> Option<Session> {
@@ -228,7 +239,7 @@ impl Database {
                         "the action's database cannot be used; its acts wait in the outbox");
                 }
             }
-            Err(ActError::Payload) => {}
+            Err(ActError::Payload | ActError::Away) => {}
             _ => {
                 if !self.is_reachable.swap(true, Ordering::Relaxed) {
                     tracing::info!(action = self.action, "the action's database can be used again");
