@@ -219,8 +219,11 @@ impl Staging<'_> {
             Some((position, _)) => Some(*position),
             None => read::decision_position(self.engine, &self.snapshot, finished.decision)?,
         };
-        let Some(position) = position else { return self.finish_loose(finished) };
-        let Some(key) = self.unfinished(position, &finished.action)? else { return Ok(()) };
+        let key = match position {
+            Some(position) => self.unfinished(position, &finished.action)?,
+            None => None,
+        };
+        let Some(key) = key else { return self.finish_loose(finished) };
         self.batch.remove(&self.engine.outbox, key);
         self.removed.insert(key);
         self.positions.outbox_entries = self.positions.outbox_entries.saturating_sub(1);
