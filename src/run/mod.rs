@@ -1,5 +1,6 @@
 //! `interdict run`: an embedded deployment from its configuration.
 
+mod blocks;
 pub(crate) mod clock;
 mod commands;
 mod core;

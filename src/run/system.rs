@@ -19,8 +19,9 @@ use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::monitor::{Monitor, MonitorState};
-use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
+use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
+use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
 use interdict_scorer::http::edge::EdgeParts;
@@ -182,7 +183,7 @@ impl System {
         core.confirms = starter.confirms;
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks)?;
+        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
@@ -292,7 +293,7 @@ fn start_engine(
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
 }
 
-fn start_deliveries(
+async fn start_deliveries(
     setup: &Setup,
     store: &Arc<EmbeddedStore>,
     registry: &mut Registry,
@@ -300,9 +301,10 @@ fn start_deliveries(
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "webhook secrets are configuration")]
+    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
+    receivers.check().await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
