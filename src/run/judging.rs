@@ -13,6 +13,7 @@ use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
 use interdict_ingest::dead_letter::DeadLetter;
+use interdict_scorer::action::act::{Act, by_hand};
 use interdict_scorer::activation::Active;
 use interdict_scorer::judge::Judge;
 use interdict_scorer::lists::Lists;
@@ -20,7 +21,7 @@ use interdict_scorer::policy::Policy;
 use interdict_scorer::runtime::Runtime;
 use interdict_scorer::scorer::{Scored, Scorer};
 use interdict_scorer::subject::{Context, Subject};
-use interdict_store::port::Claim;
+use interdict_store::port::{Claim, Intent};
 use rayon::prelude::*;
 
 /// What a batch's events have in common.
@@ -60,6 +61,7 @@ pub(crate) struct Judging {
     judges: Vec<Option<Arc<Judge>>>,
     /// One per worker; each scores with its own session.
     workers: Vec<Option<Scorer>>,
+    policy: Arc<Policy>,
     pub(crate) lists: Lists,
 }
 
@@ -108,7 +110,12 @@ impl Judging {
             };
             scorers.push(scorer);
         }
-        Ok(Self { plan, judges, workers: scorers, lists })
+        Ok(Self { plan, judges, workers: scorers, policy: Arc::clone(policy), lists })
+    }
+
+    /// The intents that carry an act by hand to the databases it concerns.
+    pub(crate) fn by_hand(&self, act: &Act) -> serde_json::Result<Vec<Intent>> {
+        by_hand(&self.policy, &self.plan.definitions, act)
     }
 
     /// The judge of a stream, if its events are judged.

@@ -1,5 +1,6 @@
 //! `interdict run`: an embedded deployment from its configuration.
 
+mod blocks;
 pub(crate) mod clock;
 mod commands;
 mod core;
@@ -8,6 +9,7 @@ pub(crate) mod input_log;
 pub(crate) mod judging;
 mod maintenance;
 mod requests;
+pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod watching;

@@ -5,7 +5,7 @@
 //! - Whatever else is asked waits until that commit is made, so that entries of the input log stand where they were applied.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -13,12 +13,8 @@ use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
 use interdict_features::engine::{Evaluate, Outcome};
 use interdict_features::state::AsOf;
-use interdict_scorer::http::backend::{
-    Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Label, LabelRequest, Removal,
-};
-use interdict_store::port::{
-    Append, ClaimOutcome, Commit, Durability, ListWrite, LogName, Note, Query, RowKey, RowWrite, Store,
-};
+use interdict_scorer::http::backend::{Accepted, Answer, BackendError, DecideRequest, Label, LabelRequest};
+use interdict_store::port::{Append, ClaimOutcome, Commit, LogName, Note, Query, RowKey, RowWrite, Store};
 use tokio::sync::mpsc;
 
 use super::clock;
@@ -277,46 +273,9 @@ impl<S: Store> Core<S> {
         self.pipeline.advance(input_log::SOURCE, 0, position);
         Ok(Ok(Accepted { position }))
     }
-
-    async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
-        if let Err(full) = self.judging.lists.set(set.entry.clone()) {
-            tracing::error!(%full, "a list entry was refused");
-            return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: Duration::from_secs(60) }));
-        }
-        let audit = serde_json::json!({ "act": "set_list_entry", "entry": set.entry, "author": *set.caller.name });
-        let commit = Commit {
-            lists: vec![ListWrite::Set(set.entry)],
-            appends: vec![append(LogName::AUDIT, &audit)?],
-            durability: Durability::Power,
-            ..Commit::default()
-        };
-        self.commit(commit).await?;
-        Ok(Ok(()))
-    }
-
-    async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {
-        let is_there = self.judging.lists.of(&remove.entity).any(|entry| entry.list == remove.list);
-        if !is_there {
-            return Ok(Ok(Removal::Absent));
-        }
-        let write = ListWrite::Remove { list: remove.list, entity: remove.entity.clone() };
-        self.judging.lists.apply(write.clone())?;
-        let audit = serde_json::json!({
-            "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
-            "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,
-        });
-        let commit = Commit {
-            lists: vec![write],
-            appends: vec![append(LogName::AUDIT, &audit)?],
-            durability: Durability::Power,
-            ..Commit::default()
-        };
-        self.commit(commit).await?;
-        Ok(Ok(Removal::Removed))
-    }
 }
 
-fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Append, serde_json::Error> {
+pub(super) fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Append, serde_json::Error> {
     Ok(Append { log, bytes: serde_json::to_vec(entry)?.into() })
 }
 

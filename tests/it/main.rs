@@ -3,11 +3,13 @@
 
 mod audit;
 mod backfill;
+mod bank;
 mod broken;
 mod check;
 mod crash;
 mod demo;
 mod disk;
+mod ledger;
 mod place;
 mod program;
 mod requests;
