@@ -8,7 +8,7 @@ use interdict_features::time::Timestamp;
 
 use super::layout::{self, Layout};
 use crate::error::StoreError;
-use crate::port::{Append, Claim, Commit, ListEntry, ListWrite, LogName, RowWrite, StateWrite};
+use crate::port::{Append, Claim, Commit, Intent, ListEntry, ListWrite, LogName, RowWrite, StateWrite};
 
 /// Writes of one commit at most: the server does nothing else meanwhile, about 3 us for each, and calls a script slow
 /// after 5 s.
@@ -80,6 +80,10 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
     for claim in &commit.claims {
         push_claim(layout, &mut body, claim)?;
     }
+    body.push_count(commit.intents.len());
+    for intent in &commit.intents {
+        push_intent(&mut body, intent)?;
+    }
     // The plain commands at the end run before the rest: first how many words they are.
     let mut plain = Body::default();
     push_perishables(layout, &mut plain, commit)?;
@@ -87,7 +91,7 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
     body.push_count(commit.finished.len());
     for finished in &commit.finished {
         layout::bounded_value("text under a decision", finished.result.len())?;
-        body.push(&layout::intent_field(finished.decision, &finished.action));
+        body.push(&layout::intent_field(finished.decision, &finished.action)?);
         body.push(&layout.texts(finished.decision));
         body.push(finished.result.as_bytes());
     }
@@ -122,6 +126,7 @@ fn bound_writes(commit: &Commit) -> Result<(), StoreError> {
     let writes = commit.states.len()
         + commit.rows.len()
         + commit.claims.iter().map(claims).sum::<usize>()
+        + 2 * commit.intents.len()
         + commit.lists.len()
         + commit.appends.len()
         + 2 * (commit.finished.len() + commit.notes.len())
@@ -153,15 +158,20 @@ fn push_claim(layout: &Layout, body: &mut Body, claim: &Claim) -> Result<(), Sto
     }
     body.push_count(claim.intents.len());
     for intent in &claim.intents {
-        body.push(&layout::intent_field(claim.id, &intent.action));
-        let json = layout::to_json("intent", intent)?;
-        layout::bounded_value("intent", json.len())?;
-        body.push(&json);
+        push_intent(body, intent)?;
     }
     body.push_count(claim.lists.len());
     for entry in &claim.lists {
         push_entry(body, entry)?;
     }
+    Ok(())
+}
+
+fn push_intent(body: &mut Body, intent: &Intent) -> Result<(), StoreError> {
+    body.push(&layout::intent_field(intent.decision, &intent.action)?);
+    let json = layout::to_json("intent", intent)?;
+    layout::bounded_value("intent", json.len())?;
+    body.push(&json);
     Ok(())
 }
 

@@ -15,8 +15,8 @@
 //! | `{NS}:offsets` | hash | partition `:` source to position |
 //! | `{NS}:sources` | hash | source to incarnation |
 //! | `{NS}:lists` | hash | kind (`0` manual block, `1` allow, `2` automatic block) name(entity) key to entry, JSON |
-//! | `{NS}:intents` | hash | decision id and action to intent, JSON |
-//! | `{NS}:outbox` | sorted set | decision id and action by number, oldest first |
+//! | `{NS}:intents` | hash | id of decision or act, and action, to intent, JSON |
+//! | `{NS}:outbox` | sorted set | the same ids and actions by number, oldest first |
 //! | `{NS}:log:decisions` | stream | entry `1-POSITION`: decision id |
 //! | `{NS}:log:NAME` | stream | entry `1-POSITION`: the entry |
 //! | `{NS}:bundles` | hash | name(model) version to registry entry, JSON |
@@ -208,8 +208,9 @@ pub(super) fn bounded_alias(alias: &str) -> Result<(), StoreError> {
 }
 
 /// The field of an outbox entry.
-pub(super) fn intent_field(decision: Uuid, action: &str) -> Vec<u8> {
-    [decision.as_bytes(), action.as_bytes()].concat()
+pub(super) fn intent_field(decision: Uuid, action: &str) -> Result<Vec<u8>, StoreError> {
+    bounded("action name", action.len())?;
+    Ok([decision.as_bytes(), action.as_bytes()].concat())
 }
 
 /// Writes the head of a state or row record into `out`, which is cleared.

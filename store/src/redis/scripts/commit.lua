@@ -58,7 +58,7 @@ end
 
 local position = tonumber(head[2] or 0)
 local first_position = position
-local claims, remembered, fresh, taken, wanted = {}, {}, {}, {}, 0
+local claims, remembered, fresh, taken, wanted, entered = {}, {}, {}, {}, 0, {}
 for i = 1, number() do
   local claim = { key = take(), id = take(), record = take() }
   local stored = taken[claim.key] or redis.call('GET', claim.key)
@@ -70,6 +70,9 @@ for i = 1, number() do
   at = at + 2 * count
   if not stored then
     wanted = wanted + count
+    for field = claim.intents, claim.intents_end, 2 do
+      entered[ARGV[field]] = true
+    end
   end
   count = number()
   claim.lists, claim.lists_end = at + 1, at + 2 * count
@@ -81,6 +84,15 @@ for i = 1, number() do
     claims[i], remembered[i] = position, position
     position = position + 1
     fresh[#fresh + 1] = claim
+  end
+end
+local acts = {}
+for _ = 1, number() do
+  local field, json = take(), take()
+  if not entered[field] and redis.call('HEXISTS', intents, field) == 0 then
+    entered[field] = true
+    wanted = wanted + 1
+    acts[#acts + 1] = { field, json }
   end
 end
 if wanted > 0 and redis.call('HLEN', intents) + wanted > capacity then
@@ -99,6 +111,11 @@ end
 at = rest + 1
 
 local intent = tonumber(head[3] or 0)
+local function enter(field, json)
+  intent = intent + 1
+  redis.call('ZADD', outbox, string.format('%.0f', intent), field)
+  redis.call('HSET', intents, field, json)
+end
 for i = 1, #fresh do
   local claim = fresh[i]
   redis.call('SET', claim.key, claim.record)
@@ -111,13 +128,14 @@ for i = 1, #fresh do
     keep(ARGV[entity])
   end
   for field = claim.intents, claim.intents_end, 2 do
-    intent = intent + 1
-    redis.call('ZADD', outbox, string.format('%.0f', intent), ARGV[field])
-    redis.call('HSET', intents, ARGV[field], ARGV[field + 1])
+    enter(ARGV[field], ARGV[field + 1])
   end
   for field = claim.lists, claim.lists_end, 2 do
     redis.call('HSET', lists, ARGV[field], ARGV[field + 1])
   end
+end
+for i = 1, #acts do
+  enter(acts[i][1], acts[i][2])
 end
 
 for _ = 1, number() do
