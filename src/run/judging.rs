@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use interdict_features::change::{ChangeBatch, Row};
 use interdict_features::decision::{DecisionRecord, EntityRef, ListHit, SeenPosition};
-use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
+use interdict_features::engine::{Outcome, Output, OwnedKey, Plan, Refused, key_of, key_text};
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
 use interdict_ingest::dead_letter::DeadLetter;
@@ -124,10 +124,7 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
-        let is_wanted = |change: &usize| {
-            output.judgements[*change].is_some() && circumstances.decided.binary_search(change).is_err()
-        };
-        let places: Vec<usize> = (0..batch.len()).filter(is_wanted).collect();
+        let places = self.places(batch, output, circumstances.decided);
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -147,6 +144,25 @@ impl Judging {
             self.workers.par_iter_mut().zip(places.par_chunks(share)).map(work).collect()
         };
         self.settle(&judge, batch, parts, circumstances.now)
+    }
+
+    /// The places in `batch` of what is to be judged. Where no row record tells a repeated row, it is told here: its second judgement would
+    /// not be stored, and what it blocks must bind nobody.
+    fn places(&self, batch: &ChangeBatch, output: &Output, decided: &[usize]) -> Vec<usize> {
+        let stream = batch.stream();
+        let is_wanted =
+            |change: &usize| output.judgements[*change].is_some() && decided.binary_search(change).is_err();
+        let wanted = (0..batch.len()).filter(is_wanted);
+        if self.plan.streams[stream.index].keeps_records {
+            return wanted.collect();
+        }
+        let mut known: HashSet<OwnedKey> = HashSet::new();
+        let mut buffer = Vec::new();
+        let is_first = |change: &usize| {
+            let id = key_of(batch.row(*change), &[stream.id], &mut buffer).map(OwnedKey::from);
+            id.is_none_or(|id| known.insert(id))
+        };
+        wanted.filter(is_first).collect()
     }
 
     /// Makes the record of one change anew, with the list entries that it met then. `None` when it is not one to be judged.
@@ -182,7 +198,7 @@ impl Judging {
                     judged = decide(judge, &self.lists, batch, case, now)?;
                 }
                 for entry in &judged.claim.lists {
-                    self.lists.set(entry.clone())?;
+                    self.lists.put(entry.clone());
                     blocked.insert(entry.entity.clone());
                 }
                 settled.push(judged);

@@ -3,10 +3,14 @@
 pub(crate) mod clock;
 mod commands;
 mod core;
+mod deciding;
 mod desk;
 pub(crate) mod input_log;
+mod intake;
 pub(crate) mod judging;
+mod known;
 mod maintenance;
+mod promises;
 mod requests;
 pub(crate) mod stats;
 pub(crate) mod system;

@@ -156,7 +156,7 @@ fn open_core(
     stats: &Arc<Stats>,
     stop: &Stop,
 ) -> anyhow::Result<Core<EmbeddedStore>> {
-    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
@@ -179,6 +179,7 @@ fn open_core(
         has_unflushed_letters: false,
         judged_sources: judged_sources(setup),
         past_replay: HashSet::new(),
+        promises: Arc::default(),
         stop: stop.clone(),
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
@@ -223,6 +224,7 @@ impl System {
                 let reference =
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
+                watching::check(&opened, &store)?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
                 Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone())?)
             }
@@ -234,10 +236,12 @@ impl System {
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
             let desk = Desk {
+                namespace: setup.namespace.clone(),
                 commands: commands.clone(),
                 store: Arc::clone(&store),
                 plan: Arc::clone(&plan),
                 judges,
+                promises: Arc::clone(&core.promises),
                 stats: Arc::clone(&stats),
                 health: health_seen.clone(),
                 model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),

@@ -212,7 +212,7 @@ async fn every_failure_of_the_backend_has_its_status_and_no_inside() {
     fn secret() -> Box<dyn std::error::Error + Send + Sync> {
         "secret host db-17".into()
     }
-    let cases: [Failure; 10] = [
+    let cases: [Failure; 9] = [
         (
             || BackendError::Overloaded { what: "the queue", retry_after: Duration::from_millis(2500) },
             503,
@@ -231,7 +231,6 @@ async fn every_failure_of_the_backend_has_its_status_and_no_inside() {
         (|| BackendError::DeadlineBeforeDeciding, 503, "deadline", None),
         (|| BackendError::UnstableId, 422, "unstable_event_id", None),
         (|| BackendError::IdempotencyKeyReused, 422, "idempotency_key_reused", None),
-        (|| BackendError::InProgress, 409, "in_progress", Some("1")),
         (|| BackendError::Internal(secret()), 500, "internal", None),
     ];
     let rig = Rig::start().await;
