@@ -117,10 +117,16 @@ enum Publish {
 /// Does what is due in the monitor; up to where decisions are durable, if that is known.
 fn publish(monitor: &mut Monitor, store: &EmbeddedStore, publish: Publish) -> anyhow::Result<Option<u64>> {
     let now = clock::now();
-    if (publish == Publish::All || monitor.is_due(now)) && put_off(store.sync_now().map(Some))?.is_none() {
+    let publishes = publish == Publish::All || monitor.is_due(now);
+    if publishes && !is_synced(store)? {
         return Ok(None);
     }
     settled(if publish == Publish::All { monitor.flush(now) } else { monitor.tick(now) })
+}
+
+/// Puts on the disk what Parquet is about to hold; whether it is there.
+fn is_synced(store: &EmbeddedStore) -> anyhow::Result<bool> {
+    put_off(store.sync_now().map(|()| true))
 }
 
 /// Hands the next decisions to the monitor; how many it took.
@@ -129,7 +135,7 @@ fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Resul
     for (taken, (position, bytes)) in entries.iter().enumerate() {
         let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
         let now = clock::now();
-        if monitor.is_due(now) && put_off(store.sync_now().map(Some))?.is_none() {
+        if monitor.is_due(now) && !is_synced(store)? {
             return Ok(taken);
         }
         match monitor.observe(*position, &record, now) {
