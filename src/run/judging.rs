@@ -150,8 +150,7 @@ impl Judging {
     /// not be stored, and what it blocks must bind nobody.
     fn places(&self, batch: &ChangeBatch, output: &Output, decided: &[usize]) -> Vec<usize> {
         let stream = batch.stream();
-        let is_wanted =
-            |change: &usize| output.judgements[*change].is_some() && decided.binary_search(change).is_err();
+        let is_wanted = |change: &usize| output.judgements[*change].is_some() && decided.binary_search(change).is_err();
         let wanted = (0..batch.len()).filter(is_wanted);
         if self.plan.streams[stream.index].keeps_records {
             return wanted.collect();

@@ -113,9 +113,8 @@ impl Promises {
     pub(crate) fn announce(&self, records: &Arc<Vec<DecisionRecord>>, already_told: usize) -> Option<Announced<'_>> {
         let mut table = self.lock();
         if !table.open.is_empty() {
-            let is_told = |record: &DecisionRecord| {
-                table.open.get(&record.decision_id).is_some_and(|entry| entry.told.is_some())
-            };
+            let is_told =
+                |record: &DecisionRecord| table.open.get(&record.decision_id).is_some_and(|entry| entry.told.is_some());
             if records[..records.len() - already_told].iter().any(is_told) {
                 return None;
             }
@@ -200,3 +199,6 @@ impl Storing {
         self.records.get(place).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use interdict_features::decision::decision_id;
 use interdict_features::engine::Evaluate;
 use interdict_features::state::AsOf;
-use interdict_scorer::http::backend::{
-    Accepted, BackendError, BlockRemove, BlockSet, Label, LabelRequest, Removal,
-};
+use interdict_scorer::http::backend::{Accepted, BackendError, BlockRemove, BlockSet, Label, LabelRequest, Removal};
 use interdict_store::port::{Commit, Durability, ListWrite, LogName, Note, Store};
 use tokio::sync::mpsc;
 

@@ -7,9 +7,9 @@
 //! Invariant: an address other than loopback is never bound without keys.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
