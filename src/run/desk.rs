@@ -94,18 +94,14 @@ impl Desk {
     fn by_default(&self, judge: &Judge, request: &DecideRequest) -> DecisionRecord {
         let row = request.batch.row(0);
         let deadline = request.budget.deadline.saturating_duration_since(request.budget.start);
+        let position = SeenPosition { partition: format!("{}/0", input_log::SOURCE), position: 0 };
         let context = Context {
-            event_id: request.event_id.clone(),
-            judgement: 0,
-            position: SeenPosition { partition: format!("{}/0", input_log::SOURCE), position: 0 },
-            seen: Vec::new(),
             event_time: row.time(),
             arrival_time: Some(request.budget.received),
-            as_of: std::collections::BTreeMap::new(),
             idempotency_key: request.idempotency_key.clone(),
             deadline_micros: u64::try_from(deadline.as_micros()).ok(),
             left_micros: Some(0),
-            late: false,
+            ..Context::at(request.event_id.clone(), position)
         };
         let entities = super::judging::entities(&self.plan, row);
         judge.not_judged(&context, Some(&row), &entities, "the deadline came before the decision", clock::now())

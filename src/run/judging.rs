@@ -74,6 +74,9 @@ struct Case {
     scored: Scored,
 }
 
+/// What one worker made of its share of a batch.
+type Part = anyhow::Result<(Vec<Case>, Vec<Judged>)>;
+
 impl Judging {
     /// Judges for every judged stream; `active` is the model in force.
     pub(crate) fn new(
@@ -138,7 +141,7 @@ impl Judging {
             let decided: anyhow::Result<Vec<Judged>> = decided.collect();
             decided.map(|decided| (cases, decided))
         };
-        let parts: Vec<anyhow::Result<(Vec<Case>, Vec<Judged>)>> = if share < 16 {
+        let parts: Vec<Part> = if share < 16 {
             self.workers.iter_mut().zip(places.chunks(share)).map(work).collect()
         } else {
             self.workers.par_iter_mut().zip(places.par_chunks(share)).map(work).collect()
@@ -185,7 +188,7 @@ impl Judging {
         &mut self,
         judge: &Judge,
         batch: &ChangeBatch,
-        parts: Vec<anyhow::Result<(Vec<Case>, Vec<Judged>)>>,
+        parts: Vec<Part>,
         now: Timestamp,
     ) -> anyhow::Result<Vec<Judged>> {
         let mut settled = Vec::new();
@@ -259,19 +262,7 @@ fn place_id(place: &SeenPosition) -> String {
 /// The policy's default for a record that became no event, with its claim.
 pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) -> anyhow::Result<Judged> {
     let own = SeenPosition { partition: format!("{}/{}", letter.source, letter.partition), position: letter.position };
-    let context = Context {
-        event_id: place_id(&own),
-        judgement: 0,
-        position: own.clone(),
-        seen: vec![own],
-        event_time: None,
-        arrival_time: None,
-        as_of: BTreeMap::new(),
-        idempotency_key: None,
-        deadline_micros: None,
-        left_micros: None,
-        late: false,
-    };
+    let context = Context { seen: vec![own.clone()], ..Context::at(place_id(&own), own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
     let record = judge.not_judged(&context, None, &[], &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;

@@ -14,6 +14,8 @@ struct Rig {
     process: Process,
     caller: Caller,
     place: Place,
+    /// Events that it took to hold the engine; each is decided.
+    decided_before: usize,
     _disk: SmallDisk,
 }
 
@@ -41,7 +43,7 @@ impl Rig {
         let disk = SmallDisk::mount(place.path("small"));
         let mut process = place.start("run");
         let caller = Caller::new(&process.address());
-        Self { process, caller, place, _disk: disk }
+        Self { process, caller, place, decided_before: 0, _disk: disk }
     }
 
     fn fill(&self) {
@@ -54,10 +56,16 @@ impl Rig {
 
     /// Fills the disk and has the engine try a commit, which it repeats until there is space.
     fn hold(&mut self) {
-        self.fill();
-        let (_, told) = self.decide(9_999, "2.00", &[("x-deadline-ms", "20")]);
-        self.process.wait_for("intake waits");
-        assert!(told["unlogged"] == true || told["error"]["code"] == "deadline", "{told}");
+        for id in 9_000..9_010 {
+            self.fill();
+            let (_, told) = self.decide(id, "60.00", &[("x-deadline-ms", "1000")]);
+            self.decided_before += 1;
+            if told["unlogged"] == true {
+                self.process.wait_for("intake waits");
+                return;
+            }
+        }
+        panic!("the disk is never full");
     }
 
     fn release(&self) {
@@ -87,7 +95,7 @@ impl Rig {
         assert_eq!(stored["decision"], *told);
     }
 
-    /// Ends the process; as many decisions as `expected` are stored and in Parquet.
+    /// Ends the process; as many decisions as `expected` are stored and in Parquet, beside those that held the engine.
     fn end(self, expected: usize) {
         self.process.terminate();
         let (status, log) = self.process.end();
@@ -95,7 +103,7 @@ impl Rig {
         let mut copy = std::process::Command::new("cp");
         copy.arg("-r").arg(self.place.path("small/data")).arg(self.place.path("data"));
         assert!(copy.status().unwrap().success());
-        assert_eq!(self.place.decisions(&self.place.store()).len(), expected);
+        assert_eq!(self.place.decisions(&self.place.store()).len(), expected + self.decided_before);
     }
 }
 
@@ -114,7 +122,7 @@ fn an_event_that_is_decided_gets_its_decision_however_late_the_engine_is() {
     rig.release();
     let (status, next) = rig.decide(4, "20.00", &[]);
     assert_eq!((status, &next["unlogged"]), (200, &json!(false)), "{next}");
-    rig.end(3);
+    rig.end(2);
 }
 
 #[test]
@@ -165,7 +173,7 @@ fn what_is_told_at_the_deadline_is_what_is_stored() {
             let (status, again) = rig.decide(*id, amount, &[]);
             assert_eq!((status, &again["replayed"], &again["decision"]), (200, &json!(true), &told[id]), "{judge}");
         }
-        rig.end(told.len() + 1);
+        rig.end(told.len());
     }
 }
 
@@ -195,5 +203,5 @@ fn a_full_queue_turns_callers_away_and_keeps_what_the_others_were_told() {
     for record in told.iter().rev() {
         rig.assert_stored(record);
     }
-    rig.end(usize::try_from(taken).unwrap() + 1);
+    rig.end(usize::try_from(taken).unwrap());
 }
