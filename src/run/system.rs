@@ -26,6 +26,7 @@ use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Rec
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
+use interdict_scorer::http::backend::ModelEntry;
 use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::setup::Setup;
 
 use super::clock;
+use super::commands::Command;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
@@ -186,6 +188,27 @@ fn open_core(
     })
 }
 
+/// What the edge asks: the engine's thread, and the store beside it.
+fn open_desk(
+    core: &Core<EmbeddedStore>,
+    commands: mpsc::Sender<Command>,
+    health: watch::Receiver<Health>,
+    model: Option<ModelEntry>,
+) -> Desk {
+    let plan = Arc::clone(core.pipeline.engine().plan());
+    Desk {
+        namespace: core.namespace.clone(),
+        commands,
+        store: Arc::clone(&core.store),
+        judges: (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect(),
+        plan,
+        promises: Arc::clone(&core.promises),
+        stats: Arc::clone(&core.stats),
+        health,
+        model,
+    }
+}
+
 async fn serve(server: Server, stop: CancellationToken) {
     let drained = server.serve(stop).await;
     if drained.cut_off > 0 {
@@ -203,7 +226,6 @@ impl System {
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
-        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
         for config in &setup.sources {
@@ -224,7 +246,6 @@ impl System {
                 let reference =
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
-                watching::check(&opened, &store)?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
                 Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone())?)
             }
@@ -235,17 +256,8 @@ impl System {
         let stop_edge = CancellationToken::new();
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
-            let desk = Desk {
-                namespace: setup.namespace.clone(),
-                commands: commands.clone(),
-                store: Arc::clone(&store),
-                plan: Arc::clone(&plan),
-                judges,
-                promises: Arc::clone(&core.promises),
-                stats: Arc::clone(&stats),
-                health: health_seen.clone(),
-                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
-            };
+            let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
@@ -366,7 +378,7 @@ fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake
 
 fn start_engine(
     mut core: Core<EmbeddedStore>,
-    commands: mpsc::Receiver<super::commands::Command>,
+    commands: mpsc::Receiver<Command>,
     deliveries: mpsc::Receiver<Intake>,
     open_sources: usize,
     ends_with_sources: bool,

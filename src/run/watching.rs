@@ -39,7 +39,7 @@ pub(super) async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::
 }
 
 /// Sees that the decision log in Parquet is not ahead of the store that it is filled from.
-pub(super) fn check(monitor: &Monitor, store: &EmbeddedStore) -> anyhow::Result<()> {
+fn check(monitor: &Monitor, store: &EmbeddedStore) -> anyhow::Result<()> {
     let (logged, stored) = (monitor.next_position(), store.log_next_now(LogName::DECISIONS)?);
     anyhow::ensure!(
         logged <= stored,
@@ -56,6 +56,7 @@ pub(super) fn start(
     shown: &Arc<Mutex<Option<MonitorState>>>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    check(&monitor, store)?;
     let (store, shown) = (Arc::clone(store), Arc::clone(shown));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut work = move || -> anyhow::Result<()> {
