@@ -32,10 +32,14 @@ use super::input_log::{self, Entry};
 use super::judging::Judging;
 use super::maintenance::StreamClock;
 use super::promises::Promises;
+use super::sources::Confirms;
 use super::stats::Stats;
 
 /// How long to wait before a commit that failed for a while is made again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// How often list entries that ended are removed. They bind nobody from the moment they end.
 const LIST_SWEEP: Duration = Duration::from_secs(60);
@@ -88,6 +92,12 @@ pub(crate) struct Core<S> {
     pub(crate) has_unflushed_letters: bool,
     /// The judged stream that records of a source belong to, where all of them belong to one.
     pub(crate) judged_sources: HashMap<String, usize>,
+    /// Sources that forget what was confirmed.
+    pub(crate) confirms: Confirms,
+    /// Nothing was stored since the sources were last told what is on disk.
+    pub(crate) is_confirmed: bool,
+    /// When they were.
+    pub(crate) last_confirm: Instant,
     /// Source and stream of which a judged event without stored decision was met: nothing behind it is a replay.
     pub(crate) past_replay: HashSet<(Arc<str>, usize)>,
     /// What callers of open requests were told.
@@ -115,22 +125,25 @@ impl<S: Store> Core<S> {
                 break End::Sources;
             }
             let due = self.last_checkpoint + self.checkpoint_interval;
-            let is_held = self.is_held();
+            let due_confirm = self.last_confirm + CONFIRM;
+            let is_held = self.hold().await?;
             if is_held && self.stop.is_stopped() && commands.is_closed() && commands.is_empty() {
                 break End::Stopped;
             }
+            let due_sweep = self.last_list_sweep + RETRY;
             tokio::select! {
                 biased;
                 Some(command) = commands.recv() => {
                     self.take_commands(command, &mut commands).await?;
                     // However many callers there are, the sources get their turn.
-                    if !self.is_held() && let Ok(given) = intake.try_recv() {
+                    if !self.judging.lists.is_full() && let Ok(given) = intake.try_recv() {
                         open_sources -= self.take_intake(given).await?;
                     }
                 }
                 Some(given) = intake.recv(), if !is_held => open_sources -= self.take_intake(given).await?,
                 () = tokio::time::sleep_until(due.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
-                () = tokio::time::sleep(RETRY), if is_held => self.sweep_lists().await?,
+                () = tokio::time::sleep_until(due_confirm.into()), if !self.is_confirmed => self.checkpoint().await?,
+                () = tokio::time::sleep_until(due_sweep.into()), if is_held => {}
                 else => break End::Stopped,
             }
             let is_idle = commands.is_empty() && intake.is_empty();
@@ -142,27 +155,24 @@ impl<S: Store> Core<S> {
         Ok(end)
     }
 
-    /// Whether the lists are full: what is not decided then can block nobody whom memory does not know. Sources wait, requests that are
-    /// not decided yet are turned away, and entries can be removed.
-    fn is_held(&self) -> bool {
-        let was_held = self.stats.has_full_lists();
+    /// Whether the lists are full, once what has ended is removed: what is not decided then could block somebody whom memory cannot hold.
+    /// Sources wait, requests that are not decided yet are turned away, and entries can be removed.
+    async fn hold(&mut self) -> anyhow::Result<bool> {
+        if self.judging.lists.is_full() && clock::instant() >= self.last_list_sweep + RETRY {
+            self.last_list_sweep = clock::instant();
+            let lists = self.judging.lists.expire(clock::now());
+            if !lists.is_empty() {
+                self.commit(Commit { lists, ..Commit::default() }).await?;
+            }
+        }
+        let (was_held, is_held) = (self.stats.has_full_lists(), self.judging.lists.is_full());
         self.stats.lists(&self.judging.lists);
-        let is_held = self.judging.lists.is_full();
         if is_held && !was_held {
             tracing::error!(error = %self.judging.lists.full(), "the lists are full; intake waits");
         } else if was_held && !is_held {
             tracing::info!(entries = self.judging.lists.len(), "the lists have room again; intake goes on");
         }
-        is_held
-    }
-
-    /// Removes list entries that ended.
-    async fn sweep_lists(&mut self) -> anyhow::Result<()> {
-        let lists = self.judging.lists.expire(clock::now());
-        if !lists.is_empty() {
-            self.commit(Commit { lists, ..Commit::default() }).await?;
-        }
-        Ok(())
+        Ok(is_held)
     }
 
     /// Applies what the input log holds beyond the stored states.
@@ -287,14 +297,17 @@ impl<S: Store> Core<S> {
     pub(crate) async fn checkpoint(&mut self) -> anyhow::Result<()> {
         let start = clock::instant();
         self.last_checkpoint = start;
-        if !self.pipeline.is_ahead() {
+        let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
+        let owes_confirmation = confirms && !self.is_confirmed;
+        if !self.pipeline.is_ahead() && !owes_confirmation {
             return Ok(());
         }
         if self.has_unflushed_letters {
             self.with_dead(DeadLetterFile::flush)?;
             self.has_unflushed_letters = false;
         }
-        let mut commit = Commit::default();
+        let durability = if confirms { Durability::Power } else { Durability::Process };
+        let mut commit = Commit { durability, ..Commit::default() };
         self.pipeline.fill(&mut commit);
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
@@ -305,6 +318,11 @@ impl<S: Store> Core<S> {
         }
         self.commit(commit).await?;
         self.pipeline.stored();
+        if confirms {
+            self.last_confirm = start;
+            self.confirms.tell(|source| self.pipeline.stored_position(source));
+        }
+        self.is_confirmed = confirms || self.confirms.is_empty();
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())

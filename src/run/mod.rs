@@ -12,6 +12,7 @@ mod known;
 mod maintenance;
 mod promises;
 mod requests;
+pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod watching;
