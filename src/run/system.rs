@@ -24,6 +24,7 @@ use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
 use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
+use interdict_scorer::http::backend::ModelEntry;
 use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::setup::Setup;
 
 use super::clock;
+use super::commands::Command;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
@@ -120,7 +122,7 @@ fn open_core(
     stats: &Arc<Stats>,
     stop: &Stop,
 ) -> anyhow::Result<Core<EmbeddedStore>> {
-    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
@@ -146,10 +148,32 @@ fn open_core(
         is_confirmed: true,
         last_confirm: clock::instant(),
         past_replay: HashSet::new(),
+        promises: Arc::default(),
         stop: stop.clone(),
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
+}
+
+/// What the edge asks: the engine's thread, and the store beside it.
+fn open_desk(
+    core: &Core<EmbeddedStore>,
+    commands: mpsc::Sender<Command>,
+    health: watch::Receiver<Health>,
+    model: Option<ModelEntry>,
+) -> Desk {
+    let plan = Arc::clone(core.pipeline.engine().plan());
+    Desk {
+        namespace: core.namespace.clone(),
+        commands,
+        store: Arc::clone(&core.store),
+        judges: (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect(),
+        plan,
+        promises: Arc::clone(&core.promises),
+        stats: Arc::clone(&core.stats),
+        health,
+        model,
+    }
 }
 
 async fn serve(server: Server, stop: CancellationToken) {
@@ -169,7 +193,6 @@ impl System {
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
-        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
         let mut starter = Starter { setup, intake, stop: &stop_sources, confirms: Confirms::default() };
@@ -201,15 +224,8 @@ impl System {
         let stop_edge = CancellationToken::new();
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
-            let desk = Desk {
-                commands: commands.clone(),
-                store: Arc::clone(&store),
-                plan: Arc::clone(&plan),
-                judges,
-                stats: Arc::clone(&stats),
-                health: health_seen.clone(),
-                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
-            };
+            let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
@@ -274,7 +290,7 @@ impl System {
 
 fn start_engine(
     mut core: Core<EmbeddedStore>,
-    commands: mpsc::Receiver<super::commands::Command>,
+    commands: mpsc::Receiver<Command>,
     deliveries: mpsc::Receiver<Intake>,
     open_sources: usize,
     ends_with_sources: bool,
