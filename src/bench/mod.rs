@@ -6,6 +6,7 @@
 mod backfill;
 mod curve;
 mod decide;
+mod drift;
 mod engine;
 mod score;
 mod traffic;
@@ -30,6 +31,8 @@ enum What {
     Backfill(backfill::Backfill),
     /// Time from a vector to its decision, in process
     Decide(decide::Decide),
+    /// Time and memory of the drift tests of one batch
+    Drift(drift::Drift),
     /// Rows per second of batch scoring, features included
     Score(score::Score),
 }
@@ -58,6 +61,7 @@ impl Bench {
             What::Engine(bench) => bench.run(),
             What::Backfill(bench) => bench.run(),
             What::Decide(bench) => bench.run(),
+            What::Drift(bench) => bench.run(),
             What::Score(bench) => bench.run(),
         }
     }
@@ -158,6 +162,12 @@ fn rates(count: usize, mut times: Vec<Duration>) -> Value {
         "per_second_slowest": times.last().map(rate),
         "per_second_fastest": times.first().map(rate),
     })
+}
+
+/// The value below which `share` of `sorted` lies; not of nothing.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() as f64 * share) as usize).min(sorted.len() - 1)]
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for reading")]
