@@ -8,6 +8,7 @@ mod check;
 mod crash;
 mod demo;
 mod disk;
+mod parity;
 mod place;
 mod program;
 mod requests;
