@@ -184,6 +184,12 @@ impl<S: Store> Pipeline<S> {
         self.standings.iter().filter_map(position).collect()
     }
 
+    /// How far the first partition of a source is stored.
+    #[must_use]
+    pub fn stored_position(&self, source: &str) -> Option<u64> {
+        self.standings.get(&(source.to_owned(), 0)).and_then(|standing| standing.stored)
+    }
+
     /// Notes that everything up to `position` was applied.
     pub fn advance(&mut self, source: &str, partition: u32, position: u64) {
         let standing = self.standings.entry((source.to_owned(), partition)).or_default();

@@ -19,7 +19,7 @@ use crate::score::Verdicts;
 use crate::setup::Setup;
 
 use super::traffic::batches;
-use super::{Common, percentile};
+use super::{Common, place};
 
 /// How many rules there are at least.
 const RULES: usize = 20;
@@ -69,8 +69,8 @@ impl Decide {
             times.sort_by(f64::total_cmp);
             micros.push(times);
         }
-        let of_rounds = |share: f64| {
-            let mut of_rounds: Vec<f64> = micros.iter().map(|times| percentile(times, share)).collect();
+        let percentile = |share: f64| {
+            let mut of_rounds: Vec<f64> = micros.iter().map(|times| times[place(share, times.len())]).collect();
             of_rounds.sort_by(f64::total_cmp);
             of_rounds[of_rounds.len() / 2]
         };
@@ -81,10 +81,10 @@ impl Decide {
                 "model": model.is_some(),
                 "inputs": model.as_ref().map(|(_, active, _)| active.inputs.len()),
                 "rules": setup.policy.rules.len(),
-                "p50_us": of_rounds(0.5),
-                "p90_us": of_rounds(0.9),
-                "p99_us": of_rounds(0.99),
-                "p999_us": of_rounds(0.999),
+                "p50_us": percentile(0.5),
+                "p90_us": percentile(0.9),
+                "p99_us": percentile(0.99),
+                "p999_us": percentile(0.999),
             }),
         )
     }

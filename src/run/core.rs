@@ -32,10 +32,14 @@ use super::commands::Command;
 use super::input_log::{self, Entry};
 use super::judging::{Circumstances, Judged, Judging, undecodable};
 use super::maintenance::StreamClock;
+use super::sources::Confirms;
 use super::stats::Stats;
 
 /// How long to wait before a commit that failed for a while is made again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// How often list entries that ended are removed. They bind nobody from the moment they end.
 const LIST_SWEEP: Duration = Duration::from_secs(60);
@@ -88,6 +92,12 @@ pub(crate) struct Core<S> {
     pub(crate) has_unflushed_letters: bool,
     /// The judged stream that records of a source belong to, where all of them belong to one.
     pub(crate) judged_sources: HashMap<String, usize>,
+    /// Sources that forget what was confirmed.
+    pub(crate) confirms: Confirms,
+    /// Nothing was stored since the sources were last told what is on disk.
+    pub(crate) is_confirmed: bool,
+    /// When they were.
+    pub(crate) last_confirm: Instant,
     /// Source and stream of which a judged event without stored decision was met: nothing behind it is a replay.
     pub(crate) past_replay: HashSet<(Arc<str>, usize)>,
     /// Told when the process is to end.
@@ -113,6 +123,7 @@ impl<S: Store> Core<S> {
                 break End::Sources;
             }
             let due = self.last_checkpoint + self.checkpoint_interval;
+            let due_confirm = self.last_confirm + CONFIRM;
             tokio::select! {
                 biased;
                 Some(command) = commands.recv() => {
@@ -124,6 +135,7 @@ impl<S: Store> Core<S> {
                 }
                 Some(given) = intake.recv() => open_sources -= self.take_intake(given).await?,
                 () = tokio::time::sleep_until(due.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
+                () = tokio::time::sleep_until(due_confirm.into()), if !self.is_confirmed => self.checkpoint().await?,
                 else => break End::Stopped,
             }
             let is_idle = commands.is_empty() && intake.is_empty();
@@ -334,14 +346,17 @@ impl<S: Store> Core<S> {
     pub(crate) async fn checkpoint(&mut self) -> anyhow::Result<()> {
         let start = clock::instant();
         self.last_checkpoint = start;
-        if !self.pipeline.is_ahead() {
+        let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
+        let owes_confirmation = confirms && !self.is_confirmed;
+        if !self.pipeline.is_ahead() && !owes_confirmation {
             return Ok(());
         }
         if self.has_unflushed_letters {
             self.with_dead(DeadLetterFile::flush)?;
             self.has_unflushed_letters = false;
         }
-        let mut commit = Commit::default();
+        let durability = if confirms { Durability::Power } else { Durability::Process };
+        let mut commit = Commit { durability, ..Commit::default() };
         self.pipeline.fill(&mut commit);
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
@@ -352,6 +367,11 @@ impl<S: Store> Core<S> {
         }
         self.commit(commit).await?;
         self.pipeline.stored();
+        if confirms {
+            self.last_confirm = start;
+            self.confirms.tell(|source| self.pipeline.stored_position(source));
+        }
+        self.is_confirmed = confirms || self.confirms.is_empty();
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())

@@ -8,6 +8,7 @@ pub(crate) mod input_log;
 pub(crate) mod judging;
 mod maintenance;
 mod requests;
+pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod watching;

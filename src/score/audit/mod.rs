@@ -24,7 +24,8 @@ use interdict_store::port::LogName;
 use crate::backfill::Progress;
 use crate::run::input_log;
 use crate::run::judging::Judging;
-use crate::run::system::{judged_sources, load_model, open_store};
+use crate::run::sources::judged_sources;
+use crate::run::system::{load_model, open_store};
 use crate::setup::Setup;
 
 use difference::Difference;
