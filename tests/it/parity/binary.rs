@@ -106,8 +106,11 @@ fn compare_log(place: &Place, deliveries: &[Delivery]) -> usize {
     reports.reverse();
     rows.reverse();
     let (mut twin, mut expected, mut count) = (Twin::default(), Vec::new(), 0);
-    for entry in interdict_monitor::log::read(&place.path("decisions")).unwrap() {
-        let record = entry.unwrap().record;
+    // The log stands in the order in which decisions were stored, which within a batch need not be that of their positions.
+    let log = interdict_monitor::log::read(&place.path("decisions")).unwrap();
+    let mut records: Vec<DecisionRecord> = log.map(|entry| entry.unwrap().record).collect();
+    records.sort_by_key(|record| record.position.position);
+    for record in records {
         let seen = record.seen.iter().find(|seen| seen.partition == "chargebacks/0").map_or(0, |seen| seen.position);
         while let Some(report) = reports.pop_if(|report| report.position <= seen) {
             twin.apply(report);

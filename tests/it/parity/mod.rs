@@ -110,6 +110,12 @@ struct Audit {
 }
 
 impl Audit {
+    /// Applies what came after the last decision.
+    fn finish(&mut self) {
+        self.side.batch(&std::mem::take(&mut self.reports), Evaluate::Nothing, |_| panic!("a report is not judged"));
+        self.side.batch(&std::mem::take(&mut self.rows), Evaluate::Judged, |_| panic!("every decision was made again"));
+    }
+
     fn advance(&mut self, deliveries: &[(usize, Delivery)], logged: &[(Seen, Read)]) {
         let (reports, rows): (Vec<(usize, Delivery)>, Vec<_>) =
             deliveries.iter().partition(|(_, delivery)| delivery.is_report());
@@ -270,6 +276,7 @@ impl Run {
             let run: Vec<_> = run.iter().map(|change| (0, *change)).collect();
             ordered.batch(&run, Evaluate::Nothing, |_| {});
         }
+        self.audit.finish();
         let whole = ordered.states();
         for side in [&mut self.stream, &mut self.audit.side, &mut self.keeping, &mut self.dropping] {
             let states = side.states();
