@@ -127,6 +127,7 @@ fn open_core(
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(store), limits);
+    pipeline.began(clock::now());
     for source in &setup.sources {
         pipeline.take_up(&source.name, &store.positions_now(&source.name)?);
     }

@@ -12,6 +12,7 @@ mod demo;
 mod disk;
 mod full;
 mod ledger;
+mod parity;
 mod place;
 mod program;
 mod requests;
