@@ -13,16 +13,16 @@ const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 
 /// A running server.
 #[derive(Debug)]
-pub struct PostgresServer {
+pub(crate) struct PostgresServer {
     folder: tempfile::TempDir,
-    pub port: u16,
+    pub(crate) port: u16,
     watchdog: Child,
 }
 
 impl PostgresServer {
     /// Starts a server with logical replication, trust for everyone, and these further settings.
     #[expect(clippy::disallowed_methods, reason = "a test may wait, with a bound")]
-    pub fn start(settings: &[&str]) -> Self {
+    pub(crate) fn start(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("pg").tempdir().expect("a folder");
         let path = folder.path().to_owned();
         own(&path);
@@ -61,12 +61,12 @@ impl PostgresServer {
     }
 
     /// The folder of its data.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
     /// The folder of its socket.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -75,7 +75,7 @@ impl PostgresServer {
     }
 
     /// Runs `pg_ctl`.
-    pub fn control(&self, arguments: &[&str]) {
+    pub(crate) fn control(&self, arguments: &[&str]) {
         let (data, log) = (text(&self.data()), text(&self.folder.path().join("log")));
         let mut all = vec!["-D", &data, "-l", &log, "-s"];
         all.extend_from_slice(arguments);
@@ -84,13 +84,13 @@ impl PostgresServer {
     }
 
     /// Runs statements as superuser; the rows as lines of cells by `|`.
-    pub fn sql(&self, database: &str, statements: &str) -> Vec<String> {
+    pub(crate) fn sql(&self, database: &str, statements: &str) -> Vec<String> {
         let done = self.try_sql(database, statements);
         assert!(done.status.success(), "{statements}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8_lossy(&done.stdout).lines().map(str::to_owned).collect()
     }
 
-    pub fn try_sql(&self, database: &str, statements: &str) -> Output {
+    pub(crate) fn try_sql(&self, database: &str, statements: &str) -> Output {
         let mut psql = Command::new(format!("{PROGRAMS}/psql"))
             .args(["-h", "localhost", "-p", &self.port.to_string(), "-U", "postgres", "-d", database])
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"])
@@ -105,7 +105,7 @@ impl PostgresServer {
     }
 
     /// Makes a database of its own for a test.
-    pub fn database(&self, name: &str) {
+    pub(crate) fn database(&self, name: &str) {
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
     }
 }

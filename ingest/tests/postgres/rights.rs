@@ -79,8 +79,9 @@ fn what_the_role_may_not_do_is_told() {
     Puller::open(&config, &streams()).until("the snapshot", |puller| puller.position > 0);
     config.address.user = "nobody_knows".to_owned();
     check(&config, &["refuses role 'nobody_knows'", "pg_hba.conf"]);
+    config.address.user = "plain".to_owned();
     config.address.database = "nowhere".to_owned();
-    check(&config, &["refuses role", "nowhere"]);
+    check(&config, &["refuses role 'plain'", "\"nowhere\" does not exist"]);
 }
 
 #[test]

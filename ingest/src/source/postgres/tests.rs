@@ -195,10 +195,10 @@ fn cell() -> impl Strategy<Value = Cell> {
 
 /// Frames that are right, so that mutations of them go deep.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
-    let width = prop::collection::vec(cell(), 0..8);
+    let width = || prop::collection::vec(cell(), 0..8);
     let tag = prop::sample::select(vec![b'I', b'U', b'D']);
     let tags = prop::sample::select(vec![vec![b'N'], vec![b'K', b'N'], vec![b'O', b'N'], vec![b'K'], vec![b'O']]);
-    let rows = (tag, 5_u32..9, tags, width.clone(), width).prop_map(|(tag, id, tags, one, two)| {
+    let rows = (tag, 5_u32..9, tags, width(), width()).prop_map(|(tag, id, tags, one, two)| {
         let tuples: Vec<(u8, &[Cell])> =
             tags.iter().zip([&one[..], &two[..]]).map(|(tag, cells)| (*tag, cells)).collect();
         row(tag, id, &tuples)
