@@ -374,6 +374,8 @@ fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> 
         source: source.to_owned(),
         partition: batch.partition(),
         position: change.position,
+        row: None,
+        stream: None,
         reason,
         detail: detail.to_owned(),
         payload: if is_sensitive { None } else { row.event_id() },
