@@ -69,14 +69,15 @@ impl<S: Store> Core<S> {
 
     /// Records that cannot be judged for want of a row get the policy's default all the same.
     async fn decide_undecodable(&mut self, source: &Arc<str>, letters: &[DeadLetter]) -> anyhow::Result<()> {
-        let stream = self.judged_sources.get(&**source);
-        let Some(judge) = stream.and_then(|&stream| self.judging.judge_of(stream)).cloned() else { return Ok(()) };
+        let judged =
+            letters.iter().filter_map(|letter| Some((letter, Arc::clone(self.judge_of_letter(source, letter)?))));
+        let judged: Vec<(&DeadLetter, Arc<Judge>)> = judged.collect();
         loop {
             let mut settled = Settled::default();
-            for letter in letters.iter().filter(|letter| letter.reason != DeadReason::UnknownTable) {
-                let judged = undecodable(&judge, letter, clock::now())?;
+            for (letter, judge) in &judged {
+                let judged = undecodable(judge, letter, clock::now())?;
                 match self.promises.told(judged.record.decision_id) {
-                    Some(record) => settled.told.push(as_told(&judge, record)?),
+                    Some(record) => settled.told.push(as_told(judge, record)?),
                     None => settled.judged.push(judged),
                 }
             }
@@ -84,6 +85,19 @@ impl<S: Store> Core<S> {
                 return Ok(());
             }
         }
+    }
+
+    /// Who would have judged a record. Rows of a database that are not numbered within a transaction stem from its snapshot: history.
+    fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
+        let stream = match &letter.stream {
+            _ if letter.reason == DeadReason::UnknownTable => None,
+            Some(name) => {
+                let streams = &self.pipeline.definitions().streams;
+                streams.iter().find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
+            }
+            None => self.judged_sources.get(source).copied(),
+        };
+        self.judging.judge_of(stream?)
     }
 
     /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.

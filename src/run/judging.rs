@@ -261,7 +261,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
     }
 }
 
-/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`.
+/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`, and `/ROW` where a position holds several.
 fn place_id(place: &SeenPosition) -> String {
     format!("{}/{}", place.partition, place.position)
 }
@@ -269,7 +269,8 @@ fn place_id(place: &SeenPosition) -> String {
 /// The policy's default for a record that became no event, with its claim.
 pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) -> anyhow::Result<Judged> {
     let own = SeenPosition { partition: format!("{}/{}", letter.source, letter.partition), position: letter.position };
-    let context = Context { seen: vec![own.clone()], ..Context::at(place_id(&own), own) };
+    let place = letter.row.map_or_else(|| place_id(&own), |row| format!("{}/{row}", place_id(&own)));
+    let context = Context { seen: vec![own.clone()], ..Context::at(place, own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
     let record = judge.not_judged(&context, None, &[], &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;

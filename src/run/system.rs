@@ -17,6 +17,8 @@ use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
+#[cfg(feature = "postgres")]
+use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
@@ -196,7 +198,14 @@ impl System {
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
-        let mut starter = Starter { setup, intake, stop: &stop_sources, confirms: Confirms::default() };
+        let mut starter = Starter {
+            setup,
+            intake,
+            stop: &stop_sources,
+            confirms: Confirms::default(),
+            #[cfg(feature = "postgres")]
+            postgres: &PostgresMetrics::register(&mut registry),
+        };
         for config in &setup.sources {
             starter.configured(config)?;
         }
