@@ -2,7 +2,7 @@
 //!
 //! Every state and row record carries its expiry in its head, and a sweep walks over all keys of the namespace once per
 //! day of that clock. The server's own times to live would run on while a source stands still, and an index of what
-//! expires would cost about as much memory as small row records do; the walk costs the server some 2 us per key and day.
+//! expires would cost about as much memory as small row records do; the walk costs the server some 3 us per key and day.
 //!
 //! Three marks in `meta` keep sweeps of several processes apart from writes: `sweep`, the day of the newest sweep that
 //! began; `swept`, the day of the newest one that ended; `late`, set by a commit that writes something which a sweep
@@ -15,7 +15,7 @@ use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 
 /// Keys looked at by one script: the server does nothing else for about a millisecond.
-const STEP_KEYS: usize = 500;
+const STEP_KEYS: usize = 300;
 
 impl RedisStore {
     /// [`crate::port::Store::expire`].
