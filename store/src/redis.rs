@@ -10,7 +10,7 @@
 //! - Nothing here reads a clock but to bound how long it waits: what expires is said by the caller of `expire`.
 //!
 //! What survives is the server's affair (see [`Persistence`]): with `appendfsync always` every answered commit, with
-//! `everysec` all but the last moments; with `replicas` configured a commit with [`crate::port::Durability::Power`] is
+//! `everysec` all but the last moments; with `replicas` configured a commit with [`Durability::Power`] is
 //! answered when that many replicas have it.
 
 mod answer;
@@ -35,8 +35,8 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::port::{
-    Commit, Committed, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry, Store,
-    StoredDecision,
+    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry,
+    Store, StoredDecision,
 };
 use config::RedisConfig;
 use layout::Layout;
@@ -97,6 +97,28 @@ impl RedisStore {
             return Err(layout::corrupt("database", &why));
         }
         Ok(Self { link, layout, ledger: Ledger::new(), persistence })
+    }
+
+    /// Makes everything committed so far survive as a commit with [`Durability::Power`] does: confirmed by the
+    /// configured replicas, and on disk where the server writes it out before it answers.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn sync(&self) -> Result<(), StoreError> {
+        let nothing = Commit { durability: Durability::Power, ..Commit::default() };
+        self.commit_all(&nothing).await.map(drop)
+    }
+
+    /// The position that the next entry of a log will have.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Database`].
+    pub async fn log_next(&self, log: LogName) -> Result<u64, StoreError> {
+        let mut question = redis::pipe();
+        question.cmd("HGET").arg(self.layout.meta()).arg(layout::next_field(log));
+        let answered = answer::only("log position", self.link.ask(Lane::Read, &question).await?)?;
+        let stored = answer::bytes("log position", answered)?;
+        stored.map_or(Ok(0), |stored| layout::number("log position", &stored))
     }
 
     /// What the server kept on disk when the store was opened.

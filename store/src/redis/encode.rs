@@ -205,7 +205,7 @@ fn push_appends(layout: &Layout, body: &mut Body, appends: &[Append]) -> Result<
             let why = "decisions enter it by being claimed".to_owned();
             return Err(StoreError::Invalid { what: "an entry for the decision log", why });
         }
-        body.push(format!("log:{}", log.0).as_bytes());
+        body.push(layout::next_field(log).as_bytes());
         body.push(&layout.log(log));
         let entries = appends.iter().filter(|append| append.log == log);
         body.push_count(entries.clone().count());

@@ -182,6 +182,11 @@ pub(super) fn list_field(kind: ListKind, entity: &EntityRef) -> Result<Vec<u8>, 
     Ok(out)
 }
 
+/// The field of a log's next position.
+pub(super) fn next_field(log: LogName) -> String {
+    if log == LogName::DECISIONS { log.0.to_owned() } else { format!("log:{}", log.0) }
+}
+
 /// The field of an offset.
 pub(super) fn offset_field(source: &str, partition: u32) -> Result<Vec<u8>, StoreError> {
     bounded("source name", source.len())?;

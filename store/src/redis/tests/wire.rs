@@ -295,6 +295,24 @@ fn one_of_many_racing_claims_wins_and_readers_see_commits_whole() {
 }
 
 #[test]
+fn the_next_position_of_a_log_outlives_its_entries() {
+    block_on(async {
+        let store = Server::shared().store().await;
+        let next = async |log| store.log_next(log).await.unwrap();
+        assert_eq!((next(LogName::INPUT).await, next(LogName::DECISIONS).await), (0, 0));
+        store.commit(numbered(1)).await.unwrap();
+        store.commit(unguarded(2)).await.unwrap();
+        for log in [LogName::INPUT, LogName::DECISIONS] {
+            store.trim_log(log, u64::MAX).await.unwrap();
+        }
+        store.sync().await.unwrap();
+        assert_eq!((next(LogName::INPUT).await, next(LogName::DECISIONS).await), (2, 1));
+        assert_eq!(store.positions("orders").await.unwrap(), [Offset { partition: 0, position: 1 }]);
+        assert_eq!(store.positions("order").await.unwrap(), []);
+    });
+}
+
+#[test]
 fn decisions_are_kept_as_long_as_configured() {
     let server = Server::start(&["--save", ""]);
     block_on(async {
