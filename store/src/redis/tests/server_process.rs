@@ -1,5 +1,6 @@
 //! Real servers for the tests: each in a folder of its own, gone with the test that started it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,13 +14,16 @@ use tempfile::TempDir;
 use crate::redis::RedisStore;
 use crate::redis::config::RedisConfig;
 
-/// Starts a server, says its process id, and kills it when standard input ends: with the test, however that ends.
-const WATCH: &str = "\"$@\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait";
+/// Starts a server, says its process id, and kills it when standard input ends: with the test, however that ends. The
+/// folder that is named goes with it.
+const WATCH: &str = "\"$@\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait; \
+    if [ -n \"$GOES_TOO\" ]; then rm -rf \"$GOES_TOO\"; fi";
 
 /// A server in a folder.
 pub(super) struct Server {
     folder: TempDir,
     arguments: Vec<String>,
+    goes_too: OsString,
     running: Option<Running>,
 }
 
@@ -38,18 +42,29 @@ impl Server {
     /// The one that tests share which need nothing special.
     pub(super) fn shared() -> &'static Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
-        SHARED.get_or_init(|| Server::start(&["--save", "", "--appendonly", "no"]))
+        SHARED.get_or_init(|| {
+            // Nothing static is dropped at the end: the watch clears up.
+            let mut server = Self::stopped(&["--save", "", "--appendonly", "no"]);
+            server.goes_too = server.folder.path().to_owned().into_os_string();
+            server.begin();
+            server
+        })
     }
 
     /// Starts a server with these arguments beside its socket and folder.
     pub(super) fn start(arguments: &[&str]) -> Self {
-        let mut server = Self {
-            folder: TempDir::new().unwrap(),
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            running: None,
-        };
+        let mut server = Self::stopped(arguments);
         server.begin();
         server
+    }
+
+    fn stopped(arguments: &[&str]) -> Self {
+        Self {
+            folder: TempDir::new().unwrap(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            goes_too: OsString::new(),
+            running: None,
+        }
     }
 
     /// Starts it (again) on what its folder holds.
@@ -62,6 +77,7 @@ impl Server {
             .arg("--dir")
             .arg(self.folder.path())
             .args(&self.arguments)
+            .env("GOES_TOO", &self.goes_too)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
