@@ -17,12 +17,16 @@ use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
+#[cfg(feature = "postgres")]
+use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::monitor::{Monitor, MonitorState};
-use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
+use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
+use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
+use interdict_scorer::http::backend::ModelEntry;
 use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
@@ -37,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::setup::Setup;
 
 use super::clock;
+use super::commands::Command;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
@@ -119,7 +124,7 @@ fn open_core(
     stats: &Arc<Stats>,
     stop: &Stop,
 ) -> anyhow::Result<Core<EmbeddedStore>> {
-    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
@@ -146,10 +151,32 @@ fn open_core(
         is_confirmed: true,
         last_confirm: clock::instant(),
         past_replay: HashSet::new(),
+        promises: Arc::default(),
         stop: stop.clone(),
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
+}
+
+/// What the edge asks: the engine's thread, and the store beside it.
+fn open_desk(
+    core: &Core<EmbeddedStore>,
+    commands: mpsc::Sender<Command>,
+    health: watch::Receiver<Health>,
+    model: Option<ModelEntry>,
+) -> Desk {
+    let plan = Arc::clone(core.pipeline.engine().plan());
+    Desk {
+        namespace: core.namespace.clone(),
+        commands,
+        store: Arc::clone(&core.store),
+        judges: (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect(),
+        plan,
+        promises: Arc::clone(&core.promises),
+        stats: Arc::clone(&core.stats),
+        health,
+        model,
+    }
 }
 
 async fn serve(server: Server, stop: CancellationToken) {
@@ -169,10 +196,16 @@ impl System {
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
-        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
-        let mut starter = Starter { setup, intake, stop: &stop_sources, confirms: Confirms::default() };
+        let mut starter = Starter {
+            setup,
+            intake,
+            stop: &stop_sources,
+            confirms: Confirms::default(),
+            #[cfg(feature = "postgres")]
+            postgres: &PostgresMetrics::register(&mut registry),
+        };
         for config in &setup.sources {
             starter.configured(config)?;
         }
@@ -183,7 +216,7 @@ impl System {
         core.confirms = starter.confirms;
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks)?;
+        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
@@ -201,15 +234,8 @@ impl System {
         let stop_edge = CancellationToken::new();
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
-            let desk = Desk {
-                commands: commands.clone(),
-                store: Arc::clone(&store),
-                plan: Arc::clone(&plan),
-                judges,
-                stats: Arc::clone(&stats),
-                health: health_seen.clone(),
-                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
-            };
+            let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
@@ -274,7 +300,7 @@ impl System {
 
 fn start_engine(
     mut core: Core<EmbeddedStore>,
-    commands: mpsc::Receiver<super::commands::Command>,
+    commands: mpsc::Receiver<Command>,
     deliveries: mpsc::Receiver<Intake>,
     open_sources: usize,
     ends_with_sources: bool,
@@ -293,7 +319,7 @@ fn start_engine(
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
 }
 
-fn start_deliveries(
+async fn start_deliveries(
     setup: &Setup,
     store: &Arc<EmbeddedStore>,
     registry: &mut Registry,
@@ -301,9 +327,10 @@ fn start_deliveries(
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "webhook secrets are configuration")]
+    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
+    receivers.check().await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
