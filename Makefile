@@ -49,7 +49,7 @@ bench-block: onnxruntime servers ## Measures commit to block in a private Postgr
 
 bench: onnxruntime ## Measures the budgets; ARGS="--json" for programs
 	cargo build --release --bin interdict
-	for bench in engine backfill decide score; do $(INTERDICT) bench $$bench $(ARGS) || exit 1; done
+	for bench in engine backfill decide score drift; do $(INTERDICT) bench $$bench $(ARGS) || exit 1; done
 
 train: onnxruntime $(VENV) ## Simulates, computes features, trains, and writes examples/handbook/bundle
 	mkdir -p $(TRAINING)

@@ -8,6 +8,7 @@ mod backfill;
 mod block;
 mod curve;
 mod decide;
+mod drift;
 mod engine;
 mod score;
 mod traffic;
@@ -35,6 +36,8 @@ enum What {
     Block(block::Block),
     /// Time from a vector to its decision, in process
     Decide(decide::Decide),
+    /// Time and memory of the drift tests of one batch
+    Drift(drift::Drift),
     /// Rows per second of batch scoring, features included
     Score(score::Score),
 }
@@ -65,6 +68,7 @@ impl Bench {
             #[cfg(feature = "postgres")]
             What::Block(bench) => bench.run(),
             What::Decide(bench) => bench.run(),
+            What::Drift(bench) => bench.run(),
             What::Score(bench) => bench.run(),
         }
     }

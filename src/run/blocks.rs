@@ -2,8 +2,6 @@
 //!
 //! Invariant: the change of a list, its line in the audit log and what goes to databases are one commit.
 
-use std::time::Duration;
-
 use interdict_features::decision::{EntityRef, ListKind};
 use interdict_features::time::{Span, Timestamp};
 use interdict_scorer::action::act::{Act, ActKind};
@@ -12,14 +10,15 @@ use interdict_store::port::{Commit, Durability, Intent, ListWrite, LogName, Stor
 
 use super::clock;
 use super::core::Core;
-use super::requests::append;
+use super::deciding::append;
+use super::promises::FULL_RETRY;
 
 impl<S: Store> Core<S> {
     /// Sets a list entry; a block reaches the databases of its entity too.
     pub(super) async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
         if let Err(full) = self.judging.lists.set(set.entry.clone()) {
             tracing::error!(%full, "a list entry was refused");
-            return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: Duration::from_secs(60) }));
+            return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: FULL_RETRY }));
         }
         let entry = &set.entry;
         let act =
@@ -59,7 +58,7 @@ impl<S: Store> Core<S> {
             return Ok(Ok(Removal::Absent));
         }
         let write = ListWrite::Remove { list: remove.list, entity: remove.entity.clone() };
-        self.judging.lists.apply(write.clone())?;
+        self.judging.lists.apply(write.clone());
         let audit = serde_json::json!({
             "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
             "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,

@@ -11,6 +11,8 @@ use anyhow::anyhow;
 use interdict_features::change::Op;
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::error::SourceError;
+#[cfg(feature = "postgres")]
+use interdict_ingest::source::postgres::{PostgresSource, metrics::PostgresMetrics};
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::source::{Delivery, FileSource};
 use tokio::sync::{mpsc, oneshot};
@@ -93,6 +95,27 @@ impl Pull for FileSource {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl Pull for PostgresSource {
+    fn incarnation(&mut self) -> Result<Option<String>, SourceError> {
+        Self::incarnation(self)
+    }
+
+    fn resume(&mut self, position: u64) -> Result<(), SourceError> {
+        Self::resume(self, position)
+    }
+
+    fn next(&mut self, records_max: usize) -> Result<Option<Delivery>, SourceError> {
+        Self::next(self, records_max)
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[expect(clippy::disallowed_methods, reason = "passwords are configuration")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Tells a source up to which position everything is on disk.
 pub(crate) type Confirm = Box<dyn Fn(u64) + Send>;
 
@@ -127,6 +150,8 @@ pub(crate) struct Starter<'a> {
     pub(crate) intake: mpsc::Sender<Intake>,
     pub(crate) stop: &'a Stop,
     pub(crate) confirms: Confirms,
+    #[cfg(feature = "postgres")]
+    pub(crate) postgres: &'a PostgresMetrics,
 }
 
 impl Starter<'_> {
@@ -137,6 +162,17 @@ impl Starter<'_> {
             SourceKind::File(file) => {
                 let streams = &self.setup.definitions.streams;
                 self.pull(&config.name, FileSource::open(&config.name, file, streams, self.stop.clone())?)
+            }
+            #[cfg(feature = "postgres")]
+            SourceKind::Postgres(database) => {
+                let streams = &self.setup.definitions.streams;
+                let database = database.clone().located(&self.setup.folder);
+                let environment = |name: &str| environment(name);
+                let stop = self.stop.clone();
+                let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
+                let handle = source.handle();
+                self.confirms.0.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
+                self.pull(&config.name, source)
             }
             _ => Err(anyhow!("source '{}' is of a kind that this program was built without", config.name)),
         }

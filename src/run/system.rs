@@ -17,6 +17,8 @@ use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
+#[cfg(feature = "postgres")]
+use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
@@ -24,6 +26,7 @@ use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
 use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
+use interdict_scorer::http::backend::ModelEntry;
 use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
@@ -38,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::setup::Setup;
 
 use super::clock;
+use super::commands::Command;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
@@ -120,11 +124,12 @@ fn open_core(
     stats: &Arc<Stats>,
     stop: &Stop,
 ) -> anyhow::Result<Core<EmbeddedStore>> {
-    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(store), limits);
+    pipeline.began(clock::now());
     for source in &setup.sources {
         pipeline.take_up(&source.name, &store.positions_now(&source.name)?);
     }
@@ -146,10 +151,32 @@ fn open_core(
         is_confirmed: true,
         last_confirm: clock::instant(),
         past_replay: HashSet::new(),
+        promises: Arc::default(),
         stop: stop.clone(),
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
+}
+
+/// What the edge asks: the engine's thread, and the store beside it.
+fn open_desk(
+    core: &Core<EmbeddedStore>,
+    commands: mpsc::Sender<Command>,
+    health: watch::Receiver<Health>,
+    model: Option<ModelEntry>,
+) -> Desk {
+    let plan = Arc::clone(core.pipeline.engine().plan());
+    Desk {
+        namespace: core.namespace.clone(),
+        commands,
+        store: Arc::clone(&core.store),
+        judges: (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect(),
+        plan,
+        promises: Arc::clone(&core.promises),
+        stats: Arc::clone(&core.stats),
+        health,
+        model,
+    }
 }
 
 async fn serve(server: Server, stop: CancellationToken) {
@@ -169,10 +196,16 @@ impl System {
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
-        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
-        let mut starter = Starter { setup, intake, stop: &stop_sources, confirms: Confirms::default() };
+        let mut starter = Starter {
+            setup,
+            intake,
+            stop: &stop_sources,
+            confirms: Confirms::default(),
+            #[cfg(feature = "postgres")]
+            postgres: &PostgresMetrics::register(&mut registry),
+        };
         for config in &setup.sources {
             starter.configured(config)?;
         }
@@ -201,15 +234,8 @@ impl System {
         let stop_edge = CancellationToken::new();
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
-            let desk = Desk {
-                commands: commands.clone(),
-                store: Arc::clone(&store),
-                plan: Arc::clone(&plan),
-                judges,
-                stats: Arc::clone(&stats),
-                health: health_seen.clone(),
-                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
-            };
+            let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
@@ -274,7 +300,7 @@ impl System {
 
 fn start_engine(
     mut core: Core<EmbeddedStore>,
-    commands: mpsc::Receiver<super::commands::Command>,
+    commands: mpsc::Receiver<Command>,
     deliveries: mpsc::Receiver<Intake>,
     open_sources: usize,
     ends_with_sources: bool,

@@ -262,6 +262,22 @@ impl EmbeddedStore {
         self.read(|engine| log::entries(engine, name, position, limit))
     }
 
+    /// The position that the next entry of a log will have.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn log_next_now(&self, name: LogName) -> Result<u64, StoreError> {
+        self.read(|engine| log::next(engine, &engine.snapshot(), name))
+    }
+
+    /// Puts everything committed so far on the disk: after Ok it survives power failure.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn sync_now(&self) -> Result<(), StoreError> {
+        self.commit_now(&Commit { durability: Durability::Power, ..Commit::default() }).map(drop)
+    }
+
     /// [`Store::trim_log`] on this thread. A crash in between leaves a part of the entries; trimming again goes on.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ pub(super) fn run(folder: &Path, setup: &Setup, input: Option<&Path>, as_json: b
     let ledger = Ledger::read(folder, &in_force.into_iter().collect())?;
     progress.finish();
     let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
-    let lists = Lists::new(setup.policy.list_entries_max, [])?;
+    let lists = Lists::new(setup.policy.list_entries_max, []);
     let model = model.as_ref().map(|(runtime, active)| (runtime, active));
     let judging = Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, model, 1, lists)?;
     Audit { setup, input, plan, ledger }.run(judging)?.report(folder)?.print(as_json)
