@@ -48,6 +48,7 @@ enum Receiver {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Ended {
     Done(String),
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only acts in a database are"))]
     Superseded(String),
 }
 
@@ -107,7 +108,6 @@ impl Receivers {
     /// [`ReceiverError::Mistakes`], all of them; every act would be rejected, so the process should not start.
     #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async, reason = "webhooks are not asked"))]
     pub async fn check(&self) -> Result<(), ReceiverError> {
-        #[cfg_attr(not(feature = "postgres"), expect(unused_mut, reason = "webhooks are not asked"))]
         let mut mistakes: Vec<String> = Vec::new();
         for receiver in self.0.values() {
             match receiver {

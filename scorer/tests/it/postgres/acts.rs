@@ -102,12 +102,12 @@ async fn parameters_are_bound_by_name_and_never_become_sql() {
 #[tokio::test]
 async fn many_blocks_go_over_few_connections() {
     let rig = Rig::new(&[("connections", "4")]).await;
-    rig.bank.batch_execute("INSERT INTO accounts (id) SELECT generate_series(21, 600)").await.unwrap();
-    for number in 1..=600_u64 {
+    rig.bank.batch_execute("INSERT INTO accounts (id) SELECT generate_series(21, 120)").await.unwrap();
+    for number in 1..=120_u64 {
         rig.outbox.decide(number, number.cast_signed(), 90);
     }
     let running = rig.outbox.start();
-    rig.outbox.wait_left(300).await;
+    rig.outbox.wait_left(60).await;
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = 'interdict'";
     let sessions: i64 = rig.bank.query_one(sessions, &[&rig.name]).await.unwrap().get(0);
     assert!((2..=4).contains(&sessions), "{sessions}");
@@ -115,15 +115,15 @@ async fn many_blocks_go_over_few_connections() {
     let shown = running.scrape();
     running.end().await;
     for line in [
-        "interdict_scorer_actions_total{action=\"block\",status=\"done\"} 600",
-        "interdict_scorer_action_seconds_count{action=\"block\"} 600",
+        "interdict_scorer_actions_total{action=\"block\",status=\"done\"} 120",
+        "interdict_scorer_action_seconds_count{action=\"block\"} 120",
         "interdict_scorer_outbox_oldest_seconds 0.0",
     ] {
         assert!(shown.contains(line), "{line}\n{shown}");
     }
     let blocked = rig.bank.query_one("SELECT count(*), sum(blocks) FROM accounts WHERE status = 'blocked'", &[]);
     let blocked = blocked.await.unwrap();
-    assert_eq!((blocked.get::<_, i64>(0), blocked.get::<_, i64>(1)), (600, 600));
+    assert_eq!((blocked.get::<_, i64>(0), blocked.get::<_, i64>(1)), (120, 120));
 }
 
 #[tokio::test]
