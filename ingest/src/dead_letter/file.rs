@@ -62,9 +62,13 @@ pub struct DeadLetterFile {
     bounds: Bounds,
     file: File,
     bytes: u64,
-    seen: HashMap<(String, u32), BTreeMap<(u64, Option<u32>), u64>>,
+    /// Per source and partition, the letters' places with the hash of each.
+    seen: HashMap<(String, u32), BTreeMap<Place, u64>>,
     line: Vec<u8>,
 }
+
+/// Position, and the row in it.
+type Place = (u64, Option<u32>);
 
 impl DeadLetterFile {
     /// Opens or creates the file at `path`, cuts off half a line at its end and remembers the letters in it.

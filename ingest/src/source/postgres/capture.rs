@@ -266,7 +266,14 @@ impl Capture {
             self.held_at(state, start).map_err(|error| self.moved(error))?;
         }
         self.identity = Some(identity);
-        let watch = Watch::start(Arc::clone(&control), &self.server, self.handle.clone(), self.metrics.clone());
+        self.changes.know_tables(checked.tables.iter().map(|table| table.id).collect());
+        let watch = Watch::start(
+            Arc::clone(&control),
+            &self.server,
+            self.changes.catalog().tables(),
+            self.handle.clone(),
+            self.metrics.clone(),
+        );
         Ok(Link { control, watch, checked, session })
     }
 
@@ -308,7 +315,7 @@ impl Capture {
         }
         tracing::info!("taking a snapshot of the tables; this waits for transactions that are under way");
         let tables = self.changes.catalog().tables();
-        let taken = or_stop(&self.stop, Snapshot::take(&self.server, tables, &link.checked.filters)).await;
+        let taken = or_stop(&self.stop, Snapshot::take(&self.server, tables, &link.checked.tables)).await;
         if let Some(snapshot) = taken.transpose()? {
             self.phase = Phase::Snapshot(Box::new(snapshot));
         }
@@ -419,6 +426,9 @@ impl Capture {
         let tables = self.changes.catalog().tables();
         match broken {
             Broken::Frame(malformed) => malformed.into(),
+            Broken::Table(Unfit::Renamed { table, now }) => {
+                PostgresError::Renamed { table: tables[table].to_string(), now }
+            }
             Broken::Table(Unfit::Missing { table, column, found }) => PostgresError::MissingColumn {
                 table: tables[table].to_string(),
                 stream: tables[table].stream.name.clone(),
