@@ -95,7 +95,7 @@ fn columns_that_changes_would_not_carry_are_told() {
 #[test]
 fn rows_that_are_hidden_from_the_role_are_told() {
     let world = World::new("hidden");
-    world.sql("CREATE ROLE half LOGIN REPLICATION; GRANT SELECT ON transactions, chargebacks TO half; CREATE PUBLICATION interdict FOR TABLE transactions, chargebacks; ALTER TABLE chargebacks ENABLE ROW LEVEL SECURITY; CREATE POLICY some ON chargebacks USING (id > 5)");
+    world.sql("CREATE ROLE half LOGIN REPLICATION; GRANT SELECT ON transactions, chargebacks TO half; CREATE PUBLICATION interdict FOR TABLE transactions, chargebacks; ALTER TABLE chargebacks ENABLE ROW LEVEL SECURITY; CREATE POLICY part ON chargebacks USING (id > 5)");
     let mut config = world.config();
     config.address.user = "half".to_owned();
     assert!(refusal(&config, &streams()).contains("row-level security"));

@@ -397,7 +397,7 @@ impl Capture {
             }
             ReplicationEvent::XLogData { data, .. } => match self.changes.frame(&data, Lacking::Mistake) {
                 Ok(()) => {}
-                Err(Broken::Table(Unfit::Missing { .. })) => return Ok(Some(data)),
+                Err(Broken::Table(Unfit::Missing { .. } | Unfit::Renamed { .. })) => return Ok(Some(data)),
                 Err(broken) => return Err(self.broken(broken)),
             },
             ReplicationEvent::Commit { end_lsn, .. } => {
@@ -412,12 +412,18 @@ impl Capture {
         Ok(None)
     }
 
-    /// A relation lacks a declared column: its rows are from before the table got it, or the column is gone.
+    /// A relation lacks a declared column or has another name: its rows are from before the table got it, or it is gone.
     async fn settle_relation(&mut self, frame: &[u8]) -> Result<(), PostgresError> {
         let control = self.link.as_ref().map(|link| Arc::clone(&link.control));
         let control = control.ok_or_else(|| self.not_attached())?;
-        if let Err(Broken::Table(Unfit::Missing { table, .. })) = self.changes.frame(frame, Lacking::Mistake) {
-            check_columns(&control, &self.changes.catalog().tables()[table]).await?;
+        if let Err(broken) = self.changes.frame(frame, Lacking::Mistake) {
+            let Broken::Table(Unfit::Missing { table, .. } | Unfit::Renamed { table, .. }) = &broken else {
+                return Err(self.broken(broken));
+            };
+            match check_columns(&control, &self.changes.catalog().tables()[*table]).await {
+                Err(_) if matches!(broken, Broken::Table(Unfit::Renamed { .. })) => return Err(self.broken(broken)),
+                checked => checked?,
+            }
         }
         self.changes.frame(frame, Lacking::Null).map_err(|broken| self.broken(broken))
     }

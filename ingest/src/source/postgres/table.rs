@@ -61,7 +61,7 @@ pub(super) enum Unfit {
 pub(super) enum Lacking {
     /// A mistake.
     Mistake,
-    /// Null: the table has the column now, and the rows are from before.
+    /// Null: the table has the column now, and the rows are from before. The same holds for its name.
     Null,
 }
 
@@ -101,13 +101,16 @@ impl Catalog {
 
     /// Takes note of a relation as rows of it will be written from now on.
     pub(super) fn describe(&mut self, relation: &Relation<'_>, lacking: Lacking) -> Result<(), Unfit> {
-        let found =
+        let named =
             self.tables.iter().position(|table| table.schema == relation.schema && table.name == relation.table);
-        if found.is_none()
-            && let Some(table) = self.ids.iter().position(|id| *id == relation.id)
+        let known = self.ids.iter().position(|id| *id == relation.id);
+        if named.is_none()
+            && lacking == Lacking::Mistake
+            && let Some(table) = known
         {
             return Err(Unfit::Renamed { table, now: format!("{}.{}", relation.schema, relation.table) });
         }
+        let found = named.or(known);
         let places = found.map(|table| self.places(table, relation, lacking)).transpose()?;
         if self.relations.len() >= RELATIONS_MAX {
             self.relations.clear();
