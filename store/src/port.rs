@@ -83,6 +83,10 @@ pub struct Commit {
     pub rows: Vec<RowWrite>,
     /// Decisions to be claimed.
     pub claims: Vec<Claim>,
+    /// Actions that belong to no claim, such as an analyst's unblocking: they enter the outbox behind those of the
+    /// claims. Each has an id of its own in place of a decision's, under which its result is kept; one that is in the
+    /// outbox already changes nothing.
+    pub intents: Vec<Intent>,
     /// List entries to be set or removed.
     pub lists: Vec<ListWrite>,
     /// Entries for the logs.
@@ -139,10 +143,10 @@ pub struct Claim {
     pub lists: Vec<ListEntry>,
 }
 
-/// An action that is to be done because of a decision.
+/// An action that is to be done, because of a decision or of a person's act.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intent {
-    /// The decision.
+    /// The decision, or the act's own id.
     pub decision: Uuid,
     /// The configured action's name.
     pub action: String,
@@ -333,6 +337,9 @@ pub trait Store: Send + Sync + 'static {
     /// once an offset is stored; until then nothing was applied, and another one takes its place.
     fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
 
+    /// The stored offsets of a source, whatever its identity: what the stored states hold of it.
+    fn positions(&self, source: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
+
     /// A decision with what was appended under its id.
     fn decision(&self, id: Uuid) -> impl Future<Output = Result<Option<StoredDecision>, StoreError>> + Send;
 
@@ -356,6 +363,9 @@ pub trait Store: Send + Sync + 'static {
         position: u64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + Send;
+
+    /// The position that the next entry of a log will have.
+    fn log_next(&self, log: LogName) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Forgets the entries of a log before `position`; positions after the newest entry are taken as all entries, and
     /// numbering goes on. Of [`LogName::DECISIONS`] only the log is trimmed: the records stay under their ids.

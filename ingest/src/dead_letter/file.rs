@@ -55,6 +55,9 @@ impl DeadLetterError {
     }
 }
 
+/// Hashes of letters by position and row.
+type Hashes = BTreeMap<(u64, Option<u32>), u64>;
+
 /// Appends dead letters to a file, once each.
 #[derive(Debug)]
 pub struct DeadLetterFile {
@@ -62,13 +65,9 @@ pub struct DeadLetterFile {
     bounds: Bounds,
     file: File,
     bytes: u64,
-    /// Per source and partition, the letters' places with the hash of each.
-    seen: HashMap<(String, u32), BTreeMap<Place, u64>>,
+    seen: HashMap<(String, u32), Hashes>,
     line: Vec<u8>,
 }
-
-/// Position, and the row in it.
-type Place = (u64, Option<u32>);
 
 impl DeadLetterFile {
     /// Opens or creates the file at `path`, cuts off half a line at its end and remembers the letters in it.
