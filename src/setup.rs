@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use interdict_features::config::{ConfigFile, Problem, Problems};
 use interdict_features::definition::Definitions;
@@ -40,16 +41,31 @@ pub(crate) enum StoreSettings {
     Embedded(EmbeddedSettings),
     /// In a Redis.
     #[cfg(feature = "redis")]
-    Redis(Box<RedisConfig>),
+    Redis {
+        /// Where and how.
+        config: Box<RedisConfig>,
+        /// How long after it was stored a source may forget a position: the last moments of a Redis go with its machine or a fail-over,
+        /// and are read again from the source.
+        replay_window: Span,
+    },
 }
 
 impl StoreSettings {
+    /// How long after it was stored a source may forget a position.
+    pub(crate) fn replay_window(&self) -> Duration {
+        match self {
+            Self::Embedded(_) => Duration::ZERO,
+            #[cfg(feature = "redis")]
+            Self::Redis { replay_window, .. } => Duration::from_micros(replay_window.micros().unsigned_abs()),
+        }
+    }
+
     /// The longest time between two checkpoints unless configured: other processes read a Redis.
     fn checkpoint(&self) -> Span {
         match self {
             Self::Embedded(_) => Span::from_micros(250_000),
             #[cfg(feature = "redis")]
-            Self::Redis(_) => Span::from_micros(10_000),
+            Self::Redis { .. } => Span::from_micros(10_000),
         }
     }
 
@@ -58,10 +74,14 @@ impl StoreSettings {
         match self {
             Self::Embedded(settings) => settings.outbox_capacity,
             #[cfg(feature = "redis")]
-            Self::Redis(config) => config.outbox_capacity,
+            Self::Redis { config, .. } => config.outbox_capacity,
         }
     }
 }
+
+/// A Redis that writes its file every second loses two seconds at most; a fail-over loses what its replica lags.
+#[cfg(feature = "redis")]
+const REPLAY_WINDOW: Span = Span::from_micros(30_000_000);
 
 /// `type = "embedded"`, the default.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -216,9 +236,13 @@ fn read_store(file: &ConfigFile, namespace: &str, folder: &Path) -> StoreSetting
         #[cfg(feature = "redis")]
         if section.choice("type", &["embedded", "redis"]) == Some(1) {
             let config = RedisConfig::read(&section, namespace, folder);
+            let replay_window = section.span_of_time("replay_window").unwrap_or(REPLAY_WINDOW);
             section.finish();
             // Without one a mistake was noted, and these settings are never used.
-            return config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis(Box::new(config)));
+            return config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
+                config: Box::new(config),
+                replay_window,
+            });
         }
         #[cfg(not(feature = "redis"))]
         if section.text("type").is_some_and(|kind| kind == "redis") {

@@ -120,7 +120,7 @@ pub(crate) async fn open_store(setup: &Setup) -> anyhow::Result<OnlineStore> {
             Ok(OnlineStore::Embedded(Box::new(EmbeddedStore::open(&settings.path, options)?)))
         }
         #[cfg(feature = "redis")]
-        StoreSettings::Redis(config) => {
+        StoreSettings::Redis { config, .. } => {
             let store = interdict_store::redis::RedisStore::connect((**config).clone()).await?;
             Ok(OnlineStore::Redis(Box::new(store)))
         }
@@ -214,7 +214,7 @@ impl System {
             setup,
             intake,
             stop: &stop_sources,
-            confirms: Confirms::default(),
+            confirms: Confirms::after(setup.store.replay_window()),
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut registry),
         };
