@@ -339,6 +339,11 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
+    /// Forgets what is in memory; it comes back from the store as needed. Call it right after [`Self::stored`].
+    pub fn forget(&mut self) {
+        self.engine.evict();
+    }
+
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
     pub fn stored(&mut self) {
         for standing in self.standings.values_mut() {
@@ -373,7 +378,7 @@ pub fn entity_keys(plan: &Plan, row: interdict_features::change::Row<'_>) -> Vec
             continue;
         }
         let key = interdict_features::engine::key_of(row, &columns, &mut buffer).map(Key::into);
-        let text = interdict_features::engine::key_text(row, &columns);
+        let text = interdict_features::key_text::of_row(row, &columns);
         if let (Some(key), Some(text)) = (key, text) {
             keys.push((entity, key, text));
         }

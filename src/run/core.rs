@@ -178,7 +178,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Applies what the input log holds beyond the stored states.
-    async fn replay_input(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn replay_input(&mut self) -> anyhow::Result<()> {
         let from = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
         let mut position = from.map_or(0, |applied| applied + 1);
         loop {
@@ -207,6 +207,7 @@ impl<S: Store> Core<S> {
                 Ok(0)
             }
             Intake::Attach { source, incarnation, reply } => {
+                self.catch_up().await?;
                 let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
                 let _reader_stopped = reply.send(position.map_err(Into::into));
                 Ok(0)
