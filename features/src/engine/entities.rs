@@ -76,14 +76,19 @@ impl EntityTable {
     }
 
     /// Touches what an event of the key at `place` will need.
-    pub(super) fn warm(&self, place: u32) -> i64 {
-        self.states(place).iter().fold(i64::from(self.dirty[place as usize]), |sum, state| sum ^ state.warm())
+    pub(super) fn warm(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
+        let dirty = i64::from(self.dirty[place as usize]);
+        self.each(plan, entity, place).fold(dirty, |sum, (state, program)| sum ^ state.warm(program))
     }
 
     /// Touches what reading it will need; [`Self::warm`] comes first.
     pub(super) fn warm_edges(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
+        self.each(plan, entity, place).fold(0, |sum, (state, program)| sum ^ state.warm_edges(program))
+    }
+
+    fn each<'a>(&'a self, plan: &'a Plan, entity: usize, place: u32) -> impl Iterator<Item = (&'a State, &'a Program)> {
         let programs = plan.entity_groups[entity].iter().map(|&group| &plan.programs[group]);
-        self.states(place).iter().zip(programs).fold(0, |sum, (state, program)| sum ^ state.warm_edges(program))
+        self.states(place).iter().zip(programs)
     }
 
     pub(super) fn states(&self, place: u32) -> &[State] {
@@ -95,11 +100,10 @@ impl EntityTable {
         &mut self.states[place as usize * self.groups + group]
     }
 
-    /// Notes that the states at `place` are to be written.
-    pub(super) fn touch(&mut self, key: &Key<'_>, place: u32) {
-        if !self.dirty[place as usize] {
-            self.dirty[place as usize] = true;
-            self.dirty_keys.push((key.to_bytes(), place));
+    /// Notes that the states at `place` are to be written under `key`.
+    pub(super) fn touch(&mut self, place: u32, key: impl FnOnce() -> Box<[u8]>) {
+        if !std::mem::replace(&mut self.dirty[place as usize], true) {
+            self.dirty_keys.push((key(), place));
         }
     }
 

@@ -199,6 +199,12 @@ impl Key<'_> {
         }
     }
 
+    /// Which of `shards` shards the key falls to.
+    pub(super) fn shard(&self, shards: usize) -> usize {
+        // The lower half scaled to the number of shards: a division would cost more than the hash.
+        usize::try_from(((self.hash() & 0xffff_ffff) * shards as u64) >> 32).expect("below the number of shards")
+    }
+
     /// The key as bytes: an integer as eight bytes, big-endian with its sign turned, so that order is kept.
     #[must_use]
     pub fn to_bytes(&self) -> Box<[u8]> {

@@ -152,12 +152,16 @@ impl State {
 
     /// Touches the memory that the next event will need and returns something that depends on it. Called for many states in a row before
     /// they are used, so that the machine waits for all of them at once.
-    pub(crate) fn warm(&self) -> i64 {
-        let last = (self.start + self.len).saturating_sub(1) as usize;
-        let capacity = self.capacity as usize;
-        self.lanes.iter().skip(last).step_by(capacity.max(1)).fold(0, |sum, word| sum ^ word)
-            ^ self.times().first().copied().unwrap_or(0)
-            ^ self.lanes.last().copied().unwrap_or(0)
+    pub(crate) fn warm(&self, program: &Program) -> i64 {
+        let (capacity, next) = (self.capacity as usize, (self.start + self.len) as usize);
+        let touch = |at: usize| self.lanes.get(at).copied().unwrap_or(0);
+        let lanes = (0..program.lane_count()).fold(0, |sum, lane| sum ^ touch(lane * capacity + next));
+        let words = program.course.words;
+        lanes
+            ^ touch(next.wrapping_sub(1))
+            ^ touch(self.start as usize)
+            ^ touch(self.lanes.len().wrapping_sub(words))
+            ^ touch(self.lanes.len().wrapping_sub(1))
     }
 
     fn tiles(&self) -> Option<&Tiles> {
@@ -193,6 +197,14 @@ impl State {
 
     /// Adds an event.
     pub fn insert(&mut self, program: &Program, slot: &Slot<'_>) -> Inserted {
+        if program.is_plain
+            && self.rare.is_none()
+            && slot.first.minor == 0
+            && slot.labels.len() <= 1
+            && self.times().last().is_none_or(|last| *last < slot.time)
+        {
+            return self.append(program, slot);
+        }
         let newest = self.newest();
         if newest.is_some_and(|newest| slot.time <= newest - program.retention) {
             return Inserted::TooLate;
@@ -220,6 +232,34 @@ impl State {
         Inserted::Raw
     }
 
+    /// Adds an event behind all others, where it leaves words in the lanes alone: what nearly every event does.
+    fn append(&mut self, program: &Program, slot: &Slot<'_>) -> Inserted {
+        self.enter(program, self.len as usize, slot);
+        self.make_room(program);
+        let (capacity, place) = (self.capacity as usize, (self.start + self.len) as usize);
+        self.lanes[TIME * capacity + place] = slot.time;
+        self.lanes[ID * capacity + place] = slot.id.cast_signed();
+        self.lanes[MAJOR * capacity + place] = slot.first.major.cast_signed();
+        if program.has_label {
+            self.lanes[LABEL * capacity + place] = slot.labels.first().map_or(0, |label| label.word());
+        }
+        let mut at = program.first_column() * capacity + place;
+        for &word in slot.words {
+            self.lanes[at] = word;
+            at += capacity;
+        }
+        self.len += 1;
+        let horizon = slot.time - program.retention;
+        let gone = self.times().iter().take_while(|time| **time <= horizon).count();
+        if gone > 0 {
+            self.drop_front(program, gone);
+        }
+        if self.len as usize * program.slot_bytes > RAW_BYTES_MAX {
+            self.roll(program);
+        }
+        Inserted::Raw
+    }
+
     /// Where `slot` belongs, `None` when it is there already.
     fn place(&self, slot: &Slot<'_>) -> Option<usize> {
         let times = self.times();
@@ -242,34 +282,40 @@ impl State {
         Some(place.unwrap_or(at))
     }
 
+    /// Sees to it that one more event fits behind the last.
+    fn make_room(&mut self, program: &Program) {
+        let (capacity, start, len) = (self.capacity as usize, self.start as usize, self.len as usize);
+        if start + len < capacity {
+            return;
+        }
+        let lanes = program.lane_count();
+        if start > 0 && start >= capacity / 4 {
+            for lane in 0..lanes {
+                self.lanes.copy_within(lane * capacity + start..lane * capacity + capacity, lane * capacity);
+            }
+        } else {
+            let wider = (capacity * 2).max(CAPACITY_MIN);
+            let cursor = program.course.words;
+            let mut block = vec![0; wider * lanes + cursor];
+            for lane in 0..lanes {
+                let from = lane * capacity + start;
+                block[lane * wider..lane * wider + len].copy_from_slice(&self.lanes[from..from + len]);
+            }
+            match self.lanes.len().checked_sub(cursor) {
+                Some(from) if capacity > 0 => block[wider * lanes..].copy_from_slice(&self.lanes[from..]),
+                _ => block[wider * lanes..].fill(i64::MIN),
+            }
+            self.lanes = block;
+            self.capacity = u32::try_from(wider).expect("the raw budget bounds a state's events");
+        }
+        self.shift_cursor(program, start);
+        self.start = 0;
+    }
+
     /// Makes room for one event at `at` in every lane.
     fn open(&mut self, program: &Program, at: usize) {
-        let lanes = program.lane_count();
-        let (capacity, start, len) = (self.capacity as usize, self.start as usize, self.len as usize);
-        if start + len == capacity {
-            if start > 0 && start >= capacity / 4 {
-                for lane in 0..lanes {
-                    self.lanes.copy_within(lane * capacity + start..lane * capacity + capacity, lane * capacity);
-                }
-                self.shift_cursor(program, start);
-            } else {
-                let wider = (capacity * 2).max(CAPACITY_MIN);
-                let cursor = cursor::words(program);
-                let mut block = vec![0; wider * lanes + cursor];
-                for lane in 0..lanes {
-                    let from = lane * capacity + start;
-                    block[lane * wider..lane * wider + len].copy_from_slice(&self.lanes[from..from + len]);
-                }
-                match self.lanes.len().checked_sub(cursor) {
-                    Some(from) if capacity > 0 => block[wider * lanes..].copy_from_slice(&self.lanes[from..]),
-                    _ => block[wider * lanes..].fill(i64::MIN),
-                }
-                self.lanes = block;
-                self.shift_cursor(program, start);
-                self.capacity = u32::try_from(wider).expect("the raw budget bounds a state's events");
-            }
-            self.start = 0;
-        }
+        self.make_room(program);
+        let (lanes, len) = (program.lane_count(), self.len as usize);
         self.len += 1;
         if at < len {
             for lane in 0..lanes {
@@ -435,20 +481,5 @@ impl State {
     fn raw_cost(&self, program: &Program) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| rare.text_bytes + rare.earlier.len() * EARLIER_BYTES);
         self.len as usize * program.slot_bytes + rare
-    }
-}
-
-impl Program {
-    /// Whether the words of a slot column are texts.
-    pub(crate) fn is_text(&self, column: usize) -> bool {
-        self.columns[column].kind == WordKind::Text
-    }
-
-    fn first_column(&self) -> usize {
-        if self.has_label { LABEL + 1 } else { LABEL }
-    }
-
-    fn lane_count(&self) -> usize {
-        self.first_column() + self.columns.len()
     }
 }

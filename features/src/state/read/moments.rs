@@ -1,6 +1,6 @@
 //! Count, sum and sum of squares: exact in integers, and rounded once when a feature is read.
 
-use crate::value::{NULL, double_of};
+use crate::value::{NULL, double_of, minor_units};
 
 use super::super::program::{Read, WordKind};
 use super::super::tile::wide;
@@ -86,7 +86,7 @@ impl Moments {
             return Readout::default();
         }
         let scale = match kind {
-            WordKind::Integer { scale, .. } => 10_i64.pow(u32::from(scale)) as f64,
+            WordKind::Integer { scale, .. } => minor_units(scale),
             _ => 1.0,
         };
         let sum = match i64::try_from(self.sum) {
