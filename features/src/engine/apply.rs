@@ -61,7 +61,7 @@ struct Near {
 /// One version of the row as this shard sees it.
 #[derive(Clone, Copy)]
 struct Side<'a> {
-    version: VersionRef,
+    version: &'a VersionRef,
     row: Row<'a>,
     labels: &'a [crate::state::LabelWord],
 }
@@ -187,12 +187,12 @@ impl StateShard {
         let route = &plan.streams[incoming.stream.index].routes[touch.route as usize];
         let resolved = &rows.resolved;
         let resolution = &resolved.resolutions[touch.at.resolution as usize];
-        let side = |version: &'_ Option<VersionRef>| version.map(|version| Side::of(resolved, incoming, version));
-        let new = side(&resolution.new);
+        let old = resolution.old.as_ref().map(|version| Side::of(resolved, incoming, version));
+        let new = resolution.new.as_ref().map(|version| Side::of(resolved, incoming, version));
         if let (Some(place), true) = (*place, touch.effect != Effect::Nothing) {
             let (old, new) = match touch.effect {
-                Effect::Leaves => (side(&resolution.old), None),
-                Effect::Replaces => (side(&resolution.old), new),
+                Effect::Leaves => (old, None),
+                Effect::Replaces => (old, new),
                 _ => (None, new),
             };
             self.tables[route.entity].touch(place, || rows.touches.key(touch).to_bytes());
@@ -216,11 +216,11 @@ impl StateShard {
         old: Option<Side<'_>>,
         new: Option<Side<'_>>,
     ) -> bool {
-        let table = &mut self.tables[route.entity];
+        let states = self.tables[route.entity].states_mut(place);
         let (mut is_late, mut is_entered) = (false, false);
-        for &group in &route.applies {
-            let program = &plan.programs[plan.entity_groups[route.entity][group]];
-            let state = table.state_mut(place, group);
+        for step in route.steps.iter().filter(|step| step.is_own) {
+            let program = &plan.programs[step.group];
+            let state = &mut states[step.place];
             let words = &mut self.words;
             let old = old.filter(|side| program.admits(&side.row)).map(|side| {
                 words.old.clear();
@@ -246,37 +246,35 @@ impl StateShard {
     /// Reads the groups of a route as the event sees them; returns the as-of.
     fn read(&mut self, plan: &Plan, route: &Route, place: Option<u32>, side: Side<'_>, is_transient: bool) -> i64 {
         let table = &mut self.tables[route.entity];
-        let as_of = as_of(plan, &side.version, place.and_then(|place| newest(table.states(place))));
-        // Ids and versions of another stream's events do not compare with this one's.
-        let as_of_in = |group: usize| if route.applies.contains(&group) { as_of } else { AsOf::instant(as_of.time) };
-        if let Some(place) = place.filter(|_| !is_transient) {
-            for &group in &route.reads {
-                let program = &plan.programs[plan.entity_groups[route.entity][group]];
-                table.state_mut(place, group).settle(program, as_of_in(group));
-            }
-        }
-        let states = place.map_or(&[][..], |place| table.states(place));
+        let states = place.map_or(&mut [][..], |place| table.states_mut(place));
+        let as_of = as_of(plan, side.version, newest(states));
         let from = self.readouts.len();
         self.readouts.resize(from + route.width, Readout::default());
-        let mut offset = from;
-        for &group in &route.reads {
-            let program = &plan.programs[plan.entity_groups[route.entity][group]];
-            let out = &mut self.readouts[offset..offset + program.width()];
-            offset += program.width();
-            let is_own = route.applies.contains(&group);
-            let enters = is_transient && is_own && program.admits(&side.row);
-            let as_of = as_of_in(group);
-            match states.get(group) {
-                _ if enters => {
+        let mut out = &mut self.readouts[from..];
+        for step in &route.steps {
+            let program = &plan.programs[step.group];
+            let own;
+            (own, out) = std::mem::take(&mut out).split_at_mut(program.width());
+            // Ids and versions of another stream's events do not compare with this one's.
+            let as_of = if step.is_own { as_of } else { AsOf::instant(as_of.time) };
+            let enters = is_transient && step.is_own && program.admits(&side.row);
+            match states.get_mut(step.place) {
+                state if enters => {
                     self.words.new.clear();
                     self.words.new_texts.clear();
                     program.words(side.row, &mut self.words.new, &mut self.words.new_texts);
                     let slot = side.slot(&self.words.new, &self.words.new_texts);
                     let empty = State::default();
-                    states.get(group).unwrap_or(&empty).read_with(program, &slot, as_of, &mut self.scratch, out);
+                    let state = state.map_or(&empty, |state| &*state);
+                    state.read_with(program, &slot, as_of, &mut self.scratch, own);
                 }
-                Some(state) if !state.is_empty() => state.read(program, as_of, &mut self.scratch, out),
-                _ => State::read_absent(program, Flags::NO_STATE, out),
+                Some(state) if !state.is_empty() => {
+                    if !is_transient {
+                        state.settle(program, as_of);
+                    }
+                    state.read(program, as_of, &mut self.scratch, own);
+                }
+                _ => State::read_absent(program, Flags::NO_STATE, own),
             }
         }
         as_of.time
@@ -284,12 +282,12 @@ impl StateShard {
 }
 
 impl<'a> Side<'a> {
-    fn of(resolved: &'a Resolved, incoming: Incoming<'a>, version: VersionRef) -> Self {
-        Self { version, row: resolved.row(incoming, &version), labels: resolved.labels(&version) }
+    fn of(resolved: &'a Resolved, incoming: Incoming<'a>, version: &'a VersionRef) -> Self {
+        Self { version, row: resolved.row(incoming, version), labels: resolved.labels(version) }
     }
 
     fn slot(self, words: &'a [i64], texts: &'a TextArena) -> Slot<'a> {
-        let VersionRef { time, id, first, .. } = self.version;
+        let VersionRef { time, id, first, .. } = *self.version;
         Slot { time, id, first, labels: self.labels, words, texts }
     }
 }

@@ -96,7 +96,12 @@ impl EntityTable {
         &self.states[from..from + self.groups]
     }
 
-    pub(super) fn state_mut(&mut self, place: u32, group: usize) -> &mut State {
+    pub(super) fn states_mut(&mut self, place: u32) -> &mut [State] {
+        let from = place as usize * self.groups;
+        &mut self.states[from..from + self.groups]
+    }
+
+    fn state_mut(&mut self, place: u32, group: usize) -> &mut State {
         &mut self.states[place as usize * self.groups + group]
     }
 

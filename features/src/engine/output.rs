@@ -215,11 +215,10 @@ impl Filling<'_> {
         let route = &plan.streams[self.incoming.stream.index].routes[reading.route as usize];
         into.as_of[vector * plan.entity_groups.len() + route.entity] = reading.as_of;
         let mut from = &from[reading.offset as usize..];
-        for &place in &route.reads {
-            let group = plan.entity_groups[route.entity][place];
-            let (own, rest) = from.split_at(plan.programs[group].width());
+        for step in &route.steps {
+            let (own, rest) = from.split_at(plan.programs[step.group].width());
             from = rest;
-            let to = vector * self.template.len() + plan.definitions.groups[group].first_feature;
+            let to = vector * self.template.len() + plan.definitions.groups[step.group].first_feature;
             let target = &mut into.readouts[to..to + own.len()];
             target.copy_from_slice(own);
             if text_base > 0 {

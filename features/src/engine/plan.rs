@@ -47,6 +47,19 @@ pub struct Route {
     pub reads: Vec<usize>,
     /// Readings of all groups in `reads` together.
     pub width: usize,
+    /// The groups in `reads` with what applying and reading them takes.
+    pub(super) steps: Vec<Step>,
+}
+
+/// One group of a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    /// Its place in the entity's list of groups.
+    pub(super) place: usize,
+    /// Its program.
+    pub(super) group: usize,
+    /// It takes the stream's events under the route's key.
+    pub(super) is_own: bool,
 }
 
 impl Plan {
@@ -79,7 +92,7 @@ impl StreamPlan {
         let mut route = |entity: usize, key: &[usize]| {
             routes.iter().position(|route| route.entity == entity && route.key == key).unwrap_or_else(|| {
                 let key = key.to_vec();
-                routes.push(Route { entity, key, applies: Vec::new(), reads: Vec::new(), width: 0 });
+                routes.push(Route { entity, key, applies: Vec::new(), reads: Vec::new(), width: 0, steps: Vec::new() });
                 routes.len() - 1
             })
         };
@@ -104,6 +117,7 @@ impl StreamPlan {
                 route.applies.push(place);
             }
             route.reads.push(place);
+            route.steps.push(Step { place, group, is_own: applies });
             route.width += programs[group].width();
         }
         let own_groups = || definitions.groups.iter().filter(|group| group.stream == stream.index);

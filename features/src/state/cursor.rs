@@ -15,11 +15,12 @@ mod course;
 use crate::change::Version;
 
 use super::label::LabelWord;
-use super::program::Program;
+use super::program::{Program, Read};
 use super::read::{AsOf, Moments, Readout};
 use super::{LABEL, Slot, State};
+use crate::definition::WINDOWS_MAX;
 
-use course::Draw;
+use course::{Draw, Move};
 pub(crate) use course::{Course, Running};
 
 const TIME: usize = 0;
@@ -130,7 +131,9 @@ impl State {
             program.course.carries.iter().fold(touch(at), |sum, carry| sum ^ touch(carry.lane * capacity + at))
         };
         let windows = cursor[WINDOWS..].chunks_exact(program.course.stride);
-        windows.fold(edge(place(cursor[HIGH])), |sum, window| sum ^ edge(place(window[0])))
+        // Without a delay the upper end is that of the lanes, where the event itself was just written.
+        let upper = if program.delay == 0 { 0 } else { edge(place(cursor[HIGH])) };
+        windows.fold(upper, |sum, window| sum ^ edge(place(window[0])))
     }
 
     fn begin(&mut self, program: &Program, as_of: AsOf) {
@@ -161,17 +164,21 @@ impl State {
         }
         let times = &block[..high];
         let upper = as_of.time - program.delay;
-        for (window, span) in windows.chunks_exact_mut(course.stride).zip(&program.windows) {
+        let mut moves = [Move::default(); WINDOWS_MAX];
+        let ends = windows.chunks_exact_mut(course.stride).zip(&program.windows);
+        for ((window, span), moved) in ends.zip(&mut moves) {
             let lower = upper.saturating_sub(*span);
-            let old_low = place(window[0]).max(start);
-            let low = old_low + times[old_low..].iter().take_while(|time| **time <= lower).count();
-            window[0] = word(low);
-            // What lies beyond the old end never entered.
-            let (left, entered) = (low.min(old_high).max(old_low), old_high.max(low));
-            for carry in &course.carries {
-                let lane = &block[carry.lane * capacity..][..high];
-                carry.carry(window, &lane[old_low..left], &lane[entered..], as_of.time);
+            let from = place(window[0]).max(start);
+            let mut to = from;
+            while times.get(to).is_some_and(|time| *time <= lower) {
+                to += 1;
             }
+            window[0] = word(to);
+            *moved = Move { from, to };
+        }
+        for carry in &course.carries {
+            let lane = &block[carry.lane * capacity..][..high];
+            carry.carry(windows.chunks_exact_mut(course.stride), lane, old_high, &moves, as_of.time);
         }
         head[TIME] = as_of.time;
         head[VERSION] = as_of.version.major.cast_signed();
@@ -186,29 +193,22 @@ impl State {
             return false;
         };
         let (head, windows) = self.cursor(program).split_at(WINDOWS);
-        let windows = || windows.chunks_exact(program.course.stride);
         let high = head[HIGH];
-        let outputs = program.outputs.iter().zip(draws).zip(out.chunks_exact_mut(program.windows.len()));
-        for ((output, draw), out) in outputs {
+        for (draw, out) in draws.iter().zip(out.chunks_exact_mut(program.windows.len())) {
+            let each = out.iter_mut().zip(windows.chunks_exact(program.course.stride));
             match *draw {
-                Draw::Count => {
-                    out.iter_mut().zip(windows()).for_each(|(out, window)| *out = Readout::int(high - window[0]))
-                }
-                Draw::Moments(at, kind) => {
-                    for (out, window) in out.iter_mut().zip(windows()) {
-                        *out = Moments::of_running(&window[at..at + 3]).readout(output.read, kind);
-                    }
-                }
-                Draw::Share(at) => {
-                    for (out, window) in out.iter_mut().zip(windows()) {
-                        let count = high - window[0];
-                        *out = if count > 0 {
-                            Readout::double(window[at] as f64 / count as f64)
-                        } else {
-                            Readout::default()
-                        };
-                    }
-                }
+                Draw::Count => each.for_each(|(out, window)| *out = Readout::int(high - window[0])),
+                Draw::Sum(at, kind) => each.for_each(|(out, window)| {
+                    *out = Moments::of_running(&window[at..at + 3]).readout(Read::Sum(0), kind);
+                }),
+                Draw::Mean(at, kind) => each.for_each(|(out, window)| {
+                    *out = Moments::of_running(&window[at..at + 3]).readout(Read::Mean(0), kind);
+                }),
+                Draw::Share(at) => each.for_each(|(out, window)| {
+                    let count = high - window[0];
+                    let share = window[at] as f64 / count as f64;
+                    *out = if count > 0 { Readout::double(share) } else { Readout::default() };
+                }),
             }
         }
         true

@@ -150,18 +150,13 @@ impl State {
         size_of::<Self>() + self.lanes.capacity() * 8 + rare
     }
 
-    /// Touches the memory that the next event will need and returns something that depends on it. Called for many states in a row before
-    /// they are used, so that the machine waits for all of them at once.
+    /// Touches the memory that the next event will need first and returns something that depends on it. Called for many states in a row
+    /// before they are used, so that the machine waits for all of them at once. Where the event's words go is left to the machine: it
+    /// does not wait for what is only written.
     pub(crate) fn warm(&self, program: &Program) -> i64 {
-        let (capacity, next) = (self.capacity as usize, (self.start + self.len) as usize);
         let touch = |at: usize| self.lanes.get(at).copied().unwrap_or(0);
-        let lanes = (0..program.lane_count()).fold(0, |sum, lane| sum ^ touch(lane * capacity + next));
-        let words = program.course.words;
-        lanes
-            ^ touch(next.wrapping_sub(1))
-            ^ touch(self.start as usize)
-            ^ touch(self.lanes.len().wrapping_sub(words))
-            ^ touch(self.lanes.len().wrapping_sub(1))
+        let last = (self.start + self.len).saturating_sub(1) as usize;
+        touch(last) ^ touch(self.start as usize) ^ touch(self.lanes.len().wrapping_sub(program.course.words))
     }
 
     fn tiles(&self) -> Option<&Tiles> {

@@ -50,34 +50,63 @@ pub(super) struct Carry {
     offset: usize,
 }
 
+/// How far the beginning of a window moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Move {
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+/// Count and sum of the words that are not null.
+#[inline]
+fn total(words: &[i64]) -> (i64, i128) {
+    let present = words.iter().filter(|word| **word != NULL);
+    present.fold((0, 0), |(count, sum), word| (count + 1, sum + i128::from(*word)))
+}
+
 impl Carry {
-    /// Carries the sum of one window on by the words that leave and those that enter.
+    /// Carries the sums of all windows on: `lane` ends where the windows do now, `high` is where they ended before.
     #[inline]
-    pub(super) fn carry(&self, window: &mut [i64], leaving: &[i64], entering: &[i64], as_of: i64) {
-        let into = &mut window[self.offset..self.offset + self.running.words()];
+    pub(super) fn carry<'a>(
+        &self,
+        windows: impl Iterator<Item = &'a mut [i64]>,
+        lane: &[i64],
+        high: usize,
+        moves: &[Move],
+        as_of: i64,
+    ) {
+        let from = self.offset;
+        // What lies beyond the old end never entered.
+        let left = |moved: &Move| &lane[moved.from..moved.to.min(high)];
+        let late = |moved: &Move| &lane[moved.to..];
         match self.running {
             Running::Sum(_) => {
-                let (mut count, mut sum) = (into[0], wide(&into[1..3]));
-                for &word in leaving.iter().filter(|word| **word != NULL) {
-                    count -= 1;
-                    sum -= i128::from(word);
+                let entered = total(&lane[high..]);
+                for (window, moved) in windows.zip(moves) {
+                    let into = &mut window[from..from + 3];
+                    let left = total(left(moved));
+                    let entered = if moved.to > high { total(late(moved)) } else { entered };
+                    into[0] += entered.0 - left.0;
+                    let sum = wide(&into[1..]) + entered.1 - left.1;
+                    set_wide(&mut into[1..], sum);
                 }
-                for &word in entering.iter().filter(|word| **word != NULL) {
-                    count += 1;
-                    sum += i128::from(word);
-                }
-                into[0] = count;
-                set_wide(&mut into[1..3], sum);
             }
             Running::True(_) => {
                 let held = |words: &[i64]| words.iter().map(|word| i64::from(*word == 1)).sum::<i64>();
-                into[0] += held(entering) - held(leaving);
+                let entered = held(&lane[high..]);
+                for (window, moved) in windows.zip(moves) {
+                    let entered = if moved.to > high { held(late(moved)) } else { entered };
+                    window[from] += entered - held(left(moved));
+                }
             }
             Running::Fraud => {
-                let frauds = |words: &[i64]| {
-                    words.iter().map(|word| i64::from(LabelWord::from_word(*word).is_fraud_by(as_of))).sum::<i64>()
-                };
-                into[0] += frauds(entering) - frauds(leaving);
+                let is_fraud = |word: &i64| i64::from(LabelWord::from_word(*word).is_fraud_by(as_of));
+                let frauds = |words: &[i64]| words.iter().map(is_fraud).sum::<i64>();
+                let entered = frauds(&lane[high..]);
+                for (window, moved) in windows.zip(moves) {
+                    let entered = if moved.to > high { frauds(late(moved)) } else { entered };
+                    window[from] += entered - frauds(left(moved));
+                }
             }
         }
     }
@@ -88,8 +117,10 @@ impl Carry {
 pub(super) enum Draw {
     /// From the window's ends.
     Count,
-    /// From count and sum, whose first word this is.
-    Moments(usize, WordKind),
+    /// The sum, of which this is the first word of count and sum.
+    Sum(usize, WordKind),
+    /// Their mean, likewise.
+    Mean(usize, WordKind),
     /// From a count that is this word.
     Share(usize),
 }
@@ -137,7 +168,8 @@ impl Course {
         let running = Running::of(read, columns)?;
         let offset = self.offset(running)?;
         Some(match running {
-            Running::Sum(column) => Draw::Moments(offset, columns[column].kind),
+            Running::Sum(column) if matches!(read, Read::Mean(_)) => Draw::Mean(offset, columns[column].kind),
+            Running::Sum(column) => Draw::Sum(offset, columns[column].kind),
             Running::True(_) | Running::Fraud => Draw::Share(offset),
         })
     }

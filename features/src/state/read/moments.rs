@@ -20,6 +20,7 @@ pub(in super::super) struct Moments {
 
 impl Moments {
     /// The sums that a state carries on.
+    #[inline]
     pub(in super::super) fn of_running(words: &[i64]) -> Self {
         Self { count: words[0], sum: wide(&words[1..3]), ..Self::default() }
     }
@@ -80,6 +81,7 @@ impl Moments {
         }
     }
 
+    #[inline]
     #[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
     pub(in super::super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
         if self.count == 0 {
