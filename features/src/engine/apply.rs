@@ -173,12 +173,19 @@ impl StateShard {
             let place = if touch.effect == Effect::Nothing { table.find(&key) } else { Some(table.place(&key)) };
             Near { touch, rows: shard, place }
         }));
-        let tables = &self.tables;
-        let places = || near.iter().filter_map(|near| Some((routes[near.touch.route as usize].entity, near.place?)));
-        let ends = places().fold(0, |sum, (entity, place)| sum ^ tables[entity].warm(plan, entity, place));
-        std::hint::black_box(ends);
-        let edges = places().fold(0, |sum, (entity, place)| sum ^ tables[entity].warm_edges(plan, entity, place));
-        std::hint::black_box(edges);
+        let mut touched = 0;
+        for near in near.iter() {
+            if let Some(place) = near.place {
+                touched ^= self.tables[routes[near.touch.route as usize].entity].warm(place);
+            }
+        }
+        for near in near.iter() {
+            let route = &routes[near.touch.route as usize];
+            if let Some(place) = near.place {
+                touched ^= self.tables[route.entity].warm_edges(plan, route, place);
+            }
+        }
+        std::hint::black_box(touched);
     }
 
     /// Lets a change meet the states of one key: its versions leave and enter, its features are read.
@@ -187,16 +194,16 @@ impl StateShard {
         let route = &plan.streams[incoming.stream.index].routes[touch.route as usize];
         let resolved = &rows.resolved;
         let resolution = &resolved.resolutions[touch.at.resolution as usize];
-        let old = resolution.old.as_ref().map(|version| Side::of(resolved, incoming, version));
-        let new = resolution.new.as_ref().map(|version| Side::of(resolved, incoming, version));
+        let side = |version| resolved.version(version).map(|version| Side::of(resolved, incoming, version));
+        let new = side(resolution.new);
         if let (Some(place), true) = (*place, touch.effect != Effect::Nothing) {
-            let (old, new) = match touch.effect {
-                Effect::Leaves => (old, None),
-                Effect::Replaces => (old, new),
-                _ => (None, new),
-            };
             self.tables[route.entity].touch(place, || rows.touches.key(touch).to_bytes());
-            if self.exchange(plan, route, place, old, new) {
+            let is_late = match (touch.effect, new) {
+                (Effect::Enters, Some(new)) => self.enter(plan, route, place, new),
+                (Effect::Leaves, _) => self.exchange(plan, route, place, side(resolution.old), None),
+                (_, new) => self.exchange(plan, route, place, side(resolution.old), new),
+            };
+            if is_late {
                 self.late.push(touch.at.change);
             }
         }
@@ -205,6 +212,22 @@ impl StateShard {
             let offset = u32::try_from(self.readouts.len() - route.width).expect("batches are bounded");
             self.readings.push(RouteReading { change: touch.at.change, route: touch.route, offset, as_of });
         }
+    }
+
+    /// Adds a version to every group of a key; true when every one of them found it too late.
+    fn enter(&mut self, plan: &Plan, route: &Route, place: u32, new: Side<'_>) -> bool {
+        let states = self.tables[route.entity].states_mut(place);
+        let (mut is_late, mut is_entered) = (false, false);
+        for step in route.steps.iter().filter(|step| step.is_own) {
+            let program = &plan.programs[step.group];
+            if program.admits(&new.row) {
+                let inserted = states[step.place]
+                    .insert(program, &new.slot_in(program, &mut self.words.new, &mut self.words.new_texts));
+                let is_refused = inserted == Inserted::TooLate;
+                (is_late, is_entered) = (is_late | is_refused, is_entered | !is_refused);
+            }
+        }
+        is_late && !is_entered
     }
 
     /// Replaces one version by another in every group of a key; true when every group found the new one too late.
@@ -222,18 +245,10 @@ impl StateShard {
             let program = &plan.programs[step.group];
             let state = &mut states[step.place];
             let words = &mut self.words;
-            let old = old.filter(|side| program.admits(&side.row)).map(|side| {
-                words.old.clear();
-                words.old_texts.clear();
-                program.words(side.row, &mut words.old, &mut words.old_texts);
-                side.slot(&words.old, &words.old_texts)
-            });
-            let new = new.filter(|side| program.admits(&side.row)).map(|side| {
-                words.new.clear();
-                words.new_texts.clear();
-                program.words(side.row, &mut words.new, &mut words.new_texts);
-                side.slot(&words.new, &words.new_texts)
-            });
+            let old = old.filter(|side| program.admits(&side.row));
+            let old = old.map(|side| side.slot_in(program, &mut words.old, &mut words.old_texts));
+            let new = new.filter(|side| program.admits(&side.row));
+            let new = new.map(|side| side.slot_in(program, &mut words.new, &mut words.new_texts));
             match replace(program, state, old, new) {
                 Some(Inserted::TooLate) => is_late = true,
                 Some(_) => is_entered = true,
@@ -260,21 +275,15 @@ impl StateShard {
             let enters = is_transient && step.is_own && program.admits(&side.row);
             match states.get_mut(step.place) {
                 state if enters => {
-                    self.words.new.clear();
-                    self.words.new_texts.clear();
-                    program.words(side.row, &mut self.words.new, &mut self.words.new_texts);
-                    let slot = side.slot(&self.words.new, &self.words.new_texts);
+                    let slot = side.slot_in(program, &mut self.words.new, &mut self.words.new_texts);
                     let empty = State::default();
                     let state = state.map_or(&empty, |state| &*state);
                     state.read_with(program, &slot, as_of, &mut self.scratch, own);
                 }
-                Some(state) if !state.is_empty() => {
-                    if !is_transient {
-                        state.settle(program, as_of);
-                    }
-                    state.read(program, as_of, &mut self.scratch, own);
-                }
-                _ => State::read_absent(program, Flags::NO_STATE, own),
+                Some(state) if state.is_empty() => State::read_absent(program, Flags::NO_STATE, own),
+                Some(state) if is_transient => state.read(program, as_of, &mut self.scratch, own),
+                Some(state) => state.read_on(program, as_of, &mut self.scratch, own),
+                None => State::read_absent(program, Flags::NO_STATE, own),
             }
         }
         as_of.time
@@ -286,7 +295,14 @@ impl<'a> Side<'a> {
         Self { version, row: resolved.row(incoming, version), labels: resolved.labels(version) }
     }
 
-    fn slot(self, words: &'a [i64], texts: &'a TextArena) -> Slot<'a> {
+    /// The version as a group's state takes it; its words go to `words` and `texts`.
+    fn slot_in<'w>(self, program: &Program, words: &'w mut Vec<i64>, texts: &'w mut TextArena) -> Slot<'w>
+    where
+        'a: 'w,
+    {
+        words.clear();
+        texts.clear();
+        program.words(self.row, words, texts);
         let VersionRef { time, id, first, .. } = *self.version;
         Slot { time, id, first, labels: self.labels, words, texts }
     }

@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 
 use crate::state::{Program, State, StateError};
 
-use super::plan::{Key, Plan};
+use super::plan::{Key, Plan, Route};
 
 /// An index from keys to places.
 #[derive(Clone, Debug, Default)]
@@ -76,19 +76,16 @@ impl EntityTable {
     }
 
     /// Touches what an event of the key at `place` will need.
-    pub(super) fn warm(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
-        let dirty = i64::from(self.dirty[place as usize]);
-        self.each(plan, entity, place).fold(dirty, |sum, (state, program)| sum ^ state.warm(program))
+    #[inline]
+    pub(super) fn warm(&self, place: u32) -> i64 {
+        self.states(place).iter().fold(0, |sum, state| sum ^ state.warm())
     }
 
     /// Touches what reading it will need; [`Self::warm`] comes first.
-    pub(super) fn warm_edges(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
-        self.each(plan, entity, place).fold(0, |sum, (state, program)| sum ^ state.warm_edges(program))
-    }
-
-    fn each<'a>(&'a self, plan: &'a Plan, entity: usize, place: u32) -> impl Iterator<Item = (&'a State, &'a Program)> {
-        let programs = plan.entity_groups[entity].iter().map(|&group| &plan.programs[group]);
-        self.states(place).iter().zip(programs)
+    #[inline]
+    pub(super) fn warm_edges(&self, plan: &Plan, route: &Route, place: u32) -> i64 {
+        let states = self.states(place);
+        route.steps.iter().fold(0, |sum, step| sum ^ states[step.place].warm_edges(&plan.programs[step.group]))
     }
 
     pub(super) fn states(&self, place: u32) -> &[State] {

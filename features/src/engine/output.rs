@@ -233,9 +233,9 @@ impl Filling<'_> {
         let definitions = &self.plan.definitions;
         let first = definitions.features.len() - definitions.derived.len();
         for (&change, readouts) in part.changes.iter().zip(part.readouts.chunks_exact_mut(self.template.len())) {
-            let new = self.places[change as usize]
-                .find(self.rows)
-                .and_then(|(resolved, resolution)| Some(resolved.row(self.incoming, resolution.new.as_ref()?)));
+            let new = self.places[change as usize].find(self.rows).and_then(|(resolved, resolution)| {
+                Some(resolved.row(self.incoming, resolved.version(resolution.new)?))
+            });
             let row = new.unwrap_or_else(|| self.incoming.batch.row(change as usize));
             derive_into(self.plan, self.incoming.stream.index, row, texts, readouts, first);
         }

@@ -231,6 +231,7 @@ impl Key<'_> {
 
 /// The key that `columns` of `row` make, `None` when one of them is null. Bytes are written to `buffer`.
 #[must_use]
+#[inline]
 pub fn key_of<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> Option<Key<'a>> {
     if let [column] = columns
         && !row.stream.columns[*column].kind.is_text()
@@ -238,6 +239,10 @@ pub fn key_of<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> O
         let cell = row.cells[*column];
         return (cell > UNCHANGED).then_some(Key::Int(cell));
     }
+    key_bytes(row, columns, buffer)
+}
+
+fn key_bytes<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> Option<Key<'a>> {
     buffer.clear();
     for &column in columns {
         let cell = row.cells[column];

@@ -42,8 +42,9 @@ pub(super) struct Resolution {
     pub(super) outcome: Outcome,
     /// Which judgement of the row this is, if it is to be judged.
     pub(super) judgement: Option<u32>,
-    pub(super) old: Option<VersionRef>,
-    pub(super) new: Option<VersionRef>,
+    /// Places among the versions of its [`Resolved`].
+    pub(super) old: Option<u32>,
+    pub(super) new: Option<u32>,
     /// The new version is looked at and not kept.
     pub(super) is_transient: bool,
     /// Some entity's features are read for it.
@@ -71,6 +72,7 @@ pub(super) struct Resolved {
     cells: Vec<i64>,
     text: TextArena,
     labels: Vec<LabelWord>,
+    versions: Vec<VersionRef>,
     pub(super) resolutions: Vec<Resolution>,
 }
 
@@ -79,7 +81,17 @@ impl Resolved {
         self.cells.clear();
         self.text.clear();
         self.labels.clear();
+        self.versions.clear();
         self.resolutions.clear();
+    }
+
+    pub(super) fn version(&self, place: Option<u32>) -> Option<&VersionRef> {
+        place.map(|place| &self.versions[place as usize])
+    }
+
+    fn push(&mut self, version: VersionRef) -> Option<u32> {
+        self.versions.push(version);
+        Some(narrow(self.versions.len() - 1))
     }
 
     pub(super) fn row<'a>(&'a self, incoming: Incoming<'a>, version: &VersionRef) -> Row<'a> {
@@ -98,7 +110,7 @@ impl Resolved {
     }
 
     /// Copies a version that a row record holds.
-    fn copy(&mut self, record: &RowRecord, stream: &Stream) -> Option<VersionRef> {
+    fn copy(&mut self, record: &RowRecord, stream: &Stream) -> Option<u32> {
         let row = record.row(stream)?;
         let time = row.time()?.micros();
         let place = narrow(self.cells.len() / stream.columns.len());
@@ -109,16 +121,17 @@ impl Resolved {
         let from = narrow(self.labels.len());
         record.labels(&mut self.labels);
         let labels = (from, narrow(self.labels.len()));
-        Some(VersionRef { cells: CellsPlace::Resolved(place), labels, time, id: event_key(row), first: record.first })
+        let cells = CellsPlace::Resolved(place);
+        self.push(VersionRef { cells, labels, time, id: event_key(row), first: record.first })
     }
 
     /// Refers to a version that is a row of the batch.
-    fn refer(&mut self, row: Row<'_>, at: u32, first: Version, label: Option<LabelWord>) -> Option<VersionRef> {
+    fn refer(&mut self, row: Row<'_>, at: u32, first: Version, label: Option<LabelWord>) -> Option<u32> {
         let time = row.time()?.micros();
         let from = narrow(self.labels.len());
         self.labels.extend(label);
         let labels = (from, narrow(self.labels.len()));
-        Some(VersionRef { cells: CellsPlace::Batch(at), labels, time, id: event_key(row), first })
+        self.push(VersionRef { cells: CellsPlace::Batch(at), labels, time, id: event_key(row), first })
     }
 }
 
@@ -217,8 +230,8 @@ impl RowShard {
             Evaluate::Judged => resolution.judgement.is_some(),
             Evaluate::Everything => resolution.new.is_some(),
         };
-        let row = |version: &Option<VersionRef>| version.as_ref().map(|version| self.resolved.row(incoming, version));
-        let (old, new) = (row(&resolution.old), row(&resolution.new));
+        let row = |place| self.resolved.version(place).map(|version| self.resolved.row(incoming, version));
+        let (old, new) = (row(resolution.old), row(resolution.new));
         let versions = Versions { old, new, is_transient: resolution.is_transient, is_read };
         let at = TouchPlace { change: resolution.change, resolution: narrow(self.resolved.resolutions.len()) };
         let is_read = self.touches.note(&plan.streams[incoming.stream.index].routes, at, versions);

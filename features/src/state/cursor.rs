@@ -15,13 +15,13 @@ mod course;
 use crate::change::Version;
 
 use super::label::LabelWord;
-use super::program::{Program, Read};
-use super::read::{AsOf, Moments, Readout};
-use super::{LABEL, Slot, State};
+use super::program::Program;
+use super::read::{AsOf, Readout};
+use super::{ID, LABEL, Slot, State};
 use crate::definition::WINDOWS_MAX;
 
-use course::{Draw, Move};
 pub(crate) use course::{Course, Running};
+use course::{Move, Step};
 
 const TIME: usize = 0;
 const VERSION: usize = 1;
@@ -36,14 +36,33 @@ impl State {
 
     /// Moves the running sums to `as_of`, so that a read there is cheap. Changes nothing that a read returns.
     pub fn settle(&mut self, program: &Program, as_of: AsOf) {
+        if self.prepare(program, as_of) {
+            self.carry_on(program, as_of);
+        }
+    }
+
+    /// Moves the running sums to `as_of` and reads every feature from them, where they are all that the program needs; says whether it
+    /// did.
+    #[inline]
+    pub(super) fn follow(&mut self, program: &Program, as_of: AsOf, out: &mut [Readout]) -> bool {
+        self.settle(program, as_of);
+        self.read_settled(program, as_of, out)
+    }
+
+    /// Sees to it that the sums can be carried on to `as_of`; where there are none, or none that help, they begin anew. Says whether
+    /// they can be carried on at all.
+    fn prepare(&mut self, program: &Program, as_of: AsOf) -> bool {
         let has_earlier_labels = self.rare.as_ref().is_some_and(|rare| !rare.earlier.is_empty());
         if program.is_table || self.len == 0 || self.is_tiled() || has_earlier_labels {
-            return self.unsettle(program);
+            self.unsettle(program);
+            return false;
         }
         let cursor = self.cursor(program);
         let before = (cursor[TIME], version(cursor));
-        let is_valid = cursor[TIME] != i64::MIN && cursor[UNSEEN] == 0 && before <= (as_of.time, as_of.version);
-        if is_valid { self.carry_on(program, as_of) } else { self.begin(program, as_of) }
+        if cursor[TIME] == i64::MIN || cursor[UNSEEN] != 0 || before > (as_of.time, as_of.version) {
+            self.begin(program, as_of);
+        }
+        true
     }
 
     /// Whether the running sums hold for `as_of`.
@@ -110,13 +129,32 @@ impl State {
         cursor[WINDOWS..].chunks_exact_mut(program.course.stride).for_each(|window| window[0] -= by);
     }
 
-    /// Notes that events before `start` are gone: a window that still held one of them is not carried on.
+    /// Notes that the events before `start` are gone: they leave the windows that still held them. Their words still stand in the lanes.
     pub(super) fn forget_before(&mut self, program: &Program, start: u32) {
-        let cursor = self.cursor(program);
-        // The widest window comes last.
-        if cursor.get(cursor.len().wrapping_sub(program.course.stride)).is_some_and(|low| *low < i64::from(start)) {
-            self.unsettle(program);
+        let course = &program.course;
+        let Some(from) = self.lanes.len().checked_sub(course.words).filter(|_| course.words > 0) else { return };
+        let (block, cursor) = self.lanes.split_at_mut(from);
+        let (head, windows) = cursor.split_at_mut(WINDOWS);
+        let (start, high) = (start as usize, place(head[HIGH]));
+        // The widest window comes last, and begins first.
+        let widest = windows.len().wrapping_sub(course.stride);
+        if head[TIME] == i64::MIN || windows.get(widest).is_none_or(|low| place(*low) >= start) {
+            return;
         }
+        let mut moves = [Move::default(); WINDOWS_MAX];
+        let moves = &mut moves[..program.windows.len()];
+        for (moved, window) in moves.iter_mut().zip(windows.chunks_exact_mut(course.stride)) {
+            let from = place(window[0]);
+            *moved = Move { from, to: from.max(start) };
+            window[0] = word(moved.to);
+        }
+        let step = Step { moves, high, as_of: head[TIME] };
+        for carry in &course.carries {
+            // What comes after the windows' end is neither in them nor enters them.
+            let lane = &block[carry.lane * self.capacity as usize..][..high];
+            carry.carry(windows, course.stride, lane, step);
+        }
+        head[HIGH] = word(high.max(start));
     }
 
     /// Touches the memory at the windows' ends, where the next settling begins.
@@ -136,19 +174,19 @@ impl State {
         windows.fold(upper, |sum, window| sum ^ edge(place(window[0])))
     }
 
+    /// Puts the windows where the widest begins, empty.
     fn begin(&mut self, program: &Program, as_of: AsOf) {
         let from = self.lanes.len() - program.course.words;
         let upper = as_of.time - program.delay;
         let oldest = program.windows.last().map_or(upper, |window| upper.saturating_sub(*window));
-        let low = self.start as usize + self.times().partition_point(|time| *time <= oldest);
-        let low = word(low);
+        let low = word(self.start as usize + self.times().partition_point(|time| *time <= oldest));
         let cursor = &mut self.lanes[from..];
         cursor.fill(0);
         cursor[HIGH] = low;
         cursor[WINDOWS..].chunks_exact_mut(program.course.stride).for_each(|window| window[0] = low);
-        self.carry_on(program, as_of);
     }
 
+    /// Moves the windows to `as_of`.
     fn carry_on(&mut self, program: &Program, as_of: AsOf) {
         let course = &program.course;
         let from = self.lanes.len() - course.words;
@@ -157,28 +195,34 @@ impl State {
         let high = self.high_from(program, old_high, as_of);
         let (block, cursor) = self.lanes.split_at_mut(from);
         let (head, windows) = cursor.split_at_mut(WINDOWS);
-        if program.has_label && high > old_high {
-            let labels = &block[LABEL * capacity + old_high..LABEL * capacity + high];
-            let unseen = labels.iter().filter(|word| !LabelWord::from_word(**word).is_reported_by(as_of.time)).count();
-            head[UNSEEN] += word(unseen);
+        if program.has_label {
+            let mut unseen = 0;
+            for place in old_high..high {
+                let label = LabelWord::from_word(block[LABEL * capacity + place]);
+                unseen += i64::from(!label.is_reported_by(as_of.time));
+            }
+            head[UNSEEN] += unseen;
         }
         let times = &block[..high];
         let upper = as_of.time - program.delay;
         let mut moves = [Move::default(); WINDOWS_MAX];
-        let ends = windows.chunks_exact_mut(course.stride).zip(&program.windows);
-        for ((window, span), moved) in ends.zip(&mut moves) {
+        let moves = &mut moves[..program.windows.len()];
+        let mut at = 0;
+        for (moved, span) in moves.iter_mut().zip(&program.windows) {
             let lower = upper.saturating_sub(*span);
-            let from = place(window[0]).max(start);
+            let from = place(windows[at]).max(start);
             let mut to = from;
-            while times.get(to).is_some_and(|time| *time <= lower) {
+            while to < times.len() && times[to] <= lower {
                 to += 1;
             }
-            window[0] = word(to);
+            windows[at] = word(to);
+            at += course.stride;
             *moved = Move { from, to };
         }
+        let step = Step { moves, high: old_high, as_of: as_of.time };
         for carry in &course.carries {
             let lane = &block[carry.lane * capacity..][..high];
-            carry.carry(windows.chunks_exact_mut(course.stride), lane, old_high, &moves, as_of.time);
+            carry.carry(windows, course.stride, lane, step);
         }
         head[TIME] = as_of.time;
         head[VERSION] = as_of.version.major.cast_signed();
@@ -187,29 +231,16 @@ impl State {
     }
 
     /// Reads every feature from the running sums, where they hold for `as_of` and are all that the program needs; says whether it did.
-    #[expect(clippy::cast_precision_loss, reason = "counts and sums are rounded once, when they leave the integers")]
     pub(super) fn read_settled(&self, program: &Program, as_of: AsOf, out: &mut [Readout]) -> bool {
         let Some(draws) = program.course.draws.as_deref().filter(|_| self.is_settled(program, as_of)) else {
             return false;
         };
         let (head, windows) = self.cursor(program).split_at(WINDOWS);
-        let high = head[HIGH];
-        for (draw, out) in draws.iter().zip(out.chunks_exact_mut(program.windows.len())) {
-            let each = out.iter_mut().zip(windows.chunks_exact(program.course.stride));
-            match *draw {
-                Draw::Count => each.for_each(|(out, window)| *out = Readout::int(high - window[0])),
-                Draw::Sum(at, kind) => each.for_each(|(out, window)| {
-                    *out = Moments::of_running(&window[at..at + 3]).readout(Read::Sum(0), kind);
-                }),
-                Draw::Mean(at, kind) => each.for_each(|(out, window)| {
-                    *out = Moments::of_running(&window[at..at + 3]).readout(Read::Mean(0), kind);
-                }),
-                Draw::Share(at) => each.for_each(|(out, window)| {
-                    let count = high - window[0];
-                    let share = window[at] as f64 / count as f64;
-                    *out = if count > 0 { Readout::double(share) } else { Readout::default() };
-                }),
-            }
+        let mut rest = out;
+        for draw in draws {
+            let out;
+            (out, rest) = rest.split_at_mut(program.windows.len());
+            draw.read(windows, program.course.stride, head[HIGH], out);
         }
         true
     }
@@ -219,6 +250,12 @@ impl State {
         let upper = as_of.time - program.delay;
         let (start, end) = (self.start as usize, (self.start + self.len) as usize);
         let times = &self.lanes[..end];
+        let is_last = times.last() == Some(&upper)
+            && as_of.subject.is_some_and(|id| self.lanes[ID * self.capacity as usize + end - 1] == id.cast_signed());
+        if is_last && program.delay == 0 {
+            // The judged event itself is the last one, so that nothing comes after it.
+            return end;
+        }
         let mut high = from + times[from..].iter().take_while(|time| **time < upper).count();
         let is_open = program.delay != 0 || as_of.version == Version::MAX;
         while high < end && times[high] == upper && (is_open || !self.comes_after(high - start, as_of)) {

@@ -153,10 +153,19 @@ impl State {
     /// Touches the memory that the next event will need first and returns something that depends on it. Called for many states in a row
     /// before they are used, so that the machine waits for all of them at once. Where the event's words go is left to the machine: it
     /// does not wait for what is only written.
-    pub(crate) fn warm(&self, program: &Program) -> i64 {
+    #[inline]
+    pub(crate) fn warm(&self) -> i64 {
+        /// Words of a cache line.
+        const LINE: usize = 8;
         let touch = |at: usize| self.lanes.get(at).copied().unwrap_or(0);
-        let last = (self.start + self.len).saturating_sub(1) as usize;
-        touch(last) ^ touch(self.start as usize) ^ touch(self.lanes.len().wrapping_sub(program.course.words))
+        let last = (self.start + self.len).wrapping_sub(1) as usize;
+        // The running sums stand at the end.
+        let end = self.lanes.len().wrapping_sub(1);
+        touch(last)
+            ^ touch(self.start as usize)
+            ^ touch(end)
+            ^ touch(end.wrapping_sub(LINE))
+            ^ touch(end.wrapping_sub(2 * LINE))
     }
 
     fn tiles(&self) -> Option<&Tiles> {
@@ -278,11 +287,16 @@ impl State {
     }
 
     /// Sees to it that one more event fits behind the last.
+    #[inline]
     fn make_room(&mut self, program: &Program) {
-        let (capacity, start, len) = (self.capacity as usize, self.start as usize, self.len as usize);
-        if start + len < capacity {
-            return;
+        if self.start + self.len == self.capacity {
+            self.widen(program);
         }
+    }
+
+    /// Moves the live part to the beginning of its lanes, in a wider block where little of this one is free.
+    fn widen(&mut self, program: &Program) {
+        let (capacity, start, len) = (self.capacity as usize, self.start as usize, self.len as usize);
         let lanes = program.lane_count();
         if start > 0 && start >= capacity / 4 {
             for lane in 0..lanes {

@@ -5,6 +5,7 @@ use crate::value::NULL;
 use super::super::LABEL;
 use super::super::label::LabelWord;
 use super::super::program::{Output, Read, SlotColumn, WordKind};
+use super::super::read::{Moments, Readout};
 use super::super::tile::{set_wide, wide};
 use super::WINDOWS;
 
@@ -50,62 +51,116 @@ pub(super) struct Carry {
     offset: usize,
 }
 
-/// How far the beginning of a window moved.
+/// Where a window began at the instant before, and where it begins now.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Move {
     pub(super) from: usize,
     pub(super) to: usize,
 }
 
-/// Count and sum of the words that are not null.
+/// The windows of a cursor between two instants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step<'a> {
+    pub(super) moves: &'a [Move],
+    /// Where all windows ended before.
+    pub(super) high: usize,
+    /// The instant that labels are read as of.
+    pub(super) as_of: i64,
+}
+
+/// Adds up what `value` gives for the words at `from..to`. One at a time: hardly ever are there more than two.
 #[inline]
-fn total(words: &[i64]) -> (i64, i128) {
-    let present = words.iter().filter(|word| **word != NULL);
-    present.fold((0, 0), |(count, sum), word| (count + 1, sum + i128::from(*word)))
+fn total<T: Default + std::ops::AddAssign>(lane: &[i64], from: usize, to: usize, value: impl Fn(i64) -> T) -> T {
+    let mut total = T::default();
+    for at in from..to {
+        total += value(lane[at]);
+    }
+    total
+}
+
+impl Step<'_> {
+    /// Goes through the windows with what entered each and what left it; `lane` ends where the windows do now.
+    #[inline]
+    fn each<T: Copy>(&self, lane: &[i64], total: impl Fn(usize, usize) -> T, mut show: impl FnMut(T, T)) {
+        let entered = total(self.high, lane.len());
+        for moved in self.moves {
+            // What lies beyond the old end never entered.
+            let entered = if moved.to > self.high { total(moved.to.min(lane.len()), lane.len()) } else { entered };
+            show(entered, total(moved.from, moved.to.min(self.high)));
+        }
+    }
 }
 
 impl Carry {
-    /// Carries the sums of all windows on: `lane` ends where the windows do now, `high` is where they ended before.
+    /// Carries the sums of all windows on; `lane` ends where the windows do now.
     #[inline]
-    pub(super) fn carry<'a>(
-        &self,
-        windows: impl Iterator<Item = &'a mut [i64]>,
-        lane: &[i64],
-        high: usize,
-        moves: &[Move],
-        as_of: i64,
-    ) {
-        let from = self.offset;
-        // What lies beyond the old end never entered.
-        let left = |moved: &Move| &lane[moved.from..moved.to.min(high)];
-        let late = |moved: &Move| &lane[moved.to..];
+    pub(super) fn carry(&self, windows: &mut [i64], stride: usize, lane: &[i64], step: Step<'_>) {
+        let mut at = self.offset;
         match self.running {
             Running::Sum(_) => {
-                let entered = total(&lane[high..]);
-                for (window, moved) in windows.zip(moves) {
-                    let into = &mut window[from..from + 3];
-                    let left = total(left(moved));
-                    let entered = if moved.to > high { total(late(moved)) } else { entered };
+                let count = |word| i64::from(word != NULL);
+                let sum = |word| if word == NULL { 0 } else { i128::from(word) };
+                let both = |from, to| (total(lane, from, to, count), total(lane, from, to, sum));
+                step.each(lane, both, |entered, left| {
+                    let into = &mut windows[at..at + 3];
                     into[0] += entered.0 - left.0;
                     let sum = wide(&into[1..]) + entered.1 - left.1;
                     set_wide(&mut into[1..], sum);
-                }
+                    at += stride;
+                });
             }
             Running::True(_) => {
-                let held = |words: &[i64]| words.iter().map(|word| i64::from(*word == 1)).sum::<i64>();
-                let entered = held(&lane[high..]);
-                for (window, moved) in windows.zip(moves) {
-                    let entered = if moved.to > high { held(late(moved)) } else { entered };
-                    window[from] += entered - held(left(moved));
-                }
+                let held = |from, to| total(lane, from, to, |word| i64::from(word == 1));
+                step.each(lane, held, |entered, left| {
+                    windows[at] += entered - left;
+                    at += stride;
+                });
             }
             Running::Fraud => {
-                let is_fraud = |word: &i64| i64::from(LabelWord::from_word(*word).is_fraud_by(as_of));
-                let frauds = |words: &[i64]| words.iter().map(is_fraud).sum::<i64>();
-                let entered = frauds(&lane[high..]);
-                for (window, moved) in windows.zip(moves) {
-                    let entered = if moved.to > high { frauds(late(moved)) } else { entered };
-                    window[from] += entered - frauds(left(moved));
+                let is_fraud = |word| i64::from(LabelWord::from_word(word).is_fraud_by(step.as_of));
+                let frauds = |from, to| total(lane, from, to, is_fraud);
+                step.each(lane, frauds, |entered, left| {
+                    windows[at] += entered - left;
+                    at += stride;
+                });
+            }
+        }
+    }
+}
+
+impl Draw {
+    /// Reads an output for every window that ends at `high`.
+    #[inline]
+    #[expect(clippy::cast_precision_loss, reason = "counts are rounded once, when they leave the integers")]
+    pub(super) fn read(self, windows: &[i64], stride: usize, high: i64, out: &mut [Readout]) {
+        let mut from = 0;
+        match self {
+            Self::Count => {
+                for out in out {
+                    *out = Readout::int(high - windows[from]);
+                    from += stride;
+                }
+            }
+            Self::Sum(at, kind) => {
+                for out in out {
+                    let sums = &windows[from + at..from + at + 3];
+                    *out = Moments::of_running(sums).readout(Read::Sum(0), kind);
+                    from += stride;
+                }
+            }
+            Self::Mean(at, kind) => {
+                for out in out {
+                    let sums = &windows[from + at..from + at + 3];
+                    *out = Moments::of_running(sums).readout(Read::Mean(0), kind);
+                    from += stride;
+                }
+            }
+            Self::Share(at) => {
+                for out in out {
+                    let events = high - windows[from];
+                    let share = windows[from + at] as f64 / events as f64;
+                    *out = if events > 0 { Readout::double(share) } else { Readout::default() };
+                    from += stride;
                 }
             }
         }

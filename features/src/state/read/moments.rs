@@ -91,12 +91,7 @@ impl Moments {
             WordKind::Integer { scale, .. } => minor_units(scale),
             _ => 1.0,
         };
-        let sum = match i64::try_from(self.sum) {
-            _ if kind == WordKind::Double => self.float_sum,
-            // The same bits, without a call: nearly every sum fits.
-            Ok(narrow) => narrow as f64,
-            Err(_wide) => self.sum as f64,
-        };
+        let sum = if kind == WordKind::Double { self.float_sum } else { rounded(self.sum) };
         match read {
             Read::Sum(_) => match (kind, i64::try_from(self.sum)) {
                 (WordKind::Integer { declared_int: true, .. }, Ok(sum)) => Readout::int(sum),
@@ -124,4 +119,16 @@ impl Moments {
             None => (self.squares as f64 - self.sum as f64 / n * self.sum as f64) / (n - 1.0),
         }
     }
+}
+
+/// A sum as a double. Nearly every sum fits 64 bits, which saves the call that the conversion of 128 bits is.
+#[inline]
+#[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
+fn rounded(sum: i128) -> f64 {
+    #[cold]
+    #[inline(never)]
+    fn wide(sum: i128) -> f64 {
+        sum as f64
+    }
+    i64::try_from(sum).map_or_else(|_wide| wide(sum), |narrow| narrow as f64)
 }
