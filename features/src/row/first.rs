@@ -51,3 +51,6 @@ impl<'a> FirstSight<'a> {
         image.encode(self.row.stream, needed, out);
     }
 }
+
+#[cfg(test)]
+mod tests;
