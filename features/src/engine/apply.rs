@@ -9,7 +9,8 @@ use crate::vector::Flags;
 use super::StateImage;
 use super::entities::{EntityTable, expires, newest};
 use super::plan::{Key, Plan, Route};
-use super::resolve::{Incoming, Resolved, RowPlace, RowShard, VersionRef};
+use super::resolution::{Incoming, Resolved, RowPlace, VersionRef};
+use super::resolve::RowShard;
 use super::touch::{Coming, Effect, Touch};
 
 /// How many touches ahead states are brought near.

@@ -14,6 +14,7 @@ mod apply;
 mod entities;
 mod output;
 mod plan;
+mod resolution;
 mod resolve;
 mod rows;
 mod touch;
@@ -38,7 +39,8 @@ use crate::value::UNCHANGED;
 use crate::vector::Flags;
 
 use apply::StateShard;
-use resolve::{Incoming, RowPlace, RowShard};
+use resolution::{Incoming, RowPlace};
+use resolve::RowShard;
 
 /// Below this many changes a batch is worked off on the calling thread: handing it to others costs more.
 const PARALLEL_CHANGES_MIN: usize = 128;
@@ -243,7 +245,7 @@ impl Engine {
         } else {
             self.rows.iter_mut().try_for_each(|shard| shard.resolve(plan, incoming))?;
         }
-        resolve::note_places(&self.rows, batch.len(), &mut self.places);
+        resolution::note_places(&self.rows, batch.len(), &mut self.places);
         let (rows, places) = (&*self.rows, &*self.places);
         let apply = |shard: &mut StateShard| shard.apply(plan, incoming, rows, places);
         if is_parallel {

@@ -13,7 +13,8 @@ use crate::vector::{Flags, Reading};
 
 use super::apply::{RouteReading, StateShard};
 use super::plan::Plan;
-use super::resolve::{Incoming, RowPlace, RowShard};
+use super::resolution::{Incoming, RowPlace};
+use super::resolve::RowShard;
 
 /// Vectors that are filled together: they and what they are filled from stay in a core's cache.
 const PART_VECTORS: usize = 256;
@@ -205,7 +206,7 @@ impl Filling<'_> {
             }
         }
         if !self.plan.definitions.derived.is_empty() {
-            self.derive(part, texts);
+            self.derive(&mut part, texts);
         }
     }
 
@@ -229,7 +230,7 @@ impl Filling<'_> {
         }
     }
 
-    fn derive(&self, part: Part<'_>, texts: &[Arc<str>]) {
+    fn derive(&self, part: &mut Part<'_>, texts: &[Arc<str>]) {
         let definitions = &self.plan.definitions;
         let first = definitions.features.len() - definitions.derived.len();
         for (&change, readouts) in part.changes.iter().zip(part.readouts.chunks_exact_mut(self.template.len())) {

@@ -6,7 +6,8 @@
 use crate::change::Row;
 
 use super::plan::{Key, Route, key_of};
-use super::resolve::{RowPlace, RowShard};
+use super::resolution::RowPlace;
+use super::resolve::RowShard;
 
 /// What a change does to the states of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

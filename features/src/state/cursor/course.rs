@@ -68,8 +68,12 @@ pub(super) struct Step<'a> {
     pub(super) as_of: i64,
 }
 
-/// Adds up what `value` gives for the words at `from..to`. One at a time: hardly ever are there more than two.
+/// Adds up what `value` gives for the words at `from..to`.
 #[inline]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "hardly ever are there more than two: loops that take four at a time cost more"
+)]
 fn total<T: Default + std::ops::AddAssign>(lane: &[i64], from: usize, to: usize, value: impl Fn(i64) -> T) -> T {
     let mut total = T::default();
     for at in from..to {
