@@ -30,8 +30,17 @@ struct Report {
     /// The longest that a windowed state keeps an event, seconds.
     retention_seconds: i64,
     groups: Vec<GroupCost>,
+    derived: Vec<DerivedIdentity>,
     streams: Vec<StreamCost>,
     features: Vec<Feature>,
+}
+
+#[derive(serde::Serialize)]
+struct DerivedIdentity {
+    name: String,
+    stream: String,
+    /// Identity of the definition, that of all it is computed from included.
+    hash: String,
 }
 
 #[derive(serde::Serialize)]
@@ -101,11 +110,17 @@ impl Report {
             column: feature.column_name(),
             kind: feature.kind,
         });
+        let derived = definitions.derived.iter().map(|derived| DerivedIdentity {
+            name: derived.name.clone(),
+            stream: definitions.streams[derived.stream].name.clone(),
+            hash: format!("{:016x}", derived.hash),
+        });
         let records = definitions.streams.iter().zip(&plan.streams).filter(|(stream, _)| stream.labels.is_none());
         Self {
             schema: definitions.schema_hash(),
             retention_seconds: seconds(plan.retention()),
             groups: groups.map(|(group, program)| GroupCost::of(definitions, group, program)).collect(),
+            derived: derived.collect(),
             streams: records.map(|(stream, compiled)| StreamCost::of(stream, compiled)).collect(),
             features: features.collect(),
         }
@@ -130,6 +145,9 @@ impl Report {
                 say!("  tiles of hot keys      {}", tiles.collect::<Vec<_>>().join(", "));
                 say!("  a hot key takes        {} bytes at most", group.tiled_bytes_max);
             }
+        }
+        for derived in &self.derived {
+            say!("\nderived {} from {}, hash {}", derived.name, derived.stream, derived.hash);
         }
         for stream in &self.streams {
             say!("\nstream {}", stream.name);

@@ -33,6 +33,7 @@ INPUTS = (
     + [(f"terminal_risk.fraud_ratio_{window}", 0.0) for window in WINDOWS]
 )
 GROUPS = ["customer_spend", "terminal_risk"]
+DERIVED = ["is_weekend", "is_night", "amount_vs_avg"]
 # The widest window and the terminal's delay: before that, features are not yet what they will be.
 WARM_UP_DAYS = 37
 DELAY_DAYS = 7
@@ -51,19 +52,19 @@ def column(name: str) -> str:
     return name.replace(".", "__")
 
 
-def read(path: Path, history: Path | None) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The feature table, ordered by time and position, and the hash of each group's definition.
+def read(path: Path, history: Path | None) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+    """The feature table, ordered by time and position, and the hash of each group's and derived feature's definition.
 
     Columns of the event that the table does not repeat are taken from the history it was computed from.
     """
     file = pq.ParquetFile(path)
     metadata = file.schema_arrow.metadata or {}
-    hashes = {}
-    for group in GROUPS:
-        found = metadata.get(f"interdict.group.{group}".encode())
+    hashes: dict[str, dict[str, str]] = {"group": {}, "derived": {}}
+    for kind, name in [("group", group) for group in GROUPS] + [("derived", feature) for feature in DERIVED]:
+        found = metadata.get(f"interdict.{kind}.{name}".encode())
         if found is None:
-            sys.exit(f"{path} does not say which definition of '{group}' it holds; write it with `interdict backfill`")
-        hashes[group] = found.decode()
+            sys.exit(f"{path} does not say which definition of '{name}' it holds; write it with `interdict backfill`")
+        hashes[kind][name] = found.decode()
     table = file.read().to_pandas()
     absent = [name for name in ["amount", *needed()] if name not in table.columns]
     if absent and history is not None:
@@ -236,7 +237,7 @@ def toml_text(value: str) -> str:
 
 
 def manifest(
-    created: str, thresholds: tuple[float, float], hashes: dict[str, str], version: str, facts: dict[str, object]
+    created: str, thresholds: tuple[float, float], hashes: dict[str, dict[str, str]], version: str, facts: dict[str, object]
 ) -> str:
     lines = [
         "format = 1",
@@ -254,7 +255,9 @@ def manifest(
         "",
         "[groups]",
     ]
-    lines += [f"{name} = {toml_text(value)}" for name, value in hashes.items()]
+    lines += [f"{name} = {toml_text(value)}" for name, value in hashes["group"].items()]
+    lines += ["", "[derived]"]
+    lines += [f"{name} = {toml_text(value)}" for name, value in hashes["derived"].items()]
     for name, missing in INPUTS:
         lines += ["", "[[input]]", f"name = {toml_text(name)}", f"missing = {missing}"]
     lines += ["", "[training]"]

@@ -14,6 +14,8 @@ pub mod decode;
 pub mod definition;
 pub mod engine;
 pub mod expression;
+#[cfg(test)]
+mod fixture;
 pub mod row;
 pub mod state;
 pub mod time;

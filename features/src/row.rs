@@ -295,16 +295,28 @@ impl RowRecord {
     }
 
     /// The labels in order of report time, each the first report of its value: what a slot takes.
+    ///
+    /// A version of the row reports a label only where it differs from the version's before: a correction of the amount neither withdraws nor
+    /// confirms what a label stream said in between.
     pub fn labels(&self, out: &mut Vec<LabelWord>) {
         let mut order = [(None, None); REPORTS_MAX];
+        let (mut len, mut own) = (0, None);
         // A version of the row never counts as reported before the versions it follows.
         let mut floor = None;
-        for (report, place) in self.reports.iter().zip(&mut order) {
-            floor = floor.max(report.reported);
-            let at = if report.origin == Origin::Row { floor } else { report.reported };
-            *place = (at, report.value);
+        for report in &self.reports {
+            let mut at = report.reported;
+            if report.origin == Origin::Row {
+                floor = floor.max(at);
+                at = floor;
+                if report.value == own {
+                    continue;
+                }
+                own = report.value;
+            }
+            order[len] = (at, report.value);
+            len += 1;
         }
-        let order = &mut order[..self.reports.len().min(REPORTS_MAX)];
+        let order = &mut order[..len];
         order.sort_by_key(|(at, _)| *at);
         let mut current = None;
         for (at, value) in order.iter().copied().filter(|(_, value)| {

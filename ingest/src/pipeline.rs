@@ -14,7 +14,7 @@ use interdict_features::bytes::Damaged;
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::SeenPosition;
 use interdict_features::definition::Definitions;
-use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan};
+use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan, RowImage};
 use interdict_features::state::{AsOf, Readout, Scratch, StateError};
 use interdict_features::time::Timestamp;
 use interdict_features::value::UNCHANGED;
@@ -82,6 +82,7 @@ pub struct Pipeline<S> {
     standings: BTreeMap<(String, u32), Standing>,
     scratch: Scratch,
     stream_clock: Option<Timestamp>,
+    began: Option<Timestamp>,
     times: Vec<i64>,
     checkpoints: u64,
     memory_bytes: usize,
@@ -119,6 +120,7 @@ impl<S: Store> Pipeline<S> {
             standings: BTreeMap::new(),
             scratch: Scratch::default(),
             stream_clock: None,
+            began: None,
             times: Vec::new(),
             checkpoints: 0,
             memory_bytes: 0,
@@ -182,6 +184,12 @@ impl<S: Store> Pipeline<S> {
         self.standings.iter().filter_map(position).collect()
     }
 
+    /// How far the first partition of a source is stored.
+    #[must_use]
+    pub fn stored_position(&self, source: &str) -> Option<u64> {
+        self.standings.get(&(source.to_owned(), 0)).and_then(|standing| standing.stored)
+    }
+
     /// Notes that everything up to `position` was applied.
     pub fn advance(&mut self, source: &str, partition: u32, position: u64) {
         let standing = self.standings.entry((source.to_owned(), partition)).or_default();
@@ -208,6 +216,11 @@ impl<S: Store> Pipeline<S> {
     #[must_use]
     pub fn stream_clock(&self) -> Option<Timestamp> {
         self.stream_clock
+    }
+
+    /// Notes the wall clock at the beginning: what has no time of its own is kept by it until the first row tells the stream clock.
+    pub fn began(&mut self, now: Timestamp) {
+        self.began = Some(now);
     }
 
     fn tell_time(&mut self, batch: &ChangeBatch) {
@@ -305,6 +318,7 @@ impl<S: Store> Pipeline<S> {
     pub fn fill(&mut self, commit: &mut Commit) {
         let plan = Arc::clone(self.engine.plan());
         let names = &self.names;
+        let now = self.stream_clock.or(self.began);
         let mut states = Vec::new();
         let mut rows = Vec::new();
         self.engine.checkpoint(
@@ -318,7 +332,7 @@ impl<S: Store> Pipeline<S> {
                 });
             },
             |image| {
-                let expires = row_expiry(&plan, &image);
+                let expires = row_expiry(&plan, &image, now);
                 let key = RowKey { stream: Arc::clone(&names.streams[image.stream]), id: image.id };
                 rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires });
             },
@@ -351,9 +365,11 @@ impl<S: Store> Pipeline<S> {
     }
 }
 
-/// After which event time nothing can ask for a row any more: its own time and the retention of its stream.
-fn row_expiry(plan: &Plan, image: &interdict_features::engine::RowImage) -> Option<Timestamp> {
-    image.newest.map(|newest| newest.plus(plan.streams[image.stream].retention))
+/// After which event time nothing can ask for a row any more: its own time and the retention of its stream. Labels without any time, of
+/// a row that did not come, are kept as if they were of `now`, the stream clock when they are written: ids that never come would stay
+/// for ever.
+fn row_expiry(plan: &Plan, image: &RowImage, now: Option<Timestamp>) -> Option<Timestamp> {
+    image.newest.or(now).map(|newest| newest.plus(plan.streams[image.stream].retention))
 }
 
 /// The keys of a row's entities: index of the entity, its key as the engine takes it and as people write it.

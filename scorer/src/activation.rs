@@ -72,6 +72,32 @@ pub enum Mismatch {
         /// Its hash in the bundle.
         trained: u64,
     },
+    /// The bundle was trained on a derived feature that is not defined.
+    #[error("feature '{feature}' is not derived; add it as it was in training, or train again")]
+    NoDerived {
+        /// The feature.
+        feature: String,
+    },
+    /// The feature is derived otherwise than in training, or from groups that are defined otherwise.
+    #[error(
+        "feature '{feature}' is derived as {defined:016x}, the model was trained on {trained:016x}; train again, or derive it as in training and give the new one another name"
+    )]
+    DerivedHash {
+        /// The feature.
+        feature: String,
+        /// Its hash here.
+        defined: u64,
+        /// Its hash in the bundle.
+        trained: u64,
+    },
+    /// An input is a derived feature whose hash the bundle does not give.
+    #[error(
+        "input '{input}' is derived, and its hash is not in [derived] of bundle.toml; `interdict plan` prints the hash it has here"
+    )]
+    DerivedUnnamed {
+        /// The input.
+        input: String,
+    },
     /// An input comes from a group whose hash the bundle does not give.
     #[error("input '{input}' comes from group '{group}', whose hash is not in [groups] of bundle.toml")]
     GroupUnnamed {
@@ -210,9 +236,21 @@ fn fit(manifest: &Manifest, definitions: &Definitions, stream: &Stream) -> Resul
             Some(_) => {}
         }
     }
+    for (name, &trained) in &manifest.derived {
+        match definitions.derived.iter().find(|derived| derived.name == *name) {
+            None => mismatches.push(Mismatch::NoDerived { feature: name.clone() }),
+            Some(derived) if derived.hash != trained => {
+                mismatches.push(Mismatch::DerivedHash { feature: name.clone(), defined: derived.hash, trained });
+            }
+            Some(_) => {}
+        }
+    }
     for name in &manifest.inputs {
         match resolve(name, definitions, stream) {
             Ok(input) => {
+                if is_derived(input.place, definitions) && !manifest.derived.contains_key(&name.name) {
+                    mismatches.push(Mismatch::DerivedUnnamed { input: name.name.clone() });
+                }
                 if let Some(group) = group_of(input.place, definitions)
                     && !manifest.groups.contains_key(&group.name)
                 {
@@ -225,6 +263,11 @@ fn fit(manifest: &Manifest, definitions: &Definitions, stream: &Stream) -> Resul
         }
     }
     if mismatches.is_empty() { Ok(inputs) } else { Err(mismatches) }
+}
+
+fn is_derived(place: Place, definitions: &Definitions) -> bool {
+    let Place::Feature(feature) = place else { return false };
+    feature >= definitions.features.len() - definitions.derived.len()
 }
 
 fn group_of(place: Place, definitions: &Definitions) -> Option<&Group> {

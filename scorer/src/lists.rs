@@ -3,7 +3,9 @@
 //! Invariants:
 //! - An entity has at most one entry per list; a newer one takes its place, as in the store.
 //! - An entry counts while `now` lies before its end; at its end it no longer does.
-//! - Memory is bounded by `capacity` entries (some 400 bytes each with short keys and reasons).
+//! - Entries of people are refused above `capacity` (an entry takes some 400 bytes with short keys and reasons). Blocks of decisions are
+//!   always taken, as they bind the very next event: whoever decides stops while the lists are full, so that no more come than one
+//!   batch brings.
 
 use std::collections::HashMap;
 
@@ -45,16 +47,14 @@ const fn slot(list: ListKind) -> usize {
 }
 
 impl Lists {
-    /// Lists of at most `capacity` entries, filled with `entries` (what `Store::lists` returns).
-    ///
-    /// # Errors
-    /// [`ListsFull`] when they do not fit.
-    pub fn new(capacity: usize, entries: impl IntoIterator<Item = ListEntry>) -> Result<Self, ListsFull> {
+    /// Lists of at most `capacity` entries, filled with `entries` (what `Store::lists` returns), however many they are.
+    #[must_use]
+    pub fn new(capacity: usize, entries: impl IntoIterator<Item = ListEntry>) -> Self {
         let mut lists = Self { entities: HashMap::new(), count: 0, capacity };
         for entry in entries {
-            lists.set(entry)?;
+            lists.put(entry);
         }
-        Ok(lists)
+        lists
     }
 
     /// How many entries there are, ended ones included until they are removed.
@@ -70,16 +70,10 @@ impl Lists {
     }
 
     /// Does what a commit does to the stored lists.
-    ///
-    /// # Errors
-    /// [`ListsFull`]; nothing changed. Check for room ([`Self::has_room`]) before committing what would be refused here.
-    pub fn apply(&mut self, write: ListWrite) -> Result<(), ListsFull> {
+    pub fn apply(&mut self, write: ListWrite) {
         match write {
-            ListWrite::Set(entry) => self.set(entry),
-            ListWrite::Remove { list, entity } => {
-                self.remove_where(&entity, list, |_any| true);
-                Ok(())
-            }
+            ListWrite::Set(entry) => self.put(entry),
+            ListWrite::Remove { list, entity } => self.remove_where(&entity, list, |_any| true),
         }
     }
 
@@ -88,32 +82,38 @@ impl Lists {
     /// # Errors
     /// [`ListsFull`]; nothing changed.
     pub fn set(&mut self, entry: ListEntry) -> Result<(), ListsFull> {
-        let slot = slot(entry.list);
-        if let Some(entries) = self.entities.get_mut(&entry.entity)
-            && let Some(held) = &mut entries[slot]
-        {
-            *held = entry;
-            return Ok(());
-        }
-        if self.count >= self.capacity {
+        let is_held = self.entities.get(&entry.entity).is_some_and(|entries| entries[slot(entry.list)].is_some());
+        if !is_held && self.is_full() {
             return Err(ListsFull { capacity: self.capacity });
         }
-        self.count += 1;
-        let entries = self.entities.entry(entry.entity.clone()).or_default();
-        entries[slot] = Some(entry);
+        self.put(entry);
         Ok(())
+    }
+
+    /// Adds or replaces an entry that a decision made, full or not.
+    pub fn put(&mut self, entry: ListEntry) {
+        let slot = slot(entry.list);
+        let entries = self.entities.entry(entry.entity.clone()).or_default();
+        self.count += usize::from(entries[slot].is_none());
+        entries[slot] = Some(entry);
+    }
+
+    /// Whether no entry can be added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.count >= self.capacity
+    }
+
+    /// What to tell an operator of full lists.
+    #[must_use]
+    pub fn full(&self) -> ListsFull {
+        ListsFull { capacity: self.capacity }
     }
 
     /// Takes back the automatic block that `decision` put on `entity`, when its claim turned out to be taken by an
     /// earlier record. An entry of another decision stays.
     pub fn withdraw(&mut self, entity: &EntityRef, decision: Uuid) {
         self.remove_where(entity, ListKind::AutomaticBlock, |entry| entry.decision == Some(decision));
-    }
-
-    /// Whether `more` entries can be added.
-    #[must_use]
-    pub fn has_room(&self, more: usize) -> bool {
-        self.count.saturating_add(more) <= self.capacity
     }
 
     /// The entries that bind `entities` at `now`, in the order in which they bind. Does not allocate when there is none.

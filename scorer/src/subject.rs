@@ -49,6 +49,26 @@ pub struct Context {
     pub late: bool,
 }
 
+impl Context {
+    /// The context of an event of which nothing but its id and place is known.
+    #[must_use]
+    pub fn at(event_id: String, position: SeenPosition) -> Self {
+        Self {
+            event_id,
+            judgement: 0,
+            position,
+            seen: Vec::new(),
+            event_time: None,
+            arrival_time: None,
+            as_of: BTreeMap::new(),
+            idempotency_key: None,
+            deadline_micros: None,
+            left_micros: None,
+            late: false,
+        }
+    }
+}
+
 /// A column of a row as models take numbers: decimals in major units, bools 0 and 1; `None` for null, text and instants.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "models take doubles; integers over 2^53 lose their last bits")]

@@ -11,6 +11,7 @@ use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use interdict_store::port::{Commit, Durability, Store as _};
 
+use crate::run::clock;
 use crate::setup::Setup;
 
 use super::{Loaded, Progress};
@@ -47,6 +48,7 @@ pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded) -> anyhow::Resul
     let store = Arc::new(EmbeddedStore::open(&setup.store.path, options)?);
     let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::new(plan.clone()), Arc::clone(&store), limits);
+    pipeline.began(clock::now());
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("no runtime for the store")?;
     let batches: Vec<&ChangeBatch> = loaded.events.batches().iter().chain(&loaded.reports).collect();
     let progress = Progress::begin("fill store", batches.len());

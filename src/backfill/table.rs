@@ -259,7 +259,10 @@ fn identity(job: &Job<'_>) -> impl Iterator<Item = (String, String)> {
     let definitions = &job.plan.definitions;
     let groups = definitions.groups.iter();
     let groups = groups.map(|group| (format!("interdict.group.{}", group.name), format!("{:016x}", group.hash)));
-    groups.chain([
+    let derived = definitions.derived.iter();
+    let derived =
+        derived.map(|derived| (format!("interdict.derived.{}", derived.name), format!("{:016x}", derived.hash)));
+    groups.chain(derived).chain([
         ("interdict.schema".to_owned(), definitions.schema_hash()),
         ("interdict.stream".to_owned(), job.stream.name.clone()),
     ])

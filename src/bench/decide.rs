@@ -18,8 +18,8 @@ use crate::run::system::load_model;
 use crate::score::Verdicts;
 use crate::setup::Setup;
 
-use super::Common;
 use super::traffic::batches;
+use super::{Common, place};
 
 /// How many rules there are at least.
 const RULES: usize = 20;
@@ -88,11 +88,6 @@ impl Decide {
             }),
         )
     }
-}
-
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
-fn place(share: f64, count: usize) -> usize {
-    ((count as f64 * share) as usize).min(count - 1)
 }
 
 /// Every event with its features.

@@ -1,11 +1,14 @@
-//! `interdict bench`: the budgets of the parts that run without a network, measured on this machine.
+//! `interdict bench`: the budgets, measured on this machine.
 //!
 //! Invariant: simulating, decoding and building what is measured stand outside the measured time; every figure is the median of
 //! several rounds, each from nothing.
 
 mod backfill;
+#[cfg(feature = "postgres")]
+mod block;
 mod curve;
 mod decide;
+mod drift;
 mod engine;
 mod score;
 mod traffic;
@@ -28,8 +31,13 @@ enum What {
     Engine(engine::Engine),
     /// Rows per second from history Parquet to feature Parquet
     Backfill(backfill::Backfill),
+    /// Time from the commit of a payment to the commit of its block, in a real PostgreSQL
+    #[cfg(feature = "postgres")]
+    Block(block::Block),
     /// Time from a vector to its decision, in process
     Decide(decide::Decide),
+    /// Time and memory of the drift tests of one batch
+    Drift(drift::Drift),
     /// Rows per second of batch scoring, features included
     Score(score::Score),
 }
@@ -57,7 +65,10 @@ impl Bench {
         match &self.what {
             What::Engine(bench) => bench.run(),
             What::Backfill(bench) => bench.run(),
+            #[cfg(feature = "postgres")]
+            What::Block(bench) => bench.run(),
             What::Decide(bench) => bench.run(),
+            What::Drift(bench) => bench.run(),
             What::Score(bench) => bench.run(),
         }
     }
@@ -77,18 +88,32 @@ impl Common {
 
     /// Prints a result: name, what was measured, and the machine.
     fn print(&self, bench: &str, figures: Value) -> anyhow::Result<()> {
-        let mut report =
-            json!({ "bench": bench, "machine": machine(), "threads": self.threads(), "rounds": self.rounds });
-        if let (Some(report), Value::Object(figures)) = (report.as_object_mut(), figures) {
-            report.extend(figures);
+        let mut all = json!({ "threads": self.threads(), "rounds": self.rounds });
+        if let (Some(all), Value::Object(figures)) = (all.as_object_mut(), figures) {
+            all.extend(figures);
         }
-        if self.json {
-            say!("{report}");
-            return Ok(());
-        }
-        print_lines("", &report);
+        print(bench, all, self.json);
         Ok(())
     }
+}
+
+/// Prints a result with the machine's name.
+fn print(bench: &str, figures: Value, as_json: bool) {
+    let mut report = json!({ "bench": bench, "machine": machine() });
+    if let (Some(report), Value::Object(figures)) = (report.as_object_mut(), figures) {
+        report.extend(figures);
+    }
+    if as_json {
+        say!("{report}");
+    } else {
+        print_lines("", &report);
+    }
+}
+
+/// The rank of a share among `count` ordered values.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
+fn place(share: f64, count: usize) -> usize {
+    ((count as f64 * share) as usize).min(count - 1)
 }
 
 fn print_lines(indent: &str, value: &Value) {

@@ -28,7 +28,8 @@ use interdict_features::time::Span;
 use tokio_util::sync::CancellationToken;
 
 use crate::run::clock;
-use crate::run::system::{OwnSource, Start, System};
+use crate::run::sources::OwnSource;
+use crate::run::system::{Start, System};
 use crate::run::told_to_stop;
 use crate::setup::Setup;
 

@@ -19,7 +19,7 @@ use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 
 use crate::run::clock;
-use crate::run::system::{DELIVERY, Intaker};
+use crate::run::sources::{DELIVERY, Intaker};
 use crate::simulate::changes::{Change, Changes, Disturbances, LabelAs, What};
 use crate::simulate::generator::{Config, DAY_MICROS, Generator, Length};
 

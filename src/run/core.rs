@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
-use interdict_features::decision::{DecisionRecord, EntityRef, ListKind, decision_id};
-use interdict_features::definition::{OnUnmatched, Stream};
+use interdict_features::decision::{DecisionRecord, EntityRef, ListKind};
 use interdict_features::engine::{Evaluate, Outcome, Refused};
 use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
@@ -30,12 +29,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
-use super::judging::{Circumstances, Judged, Judging, undecodable};
+use super::judging::Judging;
 use super::maintenance::StreamClock;
+use super::promises::Promises;
+use super::sources::Confirms;
 use super::stats::Stats;
 
 /// How long to wait before a commit that failed for a while is made again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// How often list entries that ended are removed. They bind nobody from the moment they end.
 const LIST_SWEEP: Duration = Duration::from_secs(60);
@@ -88,8 +92,16 @@ pub(crate) struct Core<S> {
     pub(crate) has_unflushed_letters: bool,
     /// The judged stream that records of a source belong to, where all of them belong to one.
     pub(crate) judged_sources: HashMap<String, usize>,
+    /// Sources that forget what was confirmed.
+    pub(crate) confirms: Confirms,
+    /// Nothing was stored since the sources were last told what is on disk.
+    pub(crate) is_confirmed: bool,
+    /// When they were.
+    pub(crate) last_confirm: Instant,
     /// Source and stream of which a judged event without stored decision was met: nothing behind it is a replay.
     pub(crate) past_replay: HashSet<(Arc<str>, usize)>,
+    /// What callers of open requests were told.
+    pub(crate) promises: Arc<Promises>,
     /// Told when the process is to end.
     pub(crate) stop: Stop,
     /// Told how far event time has come.
@@ -113,17 +125,25 @@ impl<S: Store> Core<S> {
                 break End::Sources;
             }
             let due = self.last_checkpoint + self.checkpoint_interval;
+            let due_confirm = self.last_confirm + CONFIRM;
+            let is_held = self.hold().await?;
+            if is_held && self.stop.is_stopped() && commands.is_closed() && commands.is_empty() {
+                break End::Stopped;
+            }
+            let due_sweep = self.last_list_sweep + RETRY;
             tokio::select! {
                 biased;
                 Some(command) = commands.recv() => {
                     self.take_commands(command, &mut commands).await?;
                     // However many callers there are, the sources get their turn.
-                    if let Ok(given) = intake.try_recv() {
+                    if !self.judging.lists.is_full() && let Ok(given) = intake.try_recv() {
                         open_sources -= self.take_intake(given).await?;
                     }
                 }
-                Some(given) = intake.recv() => open_sources -= self.take_intake(given).await?,
+                Some(given) = intake.recv(), if !is_held => open_sources -= self.take_intake(given).await?,
                 () = tokio::time::sleep_until(due.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
+                () = tokio::time::sleep_until(due_confirm.into()), if !self.is_confirmed => self.checkpoint().await?,
+                () = tokio::time::sleep_until(due_sweep.into()), if is_held => {}
                 else => break End::Stopped,
             }
             let is_idle = commands.is_empty() && intake.is_empty();
@@ -133,6 +153,26 @@ impl<S: Store> Core<S> {
         };
         self.checkpoint().await?;
         Ok(end)
+    }
+
+    /// Whether the lists are full, once what has ended is removed: what is not decided then could block somebody whom memory cannot hold.
+    /// Sources wait, requests that are not decided yet are turned away, and entries can be removed.
+    async fn hold(&mut self) -> anyhow::Result<bool> {
+        if self.judging.lists.is_full() && clock::instant() >= self.last_list_sweep + RETRY {
+            self.last_list_sweep = clock::instant();
+            let lists = self.judging.lists.expire(clock::now());
+            if !lists.is_empty() {
+                self.commit(Commit { lists, ..Commit::default() }).await?;
+            }
+        }
+        let (was_held, is_held) = (self.stats.has_full_lists(), self.judging.lists.is_full());
+        self.stats.lists(&self.judging.lists);
+        if is_held && !was_held {
+            tracing::error!(error = %self.judging.lists.full(), "the lists are full; intake waits");
+        } else if was_held && !is_held {
+            tracing::info!(entries = self.judging.lists.len(), "the lists have room again; intake goes on");
+        }
+        Ok(is_held)
     }
 
     /// Applies what the input log holds beyond the stored states.
@@ -177,83 +217,6 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Applies and judges what a source delivered.
-    pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
-        self.bury(&delivery.dead)?;
-        self.decide_undecodable(source, &delivery.dead).await?;
-        for batch in &delivery.batches {
-            self.pipeline.apply(batch, Evaluate::Judged).await?;
-            self.note_outcomes(source, batch)?;
-            let decided = self.decided_before(source, batch).await?;
-            let seen = self.pipeline.seen();
-            let circumstances =
-                Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &decided };
-            let judged = self.judging.judge(batch, self.pipeline.output(), &circumstances)?;
-            if !judged.is_empty() {
-                let count = judged.len();
-                self.store_decisions(judged).await?;
-                self.stats.decided(clock::instant() - read, count);
-            }
-        }
-        self.stats.count_events(delivery.records);
-        self.pipeline.advance(source, 0, delivery.position);
-        Ok(())
-    }
-
-    /// Records that cannot be judged for want of a row get the policy's default all the same (DESIGN 3.15).
-    async fn decide_undecodable(&mut self, source: &Arc<str>, letters: &[DeadLetter]) -> anyhow::Result<()> {
-        let Some(judge) = self.judged_sources.get(&**source).and_then(|&stream| self.judging.judge_of(stream)) else {
-            return Ok(());
-        };
-        let of_this_stream = letters.iter().filter(|letter| letter.reason != DeadReason::UnknownTable);
-        let judged: Result<Vec<Judged>, _> =
-            of_this_stream.map(|letter| undecodable(judge, letter, clock::now())).collect();
-        let judged = judged?;
-        if judged.is_empty() { Ok(()) } else { self.store_decisions(judged).await }
-    }
-
-    /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.
-    async fn decided_before(&mut self, source: &Arc<str>, batch: &ChangeBatch) -> anyhow::Result<Vec<usize>> {
-        let stream = batch.stream();
-        let lane = (Arc::clone(source), stream.index);
-        if stream.judge.is_none() || (self.past_replay.contains(&lane) && self.remembers_requests(stream)) {
-            return Ok(Vec::new());
-        }
-        let judgements = self.pipeline.output().judgements.iter().enumerate();
-        let judged: Vec<(usize, u32)> = judgements.filter_map(|(change, n)| n.map(|n| (change, n))).collect();
-        let id = |&(change, n): &(usize, u32)| {
-            let event = batch.row(change).event_id().unwrap_or_default();
-            decision_id(&self.namespace, &stream.name, &event, n)
-        };
-        let query = Query { decisions: judged.iter().map(id).collect(), ..Query::default() };
-        let stored = self.store.fetch(&query).await?.decisions;
-        if stored.iter().any(Option::is_none) {
-            self.past_replay.insert(lane);
-        }
-        Ok(judged.iter().zip(&stored).filter(|(_, stored)| stored.is_some()).map(|((change, _), _)| *change).collect())
-    }
-
-    /// Whether a row record tells that a row was decided when it was requested. Where none does, only the stored decision tells, and the
-    /// list entries of a second judgement must not bind the events behind it.
-    fn remembers_requests(&self, stream: &Stream) -> bool {
-        let keeps_records = self.pipeline.engine().plan().streams[stream.index].keeps_records;
-        keeps_records && stream.on_unmatched != OnUnmatched::Drop
-    }
-
-    async fn store_decisions(&mut self, judged: Vec<Judged>) -> anyhow::Result<()> {
-        let mut commit = Commit::default();
-        let mut records = Vec::with_capacity(judged.len());
-        for judged in judged {
-            commit.claims.push(judged.claim);
-            records.push(judged.record);
-        }
-        let committed = self.commit_decisions(commit).await?;
-        for (record, outcome) in records.iter().zip(&committed.claims) {
-            self.settle_claim(record, outcome).await?;
-        }
-        Ok(())
-    }
-
     /// Commits claims; what acts is on disk when this returns.
     pub(super) async fn commit_decisions(&mut self, mut commit: Commit) -> anyhow::Result<Committed> {
         let acts = commit.claims.iter().any(|claim| !claim.intents.is_empty() || !claim.lists.is_empty());
@@ -285,7 +248,7 @@ impl<S: Store> Core<S> {
             let automatic = entries.into_iter().find(|entry| entry.list == ListKind::AutomaticBlock);
             let list = ListKind::AutomaticBlock;
             let write = automatic.map_or_else(|| ListWrite::Remove { list, entity: entity.clone() }, ListWrite::Set);
-            self.judging.lists.apply(write)?;
+            self.judging.lists.apply(write);
         }
         Ok(())
     }
@@ -334,14 +297,17 @@ impl<S: Store> Core<S> {
     pub(crate) async fn checkpoint(&mut self) -> anyhow::Result<()> {
         let start = clock::instant();
         self.last_checkpoint = start;
-        if !self.pipeline.is_ahead() {
+        let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
+        let owes_confirmation = confirms && !self.is_confirmed;
+        if !self.pipeline.is_ahead() && !owes_confirmation {
             return Ok(());
         }
         if self.has_unflushed_letters {
             self.with_dead(DeadLetterFile::flush)?;
             self.has_unflushed_letters = false;
         }
-        let mut commit = Commit::default();
+        let durability = if confirms { Durability::Power } else { Durability::Process };
+        let mut commit = Commit { durability, ..Commit::default() };
         self.pipeline.fill(&mut commit);
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
@@ -352,6 +318,11 @@ impl<S: Store> Core<S> {
         }
         self.commit(commit).await?;
         self.pipeline.stored();
+        if confirms {
+            self.last_confirm = start;
+            self.confirms.tell(|source| self.pipeline.stored_position(source));
+        }
+        self.is_confirmed = confirms || self.confirms.is_empty();
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())
@@ -375,7 +346,7 @@ impl<S: Store> Core<S> {
         self.bury(&letters)
     }
 
-    fn bury(&mut self, letters: &[DeadLetter]) -> anyhow::Result<()> {
+    pub(super) fn bury(&mut self, letters: &[DeadLetter]) -> anyhow::Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
@@ -403,6 +374,8 @@ fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> 
         source: source.to_owned(),
         partition: batch.partition(),
         position: change.position,
+        row: None,
+        stream: None,
         reason,
         detail: detail.to_owned(),
         payload: if is_sensitive { None } else { row.event_id() },

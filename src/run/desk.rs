@@ -1,15 +1,16 @@
 //! The engine behind the HTTP edge: a bounded queue to the engine's thread, reads of the store beside it, and the deadline.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use interdict_features::decision::{DecisionRecord, RecordedFeature, SeenPosition};
+use interdict_features::decision::{DecisionRecord, RecordedFeature, SeenPosition, decision_id};
 use interdict_features::engine::{OwnedKey, Plan};
 use interdict_features::time::Timestamp;
 use interdict_features::value::Value;
 use interdict_scorer::http::backend::{
-    Accepted, Answer, AsOf, Backend, BackendError, BlockRemove, BlockSet, Budget, DecideRequest, EntityAnswer,
+    Accepted, Answer, AsOf, Backend, BackendError, BlockRemove, BlockSet, Budget, DecideRequest, Decided, EntityAnswer,
     EntityRead, LabelRequest, ListsPage, ListsRead, ModelEntry, NotReady, Removal,
 };
 use interdict_scorer::judge::Judge;
@@ -18,11 +19,14 @@ use interdict_store::embedded::EmbeddedStore;
 use interdict_store::error::StoreError;
 use interdict_store::port::StoredDecision;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep_until, timeout_at};
 use uuid::Uuid;
 
 use super::clock;
-use super::commands::{Command, KeyRead, Reply, Slot};
+use super::commands::{Asked, Command, KeyRead, Reply};
 use super::input_log;
+use super::known::{KeyUse, Known};
+use super::promises::{Promise, Promises, Refusal};
 use super::stats::Stats;
 
 /// Commands that wait for the engine's thread at most; beyond it a caller is told to come back.
@@ -42,11 +46,13 @@ pub(crate) enum Health {
 /// The embedded backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Desk {
+    pub(crate) namespace: String,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) store: Arc<EmbeddedStore>,
     pub(crate) plan: Arc<Plan>,
     /// Per stream.
     pub(crate) judges: Vec<Option<Arc<Judge>>>,
+    pub(crate) promises: Arc<Promises>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) health: watch::Receiver<Health>,
     pub(crate) model: Option<ModelEntry>,
@@ -57,7 +63,7 @@ impl Desk {
     async fn ask<T>(&self, budget: Budget, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BackendError> {
         let (reply, answer) = oneshot::channel();
         self.submit(command(reply))?;
-        match tokio::time::timeout_at(budget.deadline, answer).await {
+        match timeout_at(budget.deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_ended)) => Err(unavailable("the engine")),
             Err(_elapsed) => Err(BackendError::DeadlineBeforeDeciding),
@@ -88,21 +94,47 @@ impl Desk {
     fn by_default(&self, judge: &Judge, request: &DecideRequest) -> DecisionRecord {
         let row = request.batch.row(0);
         let deadline = request.budget.deadline.saturating_duration_since(request.budget.start);
+        let position = SeenPosition { partition: format!("{}/0", input_log::SOURCE), position: 0 };
         let context = Context {
-            event_id: request.event_id.clone(),
-            judgement: 0,
-            position: SeenPosition { partition: format!("{}/0", input_log::SOURCE), position: 0 },
-            seen: Vec::new(),
             event_time: row.time(),
             arrival_time: Some(request.budget.received),
-            as_of: std::collections::BTreeMap::new(),
             idempotency_key: request.idempotency_key.clone(),
             deadline_micros: u64::try_from(deadline.as_micros()).ok(),
             left_micros: Some(0),
-            late: false,
+            ..Context::at(request.event_id.clone(), position)
         };
         let entities = super::judging::entities(&self.plan, row);
         judge.not_judged(&context, Some(&row), &entities, "the deadline came before the decision", clock::now())
+    }
+
+    /// What the store knows of a request that the engine has not come to.
+    async fn known_of(&self, request: DecideRequest, decision: Uuid) -> Result<Known, BackendError> {
+        let query = Known::query(&request, decision);
+        let fetched = self.store(move |store| store.fetch_now(&query)).await?;
+        Known::of(&fetched, &request).map_err(|error| BackendError::Internal(Box::new(error)))
+    }
+
+    /// The answer to a request that the engine has not come to: what is stored, what is settled, or the policy's default.
+    fn without_engine(
+        &self,
+        judge: &Judge,
+        request: &DecideRequest,
+        promise: &Promise,
+        known: Known,
+    ) -> Result<Decided, BackendError> {
+        if known.key == KeyUse::Other && promise.refuse(Refusal::KeyReused).is_none() {
+            return Refusal::KeyReused.answer();
+        }
+        if let Some(record) = known.record {
+            return Ok(Decided::Judged(Box::new(Answer { record, unlogged: false, replayed: true })));
+        }
+        match promise.tell(|| self.by_default(judge, request)) {
+            Ok(record) => {
+                self.stats.count_unlogged();
+                Ok(Decided::Judged(Box::new(Answer { record, unlogged: true, replayed: false })))
+            }
+            Err(refusal) => refusal.answer(),
+        }
     }
 }
 
@@ -111,26 +143,41 @@ fn unavailable(what: &'static str) -> BackendError {
 }
 
 impl Backend for Desk {
-    async fn decide(&self, request: DecideRequest) -> Result<Answer, BackendError> {
-        let judge = self.judges[request.batch.stream().index].clone();
+    async fn decide(&self, request: DecideRequest) -> Result<Decided, BackendError> {
+        let stream = request.batch.stream();
+        let judge = self.judges[stream.index].clone();
         let judge = judge.ok_or(BackendError::NotFound { what: "judged stream of this name" })?;
-        let slot = Arc::new(Slot::default());
-        let (reply, answer) = oneshot::channel();
-        let deadline = request.budget.deadline - MARGIN;
-        let command = Command::Decide { request: Box::new(request.clone()), slot: Arc::clone(&slot), reply };
-        self.submit(command)?;
-        match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_ended)) => Err(unavailable("the engine")),
-            Err(_elapsed) => {
-                self.stats.count_unlogged();
-                let record = match slot.decided() {
-                    Some(record) => record,
-                    None => slot.settle(self.by_default(&judge, &request)),
-                };
-                Ok(Answer { record, unlogged: true, replayed: false })
+        let id = decision_id(&self.namespace, &stream.name, &request.event_id, 0);
+        let promise = Arc::new(self.promises.open(id));
+        let Budget { start, deadline, .. } = request.budget;
+        let (reply, mut answer) = oneshot::channel();
+        let asked = Asked { request: request.clone(), promise: Arc::clone(&promise), reply };
+        self.submit(Command::Decide(Box::new(asked)))?;
+        if let Ok(answered) = timeout_at(start + (deadline - start) / 2, &mut answer).await {
+            return answered.unwrap_or_else(|_ended| Err(unavailable("the engine")));
+        }
+        // The engine is behind: what is stored is looked up meanwhile, in time for the answer at the deadline.
+        let mut lookup = pin!(self.known_of(request.clone(), id));
+        let mut known = None;
+        loop {
+            tokio::select! {
+                biased;
+                answered = &mut answer => return answered.unwrap_or_else(|_ended| Err(unavailable("the engine"))),
+                () = sleep_until(deadline - MARGIN) => break,
+                found = &mut lookup, if known.is_none() => {
+                    let is_settled = found.as_ref().is_ok_and(Known::is_settled);
+                    known = Some(found);
+                    if is_settled {
+                        break;
+                    }
+                }
             }
         }
+        let known = match known {
+            Some(known) => known,
+            None => timeout_at(deadline, lookup).await.map_err(|_elapsed| BackendError::DeadlineBeforeDeciding)?,
+        };
+        self.without_engine(&judge, &request, &promise, known?)
     }
 
     async fn read(&self, read: EntityRead) -> Result<EntityAnswer, BackendError> {
@@ -196,6 +243,9 @@ impl Backend for Desk {
     async fn ready(&self) -> Vec<NotReady> {
         let not_ready = |code, message: &str| vec![NotReady { code, message: message.to_owned() }];
         match *self.health.borrow() {
+            Health::Working if self.stats.has_full_lists() => {
+                not_ready("lists_full", "the block and allow lists are full, and intake waits; see the log")
+            }
             Health::Working => Vec::new(),
             Health::Starting => not_ready("starting", "the engine is reading its state"),
             Health::Ended => not_ready("engine_ended", "the engine has ended; see the log, then restart the process"),

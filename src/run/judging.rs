@@ -9,10 +9,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use interdict_features::change::{ChangeBatch, Row};
 use interdict_features::decision::{DecisionRecord, EntityRef, ListHit, SeenPosition};
-use interdict_features::engine::{Outcome, Output, Plan, Refused, key_text};
+use interdict_features::engine::{Outcome, Output, OwnedKey, Plan, Refused, key_of, key_text};
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
 use interdict_ingest::dead_letter::DeadLetter;
+use interdict_scorer::action::act::{Act, by_hand};
 use interdict_scorer::activation::Active;
 use interdict_scorer::judge::Judge;
 use interdict_scorer::lists::Lists;
@@ -20,7 +21,7 @@ use interdict_scorer::policy::Policy;
 use interdict_scorer::runtime::Runtime;
 use interdict_scorer::scorer::{Scored, Scorer};
 use interdict_scorer::subject::{Context, Subject};
-use interdict_store::port::Claim;
+use interdict_store::port::{Claim, Intent};
 use rayon::prelude::*;
 
 /// What a batch's events have in common.
@@ -60,6 +61,7 @@ pub(crate) struct Judging {
     judges: Vec<Option<Arc<Judge>>>,
     /// One per worker; each scores with its own session.
     workers: Vec<Option<Scorer>>,
+    policy: Arc<Policy>,
     pub(crate) lists: Lists,
 }
 
@@ -73,6 +75,9 @@ struct Case {
     refused: Option<&'static str>,
     scored: Scored,
 }
+
+/// What one worker made of its share of a batch.
+type Part = anyhow::Result<(Vec<Case>, Vec<Judged>)>;
 
 impl Judging {
     /// Judges for every judged stream; `active` is the model in force.
@@ -108,7 +113,12 @@ impl Judging {
             };
             scorers.push(scorer);
         }
-        Ok(Self { plan, judges, workers: scorers, lists })
+        Ok(Self { plan, judges, workers: scorers, policy: Arc::clone(policy), lists })
+    }
+
+    /// The intents that carry an act by hand to the databases it concerns.
+    pub(crate) fn by_hand(&self, act: &Act) -> serde_json::Result<Vec<Intent>> {
+        by_hand(&self.policy, &self.plan.definitions, act)
     }
 
     /// The judge of a stream, if its events are judged.
@@ -124,10 +134,7 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
-        let is_wanted = |change: &usize| {
-            output.judgements[*change].is_some() && circumstances.decided.binary_search(change).is_err()
-        };
-        let places: Vec<usize> = (0..batch.len()).filter(is_wanted).collect();
+        let places = self.places(batch, output, circumstances.decided);
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -141,12 +148,30 @@ impl Judging {
             let decided: anyhow::Result<Vec<Judged>> = decided.collect();
             decided.map(|decided| (cases, decided))
         };
-        let parts: Vec<anyhow::Result<(Vec<Case>, Vec<Judged>)>> = if share < 16 {
+        let parts: Vec<Part> = if share < 16 {
             self.workers.iter_mut().zip(places.chunks(share)).map(work).collect()
         } else {
             self.workers.par_iter_mut().zip(places.par_chunks(share)).map(work).collect()
         };
         self.settle(&judge, batch, parts, circumstances.now)
+    }
+
+    /// The places in `batch` of what is to be judged. Where no row record tells a repeated row, it is told here: its second judgement would
+    /// not be stored, and what it blocks must bind nobody.
+    fn places(&self, batch: &ChangeBatch, output: &Output, decided: &[usize]) -> Vec<usize> {
+        let stream = batch.stream();
+        let is_wanted = |change: &usize| output.judgements[*change].is_some() && decided.binary_search(change).is_err();
+        let wanted = (0..batch.len()).filter(is_wanted);
+        if self.plan.streams[stream.index].keeps_records {
+            return wanted.collect();
+        }
+        let mut known: HashSet<OwnedKey> = HashSet::new();
+        let mut buffer = Vec::new();
+        let is_first = |change: &usize| {
+            let id = key_of(batch.row(*change), &[stream.id], &mut buffer).map(OwnedKey::from);
+            id.is_none_or(|id| known.insert(id))
+        };
+        wanted.filter(is_first).collect()
     }
 
     /// Makes the record of one change anew, with the list entries that it met then. `None` when it is not one to be judged.
@@ -170,7 +195,7 @@ impl Judging {
         &mut self,
         judge: &Judge,
         batch: &ChangeBatch,
-        parts: Vec<anyhow::Result<(Vec<Case>, Vec<Judged>)>>,
+        parts: Vec<Part>,
         now: Timestamp,
     ) -> anyhow::Result<Vec<Judged>> {
         let mut settled = Vec::new();
@@ -182,7 +207,7 @@ impl Judging {
                     judged = decide(judge, &self.lists, batch, case, now)?;
                 }
                 for entry in &judged.claim.lists {
-                    self.lists.set(entry.clone())?;
+                    self.lists.put(entry.clone());
                     blocked.insert(entry.entity.clone());
                 }
                 settled.push(judged);
@@ -236,7 +261,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
     }
 }
 
-/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`.
+/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`, and `/ROW` where a position holds several.
 fn place_id(place: &SeenPosition) -> String {
     format!("{}/{}", place.partition, place.position)
 }
@@ -244,19 +269,8 @@ fn place_id(place: &SeenPosition) -> String {
 /// The policy's default for a record that became no event, with its claim.
 pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) -> anyhow::Result<Judged> {
     let own = SeenPosition { partition: format!("{}/{}", letter.source, letter.partition), position: letter.position };
-    let context = Context {
-        event_id: place_id(&own),
-        judgement: 0,
-        position: own.clone(),
-        seen: vec![own],
-        event_time: None,
-        arrival_time: None,
-        as_of: BTreeMap::new(),
-        idempotency_key: None,
-        deadline_micros: None,
-        left_micros: None,
-        late: false,
-    };
+    let place = letter.row.map_or_else(|| place_id(&own), |row| format!("{}/{row}", place_id(&own)));
+    let context = Context { seen: vec![own.clone()], ..Context::at(place, own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
     let record = judge.not_judged(&context, None, &[], &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;

@@ -1,13 +1,19 @@
 //! `interdict run`: an embedded deployment from its configuration.
 
+mod blocks;
 pub(crate) mod clock;
 mod commands;
 mod core;
+mod deciding;
 mod desk;
 pub(crate) mod input_log;
+mod intake;
 pub(crate) mod judging;
+mod known;
 mod maintenance;
+mod promises;
 mod requests;
+pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod watching;

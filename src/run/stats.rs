@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, Outcome};
+use interdict_scorer::lists::Lists;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -24,6 +25,8 @@ pub(crate) struct Stats {
     keys: Gauge,
     memory: Gauge,
     unlogged: Counter,
+    lists: Gauge,
+    lists_full: Gauge,
     outcomes: [AtomicU64; 3],
     watcher: OnceLock<Watcher>,
 }
@@ -61,6 +64,8 @@ impl Stats {
             keys: Gauge::default(),
             memory: Gauge::default(),
             unlogged: Counter::default(),
+            lists: Gauge::default(),
+            lists_full: Gauge::default(),
             outcomes: [const { AtomicU64::new(0) }; 3],
             watcher: OnceLock::new(),
         };
@@ -100,6 +105,12 @@ impl Stats {
             "Answers given before their record was stored",
             stats.unlogged.clone(),
         );
+        registry.register("interdict_scorer_list_entries", "Entries of the block and allow lists", stats.lists.clone());
+        registry.register(
+            "interdict_scorer_lists_full",
+            "1 while the lists are full and nothing that might block is taken",
+            stats.lists_full.clone(),
+        );
         stats
     }
 
@@ -137,6 +148,17 @@ impl Stats {
 
     pub(crate) fn count_unlogged(&self) {
         self.unlogged.inc();
+    }
+
+    /// Notes how many list entries there are.
+    pub(crate) fn lists(&self, lists: &Lists) {
+        self.lists.set(i64::try_from(lists.len()).unwrap_or(i64::MAX));
+        self.lists_full.set(i64::from(lists.is_full()));
+    }
+
+    /// Whether the lists were full at the last look.
+    pub(crate) fn has_full_lists(&self) -> bool {
+        self.lists_full.get() != 0
     }
 
     pub(crate) fn checkpoint(&self, took: Duration, keys: usize, memory_bytes: usize) {

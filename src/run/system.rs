@@ -6,26 +6,27 @@
 //! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
 //! writes what is left of the decision log, deliveries end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use interdict_features::change::Op;
 use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
-use interdict_ingest::source::FileSource;
-use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
+#[cfg(feature = "postgres")]
+use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::monitor::{Monitor, MonitorState};
-use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Receivers, Surroundings};
+use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
+use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
+use interdict_scorer::http::backend::ModelEntry;
 use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
@@ -33,57 +34,24 @@ use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use prometheus_client::registry::Registry;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::setup::Setup;
 
 use super::clock;
+use super::commands::Command;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
 use super::maintenance::sweep;
+use super::sources::{Confirms, OwnSource, Starter, judged_sources};
 use super::stats::Stats;
 use super::watching;
 
 /// Deliveries that wait for the engine at most, over all sources.
 const INTAKE: usize = 4;
-/// Records of one delivery at most.
-pub(crate) const DELIVERY: usize = 4_096;
-
-/// A source made by the caller, such as the demo's simulation.
-pub(crate) struct OwnSource {
-    pub(crate) name: String,
-    /// Its identity, when it can be taken up again.
-    pub(crate) incarnation: Option<String>,
-    /// Runs on a thread of its own until it ends or is stopped; is handed the position it goes on after.
-    pub(crate) read: Box<dyn FnOnce(Intaker, Stop, Option<u64>) -> anyhow::Result<()> + Send>,
-}
-
-/// Where a source puts its deliveries. Blocks while the engine is behind.
-#[derive(Debug)]
-pub(crate) struct Intaker {
-    source: Arc<str>,
-    intake: mpsc::Sender<Intake>,
-}
-
-impl Intaker {
-    /// Makes the source known to the engine; the position after which it goes on.
-    fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
-        let (reply, position) = oneshot::channel();
-        let asked = Intake::Attach { source: Arc::clone(&self.source), incarnation, reply };
-        let ended = || anyhow!("the engine has ended");
-        self.intake.blocking_send(asked).map_err(|_closed| ended())?;
-        position.blocking_recv().map_err(|_closed| ended())?
-    }
-
-    /// Hands over a delivery; false when the engine has ended.
-    pub(crate) fn give(&self, delivery: interdict_ingest::source::Delivery) -> bool {
-        let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
-        self.intake.blocking_send(given).is_ok()
-    }
-}
 
 /// What runs.
 pub(crate) struct System {
@@ -156,11 +124,12 @@ fn open_core(
     stats: &Arc<Stats>,
     stop: &Stop,
 ) -> anyhow::Result<Core<EmbeddedStore>> {
-    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?)?;
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(store), limits);
+    pipeline.began(clock::now());
     for source in &setup.sources {
         pipeline.take_up(&source.name, &store.positions_now(&source.name)?);
     }
@@ -178,11 +147,36 @@ fn open_core(
         next_input: 0,
         has_unflushed_letters: false,
         judged_sources: judged_sources(setup),
+        confirms: Confirms::default(),
+        is_confirmed: true,
+        last_confirm: clock::instant(),
         past_replay: HashSet::new(),
+        promises: Arc::default(),
         stop: stop.clone(),
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
+}
+
+/// What the edge asks: the engine's thread, and the store beside it.
+fn open_desk(
+    core: &Core<EmbeddedStore>,
+    commands: mpsc::Sender<Command>,
+    health: watch::Receiver<Health>,
+    model: Option<ModelEntry>,
+) -> Desk {
+    let plan = Arc::clone(core.pipeline.engine().plan());
+    Desk {
+        namespace: core.namespace.clone(),
+        commands,
+        store: Arc::clone(&core.store),
+        judges: (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect(),
+        plan,
+        promises: Arc::clone(&core.promises),
+        stats: Arc::clone(&core.stats),
+        health,
+        model,
+    }
 }
 
 async fn serve(server: Server, stop: CancellationToken) {
@@ -202,20 +196,27 @@ impl System {
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
-        let judges = (0..plan.streams.len()).map(|stream| core.judging.judge_of(stream).cloned()).collect();
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
+        let mut starter = Starter {
+            setup,
+            intake,
+            stop: &stop_sources,
+            confirms: Confirms::default(),
+            #[cfg(feature = "postgres")]
+            postgres: &PostgresMetrics::register(&mut registry),
+        };
         for config in &setup.sources {
-            start_file(setup, config, &intake, &stop_sources)?;
+            starter.configured(config)?;
         }
         for own in start.sources {
             let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
-            start_own(own, position, &intake, &stop_sources)?;
+            starter.own(own, position)?;
         }
-        drop(intake);
+        core.confirms = starter.confirms;
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks)?;
+        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
@@ -233,15 +234,8 @@ impl System {
         let stop_edge = CancellationToken::new();
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
-            let desk = Desk {
-                commands: commands.clone(),
-                store: Arc::clone(&store),
-                plan: Arc::clone(&plan),
-                judges,
-                stats: Arc::clone(&stats),
-                health: health_seen.clone(),
-                model: model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now())),
-            };
+            let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
@@ -304,65 +298,9 @@ impl System {
     }
 }
 
-/// The judged stream of every source whose records belong to one stream and are not history.
-pub(crate) fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
-    let streams = &setup.definitions.streams;
-    let stream_of = |config: &SourceConfig| {
-        let SourceKind::File(file) = &config.kind else { return None };
-        let only = match &file.stream {
-            Some(name) => streams.iter().find(|stream| stream.name == *name),
-            None => streams.first().filter(|_| streams.len() == 1),
-        };
-        let is_history = file.reading.rows_as == Op::Snapshot && file.format != Format::Debezium;
-        only.filter(|stream| stream.judge.is_some() && !is_history).map(|stream| (config.name.clone(), stream.index))
-    };
-    setup.sources.iter().filter_map(stream_of).collect()
-}
-
-/// Reads a configured file on a thread of its own, from where the store left it. A followed file that is still empty has no identity
-/// yet: its reader waits, and nothing else does.
-fn start_file(setup: &Setup, config: &SourceConfig, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
-    let SourceKind::File(file) = &config.kind else {
-        return Err(anyhow!("source '{}' is of a kind that this program was built without", config.name));
-    };
-    let mut source = FileSource::open(&config.name, file, &setup.definitions.streams, stop.clone())?;
-    let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
-        let incarnation = source.incarnation()?;
-        if let Some(position) = intaker.attach(incarnation)? {
-            source.resume(position)?;
-        }
-        while let Some(delivery) = source.next(DELIVERY)? {
-            if !intaker.give(delivery) {
-                break;
-            }
-        }
-        Ok(())
-    };
-    let own = OwnSource { name: config.name.clone(), incarnation: None, read: Box::new(read) };
-    start_own(own, None, intake, stop)
-}
-
-fn start_own(own: OwnSource, position: Option<u64>, intake: &mpsc::Sender<Intake>, stop: &Stop) -> anyhow::Result<()> {
-    let (intake, stop) = (intake.clone(), stop.clone());
-    let name: Arc<str> = Arc::from(own.name.as_str());
-    let thread = std::thread::Builder::new().name(format!("source-{name}"));
-    thread.spawn(move || {
-        let intaker = Intaker { source: name, intake: intake.clone() };
-        let read = std::panic::AssertUnwindSafe(move || (own.read)(intaker, stop, position));
-        let ended = match std::panic::catch_unwind(read) {
-            Ok(Ok(())) => Intake::Ended,
-            Ok(Err(error)) => Intake::Failed(error),
-            Err(_panic) => Intake::Failed(anyhow!("the reader of a source panicked; the log says where")),
-        };
-        // The engine has ended first when this fails; there is nobody left to tell.
-        drop(intake.blocking_send(ended));
-    })?;
-    Ok(())
-}
-
 fn start_engine(
     mut core: Core<EmbeddedStore>,
-    commands: mpsc::Receiver<super::commands::Command>,
+    commands: mpsc::Receiver<Command>,
     deliveries: mpsc::Receiver<Intake>,
     open_sources: usize,
     ends_with_sources: bool,
@@ -381,7 +319,7 @@ fn start_engine(
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
 }
 
-fn start_deliveries(
+async fn start_deliveries(
     setup: &Setup,
     store: &Arc<EmbeddedStore>,
     registry: &mut Registry,
@@ -389,9 +327,10 @@ fn start_deliveries(
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "webhook secrets are configuration")]
+    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
     let environment = |name: &str| std::env::var(name).ok();
     let receivers = Receivers::open(&setup.policy, &environment)?;
+    receivers.check().await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);

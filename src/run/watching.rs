@@ -1,6 +1,9 @@
 //! The monitor's thread: decisions from the store's log to Parquet and the drift detector.
 //!
-//! Invariant: the store's log forgets a decision only once it is durable in Parquet.
+//! Invariants:
+//! - The store's log forgets a decision only once it is durable in Parquet.
+//! - Parquet holds a decision only once the store holds it over a power failure: else the store would give its position to another one,
+//!   which Parquet would pass over.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,6 +38,16 @@ pub(super) async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::
     Ok(())
 }
 
+/// Sees that the decision log in Parquet is not ahead of the store that it is filled from.
+fn check(monitor: &Monitor, store: &EmbeddedStore) -> anyhow::Result<()> {
+    let (logged, stored) = (monitor.next_position(), store.log_next_now(LogName::DECISIONS)?);
+    anyhow::ensure!(
+        logged <= stored,
+        "the decision log in Parquet holds decisions up to position {logged}, the store only {stored}: an older store stands beside a newer log, and new decisions would be taken for ones the log has; restore store and log of one moment together, or move the folder of [monitor] log_dir away so that a new log is begun"
+    );
+    Ok(())
+}
+
 /// Moves decisions from the store's log to Parquet and the drift detector.
 pub(super) fn start(
     mut monitor: Monitor,
@@ -43,17 +56,15 @@ pub(super) fn start(
     shown: &Arc<Mutex<Option<MonitorState>>>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    check(&monitor, store)?;
     let (store, shown) = (Arc::clone(store), Arc::clone(shown));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut work = move || -> anyhow::Result<()> {
         loop {
             let is_last = stop.is_cancelled();
             let taken = take_decisions(&mut monitor, &store)?;
-            let durable = if is_last && taken == 0 {
-                settled(monitor.flush(clock::now()))?
-            } else {
-                settled(monitor.tick(clock::now()))?
-            };
+            let extent = if is_last && taken == 0 { Publish::All } else { Publish::WhenDue };
+            let durable = publish(&mut monitor, &store, extent)?;
             if let Some(durable) = durable {
                 put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
             }
@@ -97,12 +108,38 @@ fn put_off<T: Default>(result: Result<T, StoreError>) -> anyhow::Result<T> {
     }
 }
 
+/// When decisions are published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Publish {
+    WhenDue,
+    All,
+}
+
+/// Does what is due in the monitor; up to where decisions are durable, if that is known.
+fn publish(monitor: &mut Monitor, store: &EmbeddedStore, publish: Publish) -> anyhow::Result<Option<u64>> {
+    let now = clock::now();
+    let publishes = publish == Publish::All || monitor.is_due(now);
+    if publishes && !is_synced(store)? {
+        return Ok(None);
+    }
+    settled(if publish == Publish::All { monitor.flush(now) } else { monitor.tick(now) })
+}
+
+/// Puts on the disk what Parquet is about to hold; whether it is there.
+fn is_synced(store: &EmbeddedStore) -> anyhow::Result<bool> {
+    put_off(store.sync_now().map(|()| true))
+}
+
 /// Hands the next decisions to the monitor; how many it took.
 fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
     let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
     for (taken, (position, bytes)) in entries.iter().enumerate() {
         let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
-        match monitor.observe(*position, &record, clock::now()) {
+        let now = clock::now();
+        if monitor.is_due(now) && !is_synced(store)? {
+            return Ok(taken);
+        }
+        match monitor.observe(*position, &record, now) {
             Ok(()) => {}
             Err(error) if error.class() == interdict_monitor::error::Class::Transient => {
                 tracing::error!(%error, "the decision log cannot be written; it is tried again");

@@ -1,9 +1,11 @@
-//! `interdict simulate`: seeded transactions with known frauds, in every format that the sources read.
+//! `interdict simulate`: seeded transactions with known frauds, in every format that the sources read, or into a database.
 //!
 //! Invariant: the output is a function of the options alone; pacing and progress never change it. An unpaced file
 //! appears whole under its name or not at all.
 
 pub(crate) mod changes;
+#[cfg(feature = "postgres")]
+mod database;
 mod format;
 pub(crate) mod generator;
 mod output;
@@ -115,6 +117,10 @@ pub(crate) struct Simulate {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+
+    #[cfg(feature = "postgres")]
+    #[command(flatten)]
+    target: database::Target,
 }
 
 impl Simulate {
@@ -125,6 +131,10 @@ impl Simulate {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let plan = self.plan()?;
         let generator = Generator::new(plan.config.clone());
+        #[cfg(feature = "postgres")]
+        if self.target.is_wanted() {
+            return database::load(self, &plan, generator);
+        }
         let mut writing = Writing::open(self, &plan, generator.expected())?;
         for change in Changes::new(generator, self.seed, plan.label_as, plan.disturbances) {
             if writing.write(&change)? == Next::Stop {
@@ -144,6 +154,8 @@ impl Simulate {
     fn plan(&self) -> Result<Plan, Contradiction> {
         let format = self.format.or_else(|| Format::of_name(&self.output.to_string_lossy()));
         let format = match format {
+            // A table has the operations of a database's log.
+            _ if self.writes_tables() => Format::Debezium,
             Some(format) => format,
             None if self.output == Path::new("-") => Format::Json,
             None => return Err(Contradiction::UnknownFormat(self.output.clone())),
@@ -154,8 +166,8 @@ impl Simulate {
             return Err(Contradiction::DeletesWithoutOperations);
         }
         match (label_as, &self.labels) {
-            (LabelAs::Stream, None) => return Err(Contradiction::StreamWithoutFile),
-            (LabelAs::Stream, Some(_)) | (_, None) => {}
+            (LabelAs::Stream, None) if !self.writes_tables() => return Err(Contradiction::StreamWithoutFile),
+            (LabelAs::Stream, _) | (_, None) => {}
             (_, Some(_)) => return Err(Contradiction::FileWithoutStream),
         }
         let files: Vec<&Path> = [Some(&self.output), self.labels.as_ref(), self.truth.as_ref()]
@@ -187,6 +199,17 @@ impl Simulate {
             },
             config: self.config(),
         })
+    }
+
+    #[cfg(feature = "postgres")]
+    fn writes_tables(&self) -> bool {
+        self.target.is_wanted()
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[expect(clippy::unused_self, reason = "the other build has a target")]
+    fn writes_tables(&self) -> bool {
+        false
     }
 
     fn config(&self) -> Config {

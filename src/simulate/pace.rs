@@ -60,6 +60,18 @@ fn due_after(pace: Pace, micros: i64) -> Duration {
     Duration::try_from_secs_f64(micros as f64 / 1e6 / pace.0).unwrap_or(Duration::ZERO)
 }
 
+/// Returns when `instant` has come.
+#[cfg(feature = "postgres")]
+pub(super) fn wait_until(instant: Instant) {
+    loop {
+        let remaining = instant.saturating_duration_since(now());
+        if remaining.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(remaining);
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "pacing and the summary's rate are the shell's")]
 pub(super) fn now() -> Instant {
     Instant::now()

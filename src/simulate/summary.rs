@@ -65,6 +65,8 @@ impl Progress {
 pub(super) struct Summary {
     pub(super) transactions: u64,
     pub(super) reader_closed: bool,
+    /// Payments that were not taken because the account is blocked.
+    pub(super) refused: u64,
     changes: u64,
     updates: u64,
     deletes: u64,
@@ -133,6 +135,7 @@ impl Summary {
             "deletes": self.deletes,
             "chargebacks": self.chargebacks,
             "repeated": self.repeated,
+            "refused": self.refused,
             "frauds": frauds,
             "first": self.first_micros.map(Timestamp::from_micros),
             "last": self.first_micros.map(|_| Timestamp::from_micros(self.last_micros)),
@@ -153,7 +156,7 @@ impl Summary {
             format!(" from {} to {}", Timestamp::from_micros(first), Timestamp::from_micros(self.last_micros))
         });
         format!(
-            "{} transactions{span}\n{frauds} frauds: {}\n{} changes: {} updates, {} deletes, {} chargebacks, {} repeated\n{:.2} s, {:.0} transactions/s{}",
+            "{} transactions{span}\n{frauds} frauds: {}\n{} changes: {} updates, {} deletes, {} chargebacks, {} repeated\n{:.2} s, {:.0} transactions/s{}{}",
             self.transactions,
             kinds.join(", "),
             self.changes,
@@ -163,6 +166,11 @@ impl Summary {
             self.repeated,
             elapsed.as_secs_f64(),
             self.rate(elapsed),
+            if self.refused > 0 {
+                format!("\n{} payments of blocked accounts were refused", self.refused)
+            } else {
+                String::new()
+            },
             if self.reader_closed { "\nthe reader closed standard output before the end" } else { "" }
         )
     }

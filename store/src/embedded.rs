@@ -27,6 +27,7 @@ mod tests;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -65,6 +66,8 @@ pub struct EmbeddedStore {
     writer: Mutex<Writer>,
     /// `None` only after opening anew failed.
     engine: RwLock<Option<Engine>>,
+    /// No outbox entry stands before this position: so many that were removed need not be passed over.
+    outbox_first: AtomicU64,
     /// Released last.
     _lock: File,
 }
@@ -119,6 +122,7 @@ impl EmbeddedStore {
             options,
             writer: Mutex::new(writer),
             engine: RwLock::new(Some(engine)),
+            outbox_first: AtomicU64::new(0),
             _lock: lock,
         })
     }
@@ -240,7 +244,14 @@ impl EmbeddedStore {
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn outbox_now(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
-        self.read(|engine| read::outbox(engine, limit))
+        self.read(|engine| {
+            let (intents, first) = read::outbox(engine, self.outbox_first.load(Ordering::Relaxed), limit)?;
+            // Entries are made in the order of their positions: what is the oldest now stays it until it is removed.
+            if let Some(first) = first {
+                self.outbox_first.fetch_max(first, Ordering::Relaxed);
+            }
+            Ok(intents)
+        })
     }
 
     /// [`Store::read_log`] on this thread.
@@ -249,6 +260,22 @@ impl EmbeddedStore {
     /// [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn read_log_now(&self, name: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
         self.read(|engine| log::entries(engine, name, position, limit))
+    }
+
+    /// The position that the next entry of a log will have.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn log_next_now(&self, name: LogName) -> Result<u64, StoreError> {
+        self.read(|engine| log::next(engine, &engine.snapshot(), name))
+    }
+
+    /// Puts everything committed so far on the disk: after Ok it survives power failure.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn sync_now(&self) -> Result<(), StoreError> {
+        self.commit_now(&Commit { durability: Durability::Power, ..Commit::default() }).map(drop)
     }
 
     /// [`Store::trim_log`] on this thread. A crash in between leaves a part of the entries; trimming again goes on.
@@ -324,6 +351,8 @@ impl EmbeddedStore {
             let is_landed = doubt.is_landed || doubt.sequence == sequence;
             is_landed.then_some(InDoubt { is_landed, ..doubt })
         });
+        // What was removed by a batch that is lost is there again.
+        self.outbox_first.store(0, Ordering::Relaxed);
         *slot = Some(engine);
         writer.health = Health::Sound;
         tracing::warn!(path = %self.path.display(), "store opened anew after a failed write");

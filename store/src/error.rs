@@ -122,6 +122,10 @@ pub enum StoreError {
     /// The engine below failed.
     #[error("the embedded store failed: {0}; see the log, then start again: what was committed is read back")]
     Engine(#[from] fjall::Error),
+    /// The database failed.
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Database(#[from] crate::redis::failure::DatabaseError),
     /// A file operation failed.
     #[error("{what} failed: {source}")]
     Io {
@@ -147,6 +151,8 @@ impl StoreError {
             | Self::Locked { .. }
             | Self::Denied { .. }
             | Self::Engine(_) => Class::Fatal,
+            #[cfg(feature = "redis")]
+            Self::Database(error) => error.class(),
         }
     }
 }

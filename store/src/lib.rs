@@ -1,8 +1,7 @@
-//! Online state, row records, decisions, lists, offsets, outbox and logs behind one port, [`Store`].
+//! Online state, row records, decisions, lists, offsets, outbox and logs behind one port, [`Store`](port::Store).
 //!
 //! Invariants:
-//! - What one [`Commit`] holds becomes visible and durable together or not at all (embedded), or fence by fence
-//!   so that repeating it changes nothing (distributed).
+//! - What one [`Commit`](port::Commit) holds becomes visible and durable together or not at all, embedded and in a Redis.
 //! - A decision's record is stored only where none was; whoever comes second is handed the first.
 //! - An offset moves only from the value its writer believes it has: a replay, a crash and a zombie change nothing.
 
@@ -11,3 +10,5 @@ pub mod contract;
 pub mod embedded;
 pub mod error;
 pub mod port;
+#[cfg(feature = "redis")]
+pub mod redis;

@@ -83,6 +83,10 @@ pub struct Commit {
     pub rows: Vec<RowWrite>,
     /// Decisions to be claimed.
     pub claims: Vec<Claim>,
+    /// Actions that belong to no claim, such as an analyst's unblocking: they enter the outbox behind those of the
+    /// claims. Each has an id of its own in place of a decision's, under which its result is kept; one that is in the
+    /// outbox already changes nothing.
+    pub intents: Vec<Intent>,
     /// List entries to be set or removed.
     pub lists: Vec<ListWrite>,
     /// Entries for the logs.
@@ -139,10 +143,10 @@ pub struct Claim {
     pub lists: Vec<ListEntry>,
 }
 
-/// An action that is to be done because of a decision.
+/// An action that is to be done, because of a decision or of a person's act.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intent {
-    /// The decision.
+    /// The decision, or the act's own id.
     pub decision: Uuid,
     /// The configured action's name.
     pub action: String,

@@ -20,7 +20,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::program::{handbook, interdict, root};
 
-fn read(path: &Path) -> RecordBatch {
+pub(crate) fn read(path: &Path) -> RecordBatch {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let schema = Arc::clone(reader.schema());
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
@@ -28,9 +28,12 @@ fn read(path: &Path) -> RecordBatch {
 }
 
 fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
-    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    write_table(path, &RecordBatch::try_from_iter(columns).unwrap());
+}
+
+pub(crate) fn write_table(path: &Path, rows: &RecordBatch) {
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), rows.schema(), None).unwrap();
-    writer.write(&rows).unwrap();
+    writer.write(rows).unwrap();
     writer.close().unwrap();
 }
 

@@ -6,10 +6,10 @@ use std::process::Command;
 use crate::place::{DEFINITIONS, Place, text};
 
 /// A file system of 24 MiB, gone with this value.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(folder: PathBuf) -> Self {
+    pub(crate) fn mount(folder: PathBuf) -> Self {
         std::fs::create_dir_all(&folder).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&folder).status();
         let is_there = mounted.is_ok_and(|status| status.success());

@@ -3,11 +3,16 @@
 
 mod audit;
 mod backfill;
+mod bank;
 mod broken;
 mod check;
 mod crash;
+mod deadline;
 mod demo;
 mod disk;
+mod full;
+mod ledger;
+mod parity;
 mod place;
 mod program;
 mod requests;

@@ -323,7 +323,12 @@ impl Caller {
 
     /// Another caller of the same process, with connections of its own.
     pub(crate) fn apart(&self) -> Self {
-        Self::new(self.base.trim_start_matches("http://"))
+        Self::new(self.address())
+    }
+
+    /// The address of the process.
+    pub(crate) fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
     }
 
     /// Status and body; `None` when the connection broke.

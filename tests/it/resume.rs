@@ -117,3 +117,34 @@ fn chargebacks_come_from_a_source_of_their_own() {
     };
     assert_eq!((risk(3), risk(4)), (json!(0.5), json!(0.0)));
 }
+
+#[test]
+fn an_older_store_beside_a_newer_decision_log_is_told_and_changes_nothing() {
+    let place = Place::new(&source("type = \"file\"\npath = \"live.jsonl\""));
+    let rename = |from: &str, to: &str| std::fs::rename(place.path(from), place.path(to)).unwrap();
+    place.write("live.jsonl", payments(1..40));
+    place.run("run");
+    let copied = std::process::Command::new("cp").arg("-r").arg(place.path("data")).arg(place.path("older")).status();
+    assert!(copied.unwrap().success());
+    place.append("live.jsonl", payments(40..60));
+    place.run("run");
+    let remains = place.remains();
+
+    rename("data", "newer");
+    rename("older", "data");
+    let log = place.fail("run");
+    for words in ["up to position 59, the store only 39", "restore store and log of one moment", "[monitor] log_dir"] {
+        assert!(log.contains(words), "no '{words}' in:\n{log}");
+    }
+    rename("data", "older");
+    rename("newer", "data");
+    place.run("run");
+    place.remains().assert_equals(&remains);
+
+    // A log that is begun anew takes what the older store still has to tell.
+    rename("data", "newer");
+    rename("older", "data");
+    rename("decisions", "decisions-newer");
+    place.run("run");
+    assert_eq!(place.remains().decisions.len(), 20, "the older store's log had forgotten the others");
+}

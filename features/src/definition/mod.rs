@@ -328,6 +328,8 @@ pub struct Derived {
     pub expression: Arc<Expression>,
     /// The stream whose events have it.
     pub stream: usize,
+    /// Its identity: a hash of its definition and of the definitions it is computed from.
+    pub hash: u64,
 }
 
 impl Definitions {
@@ -350,8 +352,7 @@ impl Definitions {
             digest.update(group.hash.to_be_bytes());
         }
         for derived in &self.derived {
-            digest.update(derived.expression.source().as_bytes());
-            digest.update([0]);
+            digest.update(derived.hash.to_be_bytes());
         }
         digest.finalize()[..8].iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }

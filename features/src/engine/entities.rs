@@ -166,5 +166,5 @@ pub(super) fn newest(states: &[State]) -> Option<i64> {
 
 /// After which event time nothing reads `states` any more; `None`: never.
 pub(super) fn expires(program: &Program, state: &State) -> Option<i64> {
-    Some(state.newest()?.saturating_add(program.retention()?.micros()))
+    Some(state.last_seen()?.saturating_add(program.retention()?.micros()))
 }

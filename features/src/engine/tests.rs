@@ -5,5 +5,6 @@ mod history;
 mod hot;
 mod model;
 mod oracle;
+mod promises;
 mod rows;
 mod world;

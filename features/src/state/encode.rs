@@ -1,7 +1,8 @@
 //! The bytes of a state.
 //!
-//! Layout, format 1 (varint = LEB128, signed numbers zigzag first):
-//! 1. `u8` format, `u8` flags (1 label lane, 2 minor versions, 4 earlier labels, 8 tiles, 16 ids as eight bytes each), varint number of slot columns, `u8` kind of each.
+//! Layout, format 2 (varint = LEB128, signed numbers zigzag first):
+//! 1. `u8` format, `u8` flags (1 label lane, 2 minor versions, 4 earlier labels, 8 tiles, 16 ids as eight bytes each,
+//!    32 something was dropped), varint number of slot columns, `u8` kind of each.
 //! 2. Texts: varint count, then each as varint length and bytes, in order of first use.
 //! 3. varint number of raw events, `u8` unit of times (0 us, 1 ms, 2 s), first time, then differences.
 //! 4. Ids (differences, or eight bytes each), versions (differences), minor versions.
@@ -10,7 +11,8 @@
 //! 6. Each column: `u8` 1 when a bitmap of nulls follows; integers as varint, doubles as eight bytes, bools as bits in bytes, texts as varint index.
 //! 7. Earlier labels: varint count, then time, id, word.
 //! 8. Tiles: see [`tiles`].
-//! 9. Four bytes: checksum of all before.
+//! 9. Time of the latest event that fell behind the retention, microseconds. Format 1 does not have it.
+//! 10. Four bytes: checksum of all before.
 //!
 //! A reader takes this format and the one before it; anything else is refused, never guessed.
 
@@ -18,18 +20,19 @@ use crate::value::NULL;
 
 use super::label::LabelWord;
 use super::program::{Program, WordKind};
-use super::{EarlierLabel, ID, LABEL, MAJOR, State, TIME};
+use super::{Dropped, EarlierLabel, ID, LABEL, MAJOR, State, TIME};
 use crate::bytes::{Reader, checksum, put_signed, put_varint};
 use crate::time::Timestamp;
 
 mod tiles;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const HAS_LABEL: u8 = 1;
 const HAS_MINORS: u8 = 2;
 const HAS_EARLIER: u8 = 4;
 const HAS_TILES: u8 = 8;
 const HAS_WIDE_IDS: u8 = 16;
+const HAS_DROPPED: u8 = 32;
 /// More events than any state can hold: a guard against damaged bytes.
 const EVENTS_MAX: usize = 4_096;
 
@@ -76,6 +79,7 @@ impl State {
         flags |= if earlier.is_empty() { 0 } else { HAS_EARLIER };
         flags |= if self.is_tiled() { HAS_TILES } else { 0 };
         flags |= if wide { HAS_WIDE_IDS } else { 0 };
+        flags |= if self.dropped == Dropped::default() { 0 } else { HAS_DROPPED };
         out.extend([FORMAT, flags]);
         put_varint(out, program.columns.len() as u64);
         out.extend(program.columns.iter().map(|column| kind_byte(column.kind)));
@@ -105,6 +109,9 @@ impl State {
         if let Some(tiles) = self.tiles() {
             tiles::encode(program, tiles, &texts, out);
         }
+        if flags & HAS_DROPPED != 0 {
+            put_signed(out, self.dropped.0);
+        }
         let checksum = checksum(&out[from..]);
         out.extend(checksum.to_le_bytes());
     }
@@ -123,7 +130,7 @@ impl State {
             return Err(StateError::Damaged);
         }
         let mut from = Reader::new(content);
-        if from.byte()? != FORMAT {
+        if from.byte()? == 0 {
             return Err(StateError::Damaged);
         }
         let flags = from.byte()?;
@@ -178,6 +185,9 @@ impl State {
         }
         if flags & HAS_TILES != 0 {
             state.rare().tiles = Some(tiles::decode(program, texts, &mut from)?);
+        }
+        if flags & HAS_DROPPED != 0 {
+            state.dropped = Dropped(instant(from.signed()?)?);
         }
         if from.is_empty() { Ok(state) } else { Err(StateError::Damaged) }
     }

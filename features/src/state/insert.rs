@@ -22,6 +22,9 @@ impl State {
         }
         let newest = self.newest();
         if newest.is_some_and(|newest| slot.time <= newest - program.retention) {
+            if !self.is_tiled() {
+                self.dropped.note(slot.time);
+            }
             return Inserted::TooLate;
         }
         if let Some(tiles) = self.rare.as_mut().and_then(|rare| rare.tiles.as_mut())
@@ -67,6 +70,7 @@ impl State {
         let horizon = slot.time - program.retention;
         let gone = self.times().iter().take_while(|time| **time <= horizon).count();
         if gone > 0 {
+            self.dropped.note(self.times()[gone - 1]);
             self.drop_front(program, gone);
         }
         if self.len as usize * program.slot_bytes > RAW_BYTES_MAX {

@@ -90,7 +90,25 @@ pub struct State {
     capacity: u32,
     start: u32,
     len: u32,
+    dropped: Dropped,
     rare: Option<Box<Rare>>,
+}
+
+/// Time of the latest event that fell behind the retention. An event that pushed others out may be removed again: then the newest one
+/// left does not say any more how far back the state is complete. (Tiles remember their newest event.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Dropped(i64);
+
+impl Default for Dropped {
+    fn default() -> Self {
+        Self(i64::MIN)
+    }
+}
+
+impl Dropped {
+    fn note(&mut self, time: i64) {
+        self.0 = self.0.max(time);
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,7 +134,7 @@ impl State {
     /// Whether nothing is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0 && self.tiles().is_none()
+        self.len == 0 && self.tiles().is_none() && self.dropped == Dropped::default()
     }
 
     /// How many events are held raw.
@@ -135,6 +153,16 @@ impl State {
     #[must_use]
     pub fn newest(&self) -> Option<i64> {
         self.times().last().copied().or_else(|| self.tiles().map(|tiles| tiles.newest))
+    }
+
+    /// The latest time it knows of, microseconds: that of its newest event, or else of the last one that fell behind the retention.
+    pub(crate) fn last_seen(&self) -> Option<i64> {
+        self.newest().or((self.dropped != Dropped::default()).then_some(self.dropped.0))
+    }
+
+    /// The time from which on, that instant left out, every event is held.
+    fn horizon(&self, program: &Program) -> i64 {
+        self.newest().map_or(i64::MIN, |newest| newest - program.retention).max(self.dropped.0)
     }
 
     /// Bytes of memory behind this state, roughly.
@@ -285,6 +313,7 @@ impl State {
         let horizon = newest - program.retention;
         let gone = self.times().iter().take_while(|time| **time <= horizon).count();
         if gone > 0 {
+            self.dropped.note(self.times()[gone - 1]);
             self.drop_front(program, gone);
         }
         if let Some(rare) = &mut self.rare {
@@ -292,6 +321,7 @@ impl State {
                 tiles.newest = newest;
                 tiles.prune(program);
                 if tiles.is_empty() {
+                    self.dropped.note(tiles.boundary.0.min(horizon));
                     rare.tiles = None;
                 }
             }

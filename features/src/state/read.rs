@@ -215,7 +215,7 @@ impl State {
 
     /// Defaults and flags of a read from the running sums.
     fn finish_settled(&self, program: &Program, as_of: AsOf, out: &mut [Readout]) {
-        let horizon = self.newest().unwrap_or(as_of.time) - program.retention;
+        let horizon = self.horizon(program);
         let is_behind = program.windows.last().is_some_and(|widest| as_of.time - program.delay - widest < horizon);
         if !is_behind && !program.has_defaults {
             return;
@@ -275,7 +275,7 @@ impl State {
         if is_settled {
             let (low, high) = self.settled_range(program, window);
             let mut range = Window { low, high: high.max(low), upper, is_settled, ..Window::default() };
-            if self.newest().is_some_and(|newest| lower < newest - program.retention) {
+            if lower < self.horizon(program) {
                 range.flags = Flags::TRUNCATED;
             }
             return range;
@@ -291,7 +291,7 @@ impl State {
             }
         }
         let mut range = Window { low, high: high.max(low), upper, ..Window::default() };
-        if self.newest().is_some_and(|newest| lower < newest - program.retention) && !program.is_table {
+        if lower < self.horizon(program) && !program.is_table {
             range.flags = Flags::TRUNCATED;
         }
         if let Some(tiles) = self.tiles()

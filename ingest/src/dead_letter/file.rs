@@ -62,7 +62,7 @@ pub struct DeadLetterFile {
     bounds: Bounds,
     file: File,
     bytes: u64,
-    seen: HashMap<(String, u32), BTreeMap<u64, u64>>,
+    seen: HashMap<(String, u32), BTreeMap<(u64, Option<u32>), u64>>,
     line: Vec<u8>,
 }
 
@@ -104,7 +104,7 @@ impl DeadLetterFile {
                 continue;
             }
             self.append()?;
-            self.note(&letter.source, letter.partition, letter.position, hash);
+            self.note(letter, hash);
             count += 1;
         }
         Ok(count)
@@ -183,19 +183,19 @@ impl DeadLetterFile {
             }
             whole += read as u64;
             if let Ok(letter) = serde_json::from_slice::<DeadLetter>(&line) {
-                self.note(&letter.source, letter.partition, letter.position, hash_of(&line));
+                self.note(&letter, hash_of(&line));
             }
         }
     }
 
     fn was_seen(&self, letter: &DeadLetter, hash: u64) -> bool {
         let positions = self.seen.get(&(letter.source.clone(), letter.partition));
-        positions.and_then(|positions| positions.get(&letter.position)) == Some(&hash)
+        positions.and_then(|positions| positions.get(&(letter.position, letter.row))) == Some(&hash)
     }
 
-    fn note(&mut self, source: &str, partition: u32, position: u64, hash: u64) {
-        let positions = self.seen.entry((source.to_owned(), partition)).or_default();
-        positions.insert(position, hash);
+    fn note(&mut self, letter: &DeadLetter, hash: u64) {
+        let positions = self.seen.entry((letter.source.clone(), letter.partition)).or_default();
+        positions.insert((letter.position, letter.row), hash);
         if positions.len() > self.bounds.remembered_max {
             positions.pop_first();
         }

@@ -121,6 +121,12 @@ pub struct DeadLetter {
     pub partition: u32,
     /// Where in its partition the record stands.
     pub position: u64,
+    /// Which row of that position it is, from 1, where a position holds several (a transaction of a database).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<u32>,
+    /// The stream it would have belonged to, where the source feeds several and the record still tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
     /// Why.
     pub reason: DeadReason,
     /// The same for a person: which column, what to do. Never a value.

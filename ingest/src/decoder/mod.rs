@@ -113,19 +113,19 @@ impl LineDecoder {
 
 /// Rows in order of delivery: one batch for each run of rows of one stream, so that what a change of one table precedes in another it
 /// also precedes where it is applied.
-struct Batches {
+pub(crate) struct Batches {
     streams: Vec<Arc<Stream>>,
     done: Vec<ChangeBatch>,
     open: Option<(usize, ChangeBatch)>,
 }
 
 impl Batches {
-    fn new(streams: Vec<Arc<Stream>>) -> Self {
+    pub(crate) fn new(streams: Vec<Arc<Stream>>) -> Self {
         Self { streams, done: Vec::new(), open: None }
     }
 
     /// The batch that the next row of stream `index` belongs to.
-    fn of(&mut self, index: usize) -> &mut ChangeBatch {
+    pub(crate) fn of(&mut self, index: usize) -> &mut ChangeBatch {
         if self.open.as_ref().is_some_and(|(open, _)| *open != index) {
             self.close();
         }
@@ -140,7 +140,7 @@ impl Batches {
         }
     }
 
-    fn take(&mut self) -> Vec<ChangeBatch> {
+    pub(crate) fn take(&mut self) -> Vec<ChangeBatch> {
         self.close();
         std::mem::take(&mut self.done)
     }
@@ -159,7 +159,7 @@ pub(crate) fn op_of(text: &str) -> Option<Op> {
 }
 
 /// Adds a row to its batch once its id and time are known to be there.
-fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, Fault> {
+pub(crate) fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, Fault> {
     let stream = Arc::clone(writer.stream());
     if change.op != Op::Truncate && writer.cell(stream.id) <= UNCHANGED {
         let detail = format!("column '{}' (the id) is null", stream.columns[stream.id].name);

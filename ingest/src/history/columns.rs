@@ -98,7 +98,16 @@ impl Plan {
             if let Some((_, fault)) = faults.next_if(|(faulty, _)| *faulty == row) {
                 let detail = fault.detail.into_owned();
                 let source = source.to_owned();
-                dead.push(DeadLetter { source, partition, position, reason: fault.reason, detail, payload: None });
+                dead.push(DeadLetter {
+                    source,
+                    partition,
+                    position,
+                    row: None,
+                    stream: None,
+                    reason: fault.reason,
+                    detail,
+                    payload: None,
+                });
                 return None;
             }
             Some(Change { op: ops.of(row), version: versions.of(row, position), arrival: None, position })

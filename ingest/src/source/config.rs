@@ -2,6 +2,8 @@
 //!
 //! One source stands in `[source]`, several in `[[source]]`, each with a `name`.
 
+pub mod postgres;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use interdict_features::config::{ConfigFile, Section};
 use interdict_features::decode::TimeUnit;
 use interdict_features::definition::Stream;
 use interdict_features::value::ColumnType;
+
+use postgres::PostgresConfig;
 
 /// One source.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +30,8 @@ pub struct SourceConfig {
 pub enum SourceKind {
     /// A file, a folder of Parquet files, or standard input.
     File(FileConfig),
+    /// Tables of a PostgreSQL database, by logical replication.
+    Postgres(PostgresConfig),
 }
 
 /// A file or standard input.
@@ -170,10 +176,18 @@ fn read_one(section: &Section<'_>, streams: &[Arc<Stream>], name: Option<&str>) 
         section.require("name", "\"payments\"");
     }
     section.require("type", "\"file\"");
-    section.require("format", "\"parquet\"");
     let mistakes = section.file().problem_count();
     let name = section.text("name").or_else(|| name.map(str::to_owned));
-    let kind = section.choice("type", &["file", "stdin"]);
+    let kind = match section.choice("type", &["file", "stdin", "postgres"]) {
+        Some(2) => postgres::read(section, streams).map(SourceKind::Postgres),
+        kind => read_file(section, streams, kind).map(SourceKind::File),
+    };
+    let (name, kind) = (name?, kind?);
+    (section.file().problem_count() == mistakes).then_some(SourceConfig { name, kind })
+}
+
+fn read_file(section: &Section<'_>, streams: &[Arc<Stream>], kind: Option<usize>) -> Option<FileConfig> {
+    section.require("format", "\"parquet\"");
     let input = match kind {
         Some(0) => {
             section.require("path", "\"transactions.parquet\"");
@@ -195,11 +209,7 @@ fn read_one(section: &Section<'_>, streams: &[Arc<Stream>], name: Option<&str>) 
     let at_end = if section.bool("follow") == Some(true) { AtEnd::Follow } else { AtEnd::Stop };
     let reading = read_reading(section, streams, format);
     check_fit(section, input.as_ref(), format, at_end);
-    let (input, format, name) = (input?, format?, name?);
-    if section.file().problem_count() > mistakes {
-        return None;
-    }
-    Some(SourceConfig { name, kind: SourceKind::File(FileConfig { input, format, stream, at_end, reading }) })
+    Some(FileConfig { input: input?, format: format?, stream, at_end, reading })
 }
 
 fn check_fit(section: &Section<'_>, input: Option<&Input>, format: Option<Format>, at_end: AtEnd) {

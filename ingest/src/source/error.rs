@@ -146,6 +146,10 @@ pub enum SourceError {
         /// The stream.
         stream: String,
     },
+    /// The capture from PostgreSQL.
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] Box<super::postgres::error::PostgresError>),
 }
 
 impl SourceError {
@@ -160,6 +164,8 @@ impl SourceError {
                 | std::io::ErrorKind::StaleNetworkFileHandle => Class::Transient,
                 _ => Class::Fatal,
             },
+            #[cfg(feature = "postgres")]
+            Self::Postgres(error) => error.class(),
             _ => Class::Fatal,
         }
     }

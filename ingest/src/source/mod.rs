@@ -11,6 +11,8 @@ pub mod config;
 pub mod error;
 pub mod lines;
 mod parquet_file;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod stop;
 mod text_file;
 

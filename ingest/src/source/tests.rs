@@ -438,3 +438,65 @@ proptest! {
         prop_assert!(opened.is_err(), "these bytes are no Parquet");
     }
 }
+
+const POSTGRES: &str = "[source]\ntype = \"postgres\"\nurl = \"postgres://capture@db.example.com/shop\"\n";
+
+#[test]
+fn a_postgres_source_is_read() {
+    use config::postgres::{Creation, HeartbeatMessage, PasswordSource, TlsMode};
+    let text = format!(
+        "{POSTGRES}password_file = \"secret\"\ntables = {{ transactions = \"shop.payments\", chargebacks = \"chargebacks\" }}\ntls_ca = \"ca.pem\"\ncreate = false\nslot_wait = \"30s\"\nheartbeat = \"5s\"\nheartbeat_message = true\n"
+    );
+    let sources = read_config(&text).unwrap();
+    let SourceKind::Postgres(read) = sources[0].kind.clone() else { panic!("{sources:?}") };
+    let read = read.located(Path::new("/etc/interdict"));
+    assert_eq!(
+        (read.address.host.as_str(), read.address.port, read.address.user.as_str()),
+        ("db.example.com", 5432, "capture")
+    );
+    assert_eq!(
+        (read.address.database.as_str(), read.publication.as_str(), read.slot.as_str()),
+        ("shop", "interdict", "interdict")
+    );
+    assert_eq!(read.password, PasswordSource::File("/etc/interdict/secret".into()));
+    assert_eq!((read.tls.mode, read.tls.ca), (TlsMode::VerifyFull, Some("/etc/interdict/ca.pem".into())));
+    let tables: Vec<_> =
+        read.tables.iter().map(|table| format!("{} {}.{}", table.stream, table.schema, table.table)).collect();
+    assert_eq!(tables, ["transactions shop.payments", "chargebacks public.chargebacks"]);
+    assert_eq!((read.creation, read.heartbeat_message), (Creation::Forbidden, HeartbeatMessage::Written));
+    assert_eq!(
+        (read.slot_wait, read.heartbeat),
+        (Some(std::time::Duration::from_secs(30)), std::time::Duration::from_secs(5))
+    );
+}
+
+#[test]
+fn mistakes_of_a_postgres_source_are_told() {
+    let tables = "tables = { transactions = \"t\" }\n";
+    let section = "[source]\ntype = \"postgres\"\n";
+    for (text, expected) in [
+        (format!("{POSTGRES}"), "has no 'tables'"),
+        (format!("{section}{tables}"), "has no 'url'"),
+        (format!("{section}host = \"h\"\nuser = \"u\"\n{tables}"), "has no 'database'"),
+        (format!("{section}url = \"postgres://u:geheim@h/d\"\n{tables}"), "holds a password"),
+        (format!("{section}url = \"postgres://u@h:no/d\"\n{tables}"), "no valid port"),
+        (format!("{section}url = \"mysql://u@h/d\"\n{tables}"), "does not begin with postgres://"),
+        (format!("{section}url = \"postgres://u@10.0.0.1/d\"\n{tables}"), "IP address"),
+        (format!("{POSTGRES}password = \"geheim\"\n{tables}"), "does not belong into the configuration"),
+        (format!("{POSTGRES}port = 5433\n{tables}"), "given twice"),
+        (format!("{POSTGRES}slot = \"My-Slot\"\n{tables}"), "is no name for a slot"),
+        (format!("{POSTGRES}heartbeat = \"1ms\"\n{tables}"), "at least 100ms"),
+        (format!("{POSTGRES}format = \"csv\"\n{tables}"), "unknown key 'format'"),
+        (format!("{POSTGRES}tables = {{ transaction = \"t\" }}\n"), "no stream is called 'transaction'"),
+        (format!("{POSTGRES}tables = {{ transactions = \"t\", chargebacks = \"public.t\" }}\n"), "feeds two streams"),
+    ] {
+        let problems = read_config(&text).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
+        assert!(!problems.concat().contains("geheim"));
+    }
+    let mut appended = Stream::clone(&transactions());
+    appended.append_only = true;
+    let file = ConfigFile::parse("interdict.toml", &format!("{POSTGRES}{tables}")).unwrap();
+    assert!(config::read(&file, &[Arc::new(appended)]).is_empty());
+    assert!(file.finish().unwrap_err().0[0].message.contains("append_only"));
+}

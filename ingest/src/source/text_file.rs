@@ -163,7 +163,16 @@ fn letter(source: &str, position: u64, fault: Fault, record: &[u8], decoder: &Li
         detail.push_str("; record left out: the stream has sensitive columns");
         None
     };
-    DeadLetter { source: source.to_owned(), partition: 0, position, reason: fault.reason, detail, payload }
+    DeadLetter {
+        source: source.to_owned(),
+        partition: 0,
+        position,
+        row: None,
+        stream: None,
+        reason: fault.reason,
+        detail,
+        payload,
+    }
 }
 
 /// Reads the header of a CSV file; says whether it is there yet.

@@ -157,8 +157,14 @@ impl LogWriter {
     /// # Errors
     /// As [`Self::flush`].
     pub fn tick(&mut self, now: Timestamp) -> Result<u64, MonitorError> {
+        if self.is_due(now) { self.flush() } else { Ok(self.durable()) }
+    }
+
+    /// Whether the next call publishes.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
         let is_old = self.since.is_some_and(|since| now.since(since) >= self.options.age_max);
-        if is_old || self.is_full() || self.sealed.is_some() { self.flush() } else { Ok(self.durable()) }
+        is_old || self.is_full() || self.sealed.is_some()
     }
 
     /// Publishes everything taken so far. Returns the position before which every record is durable: what the

@@ -87,6 +87,13 @@ impl Monitor {
         self.log.next_position()
     }
 
+    /// Whether the next call of [`Self::observe`] or [`Self::tick`] at `now` may publish decisions: what was handed over must survive
+    /// whatever Parquet does, so the caller makes the store durable first.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.log.is_due(now)
+    }
+
     /// Takes one decision from the store's log; positions ascend. One that was taken before is passed over.
     ///
     /// # Errors

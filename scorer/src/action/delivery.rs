@@ -4,17 +4,16 @@
 //! intent that is in the outbox is held, so that one receiver that is down keeps no other from its turn.
 //!
 //! Invariants:
-//! - At most `concurrency` requests are under way per action, at most one per (decision, action).
+//! - At most `concurrency` tries are under way per action, at most one per (decision, action), and for databases at most
+//!   one per account, in the order of the outbox.
 //! - An intent is forgotten only after its result is committed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use interdict_features::time::Timestamp;
 use interdict_store::error::{Class, StoreError};
-use interdict_store::port::{Commit, Durability, Finished, Intent, Store};
-use reqwest::StatusCode;
+use interdict_store::port::{Append, Commit, Durability, Finished, Intent, LogName, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -22,16 +21,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::metrics::Metrics;
+use super::act::Act;
+use super::metrics::{End, Metrics};
 use super::queue::{Held, Queue};
-use super::webhook::{SendError, Webhook, WebhookError, client};
-use crate::policy::{ActionKind, Policy};
+use super::receiver::{Ended, Failure, Receivers};
 use crate::retry::{Backoff, Next};
+
+/// How often the age of what waits is shown while nothing else happens.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What bounds a delivery.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Limits {
-    /// Requests under way at once to one receiver.
+    /// Requests under way at once to one webhook; a database has a bound of its own.
     pub concurrency: usize,
     /// Intents held at once: the capacity of the outbox.
     pub intents: usize,
@@ -69,7 +71,7 @@ pub enum DeliveryError {
 pub struct ActionResult {
     /// The action.
     pub action: String,
-    /// Done, or given up.
+    /// How it ended.
     pub status: ActionStatus,
     /// Tries made since this process started.
     pub tries: u32,
@@ -79,42 +81,16 @@ pub struct ActionResult {
     pub at: Timestamp,
 }
 
-/// The two ends of an action.
+/// The ends of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionStatus {
     /// The receiver has it.
     Done,
+    /// It was not run: a later act on the same account came first.
+    Superseded,
     /// It will not be tried again; a person must look.
     DeadLetter,
-}
-
-/// The receivers of a policy's outgoing actions, ready to be sent to.
-#[derive(Clone, Debug, Default)]
-pub struct Receivers(HashMap<String, Receiver>);
-
-#[derive(Clone, Debug)]
-struct Receiver {
-    webhook: Webhook,
-    backoff: Backoff,
-}
-
-impl Receivers {
-    /// Reads the secrets of the webhooks of `policy`. `environment` gives the values of variables.
-    ///
-    /// # Errors
-    /// As [`WebhookError`] says; the process should not start then.
-    pub fn open(policy: &Policy, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, WebhookError> {
-        let client = client()?;
-        let mut receivers = HashMap::new();
-        for action in &policy.actions {
-            if let ActionKind::Webhook(config) = &action.kind {
-                let webhook = Webhook::open(&action.name, config, &client, environment)?;
-                receivers.insert(action.name.clone(), Receiver { webhook, backoff: config.backoff });
-            }
-        }
-        Ok(Self(receivers))
-    }
 }
 
 /// The id of an effect: what its receiver knows it by.
@@ -127,7 +103,7 @@ pub fn effect_id(decision: Uuid, action: &str) -> String {
 #[derive(Debug)]
 pub struct Delivery<S, E> {
     store: Arc<S>,
-    receivers: Receivers,
+    receivers: Arc<Receivers>,
     limits: Limits,
     surroundings: Arc<E>,
     metrics: Metrics,
@@ -141,33 +117,21 @@ pub struct Delivery<S, E> {
 #[derive(Debug)]
 struct Tried {
     held: Held,
-    result: Result<StatusCode, Failure>,
-}
-
-#[derive(Debug)]
-struct Failure {
-    class: Class,
-    wish: Option<Duration>,
-    reason: String,
-}
-
-impl From<SendError> for Failure {
-    fn from(error: SendError) -> Self {
-        Self { class: error.class(), wish: error.retry_after(), reason: error.to_string() }
-    }
+    result: Result<Ended, Failure>,
 }
 
 impl<S: Store, E: Surroundings> Delivery<S, E> {
     /// A worker for the outbox of `store`.
     #[must_use]
     pub fn new(store: Arc<S>, receivers: Receivers, limits: Limits, surroundings: E, metrics: Metrics) -> Self {
+        let queue = Queue::new(limits.concurrency, receivers.concurrency());
         Self {
             store,
-            receivers,
+            receivers: Arc::new(receivers),
             limits,
             surroundings: Arc::new(surroundings),
             metrics,
-            queue: Queue::new(limits.concurrency),
+            queue,
             under_way: JoinSet::new(),
             is_partial: false,
         }
@@ -185,6 +149,7 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
         while !stop.is_cancelled() {
             self.start();
             let due = self.queue.next_due();
+            let look = (self.queue.len() > 0).then(|| Instant::now() + LOOK);
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = wake.notified() => self.refill(&stop).await?,
@@ -192,6 +157,7 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
                     self.conclude(tried, &stop).await?;
                 }
                 () = until(due) => {}
+                () = until(look) => self.show_queue(),
             }
         }
         while let Some(tried) = self.under_way.join_next().await {
@@ -203,21 +169,10 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
     /// Starts what is due and has room.
     fn start(&mut self) {
         while let Some(held) = self.queue.take_due(Instant::now()) {
-            let receiver = self.receivers.0.get(&held.intent.action).cloned();
+            let receivers = Arc::clone(&self.receivers);
             let surroundings = Arc::clone(&self.surroundings);
             self.under_way.spawn(async move {
-                let id = effect_id(held.intent.decision, &held.intent.action);
-                let result = match receiver {
-                    Some(receiver) => {
-                        let sent = receiver.webhook.send(&id, &held.intent.payload, surroundings.now());
-                        sent.await.map_err(Failure::from)
-                    }
-                    None => Err(Failure {
-                        class: Class::Rejected,
-                        wish: None,
-                        reason: "the configuration has no such action any more".to_owned(),
-                    }),
-                };
+                let result = receivers.run(&held.intent, surroundings.now()).await;
                 Tried { held, result }
             });
         }
@@ -229,43 +184,49 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
         first: Result<Tried, JoinError>,
         stop: &CancellationToken,
     ) -> Result<(), DeliveryError> {
-        let mut finished = Vec::new();
+        let mut ends = Vec::new();
         let mut next = Some(first);
         while let Some(tried) = next {
             match tried {
-                Ok(tried) => finished.extend(self.judge(tried)),
+                Ok(tried) => ends.extend(self.judge(tried)),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
             next = self.under_way.try_join_next();
         }
-        if finished.is_empty() {
+        if ends.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = finished.iter().map(|it| (it.decision, it.action.clone())).collect();
-        let commit = Commit { finished, durability: Durability::Process, ..Commit::default() };
+        let mut commit = Commit { durability: Durability::Process, ..Commit::default() };
+        for (intent, result) in &ends {
+            let text = serde_json::to_string(result).expect("a result of texts and numbers is JSON");
+            commit.appends.extend(told_of_act(intent, result));
+            let (decision, action) = (intent.decision, intent.action.clone());
+            commit.finished.push(Finished { decision, action, result: text });
+        }
         let store = Arc::clone(&self.store);
         if self.insist(stop, || store.commit(commit.clone())).await?.is_some() {
-            for key in &keys {
-                self.queue.forget(key);
+            for (intent, _) in &ends {
+                self.queue.forget(intent);
             }
         }
-        self.metrics.outbox_intents.set(count(self.queue.len()));
+        self.show_queue();
         if self.is_partial {
             self.refill(stop).await?;
         }
         Ok(())
     }
 
-    fn judge(&mut self, tried: Tried) -> Option<Finished> {
+    fn judge(&mut self, tried: Tried) -> Option<(Arc<Intent>, ActionResult)> {
         let Tried { mut held, result } = tried;
         held.tries = held.tries.saturating_add(1);
         let now = self.surroundings.now();
         let failure = match result {
-            Ok(status) => return Some(self.finish(&held, ActionStatus::Done, format!("answered {status}"), now)),
+            Ok(Ended::Done(reason)) => return Some(self.finish(&held, End::Done, reason, now)),
+            Ok(Ended::Superseded(reason)) => return Some(self.finish(&held, End::Superseded, reason, now)),
             Err(failure) => failure,
         };
-        let backoff = self.receivers.0.get(&held.intent.action).map_or_else(Backoff::default, |it| it.backoff);
-        let age = Duration::from_micros(u64::try_from(now.since(held.intent.created).micros()).unwrap_or(0));
+        let backoff = self.receivers.backoff(&held.intent.action);
+        let age = age(&held.intent, now);
         let jitter = self.surroundings.jitter();
         match backoff.next(failure.class, held.tries, age, jitter, failure.wish) {
             Next::Again(wait) => {
@@ -275,21 +236,35 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
                 self.queue.put_back(held, Instant::now() + wait);
                 None
             }
-            Next::GiveUp | Next::Stop => Some(self.finish(&held, ActionStatus::DeadLetter, failure.reason, now)),
+            Next::GiveUp | Next::Stop => {
+                let end = if failure.class == Class::Transient { End::GivenUp } else { End::Rejected };
+                Some(self.finish(&held, end, failure.reason, now))
+            }
         }
     }
 
-    fn finish(&mut self, held: &Held, status: ActionStatus, reason: String, at: Timestamp) -> Finished {
+    fn finish(&mut self, held: &Held, end: End, reason: String, at: Timestamp) -> (Arc<Intent>, ActionResult) {
         let Intent { decision, action, .. } = &*held.intent;
+        let status = match end {
+            End::Done => ActionStatus::Done,
+            End::Superseded => ActionStatus::Superseded,
+            End::Rejected | End::GivenUp => ActionStatus::DeadLetter,
+        };
         if status == ActionStatus::DeadLetter {
             tracing::error!(%decision, action, tries = held.tries, reason,
                 "action given up: see to its receiver, then run it by hand");
         }
-        self.metrics.count_end(action, status);
-        self.queue.settle(action);
+        self.metrics.count_end(action, end, age(&held.intent, at));
+        self.queue.settle(held, Instant::now());
         let result = ActionResult { action: action.clone(), status, tries: held.tries, reason, at };
-        let result = serde_json::to_string(&result).expect("a result of texts and numbers is JSON");
-        Finished { decision: *decision, action: action.clone(), result }
+        (Arc::clone(&held.intent), result)
+    }
+
+    fn show_queue(&self) {
+        self.metrics.outbox_intents.set(count(self.queue.len()));
+        let now = self.surroundings.now();
+        let age = self.queue.oldest().map_or(0.0, |oldest| now.since(oldest).seconds().max(0.0));
+        self.metrics.outbox_oldest_seconds.set(age);
     }
 
     /// Takes in what the outbox holds and is not held yet.
@@ -300,9 +275,12 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
         self.is_partial = intents.len() >= limit;
         let now = Instant::now();
         for intent in intents {
-            self.queue.add(intent, now);
+            if !self.queue.holds(intent.decision, &intent.action) {
+                let account = self.receivers.account(&intent);
+                self.queue.add(intent, account, now);
+            }
         }
-        self.metrics.outbox_intents.set(count(self.queue.len()));
+        self.show_queue();
         Ok(())
     }
 
@@ -331,6 +309,19 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
             }
         }
     }
+}
+
+/// What the audit log is told of an act by hand, which has no decision to stand under.
+fn told_of_act(intent: &Intent, result: &ActionResult) -> Option<Append> {
+    let act = Act::read(&intent.payload).ok().filter(|act| act.decision.is_none())?;
+    let told = serde_json::json!({
+        "act": "action_result", "id": act.id, "kind": act.kind, "entity": act.target, "result": result,
+    });
+    Some(Append { log: LogName::AUDIT, bytes: told.to_string().into() })
+}
+
+fn age(intent: &Intent, now: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(now.since(intent.created).micros()).unwrap_or(0))
 }
 
 async fn until(due: Option<Instant>) {

@@ -1,16 +1,29 @@
 //! Counters of actions.
 
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::delivery::ActionStatus;
+/// The ends of an action as they are counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Done,
+    Superseded,
+    /// Refused by its receiver.
+    Rejected,
+    /// Failed for too long.
+    GivenUp,
+}
 
 /// Labels of an action that ended.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct End {
+struct Ended {
     action: String,
     status: &'static str,
 }
@@ -22,11 +35,30 @@ struct Named {
 }
 
 /// What is counted about actions. Clones share the counters.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
-    ends: Family<End, Counter>,
+    ends: Family<Ended, Counter>,
     retries: Family<Named, Counter>,
+    seconds: Family<Named, Histogram, fn() -> Histogram>,
     pub(super) outbox_intents: Gauge,
+    pub(super) outbox_oldest_seconds: Gauge<f64, AtomicU64>,
+}
+
+/// From half a millisecond to some nine hours.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.0, 27))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            ends: Family::default(),
+            retries: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+            outbox_intents: Gauge::default(),
+            outbox_oldest_seconds: Gauge::default(),
+        }
+    }
 }
 
 impl Metrics {
@@ -36,7 +68,7 @@ impl Metrics {
         let metrics = Self::default();
         registry.register(
             "interdict_scorer_actions",
-            "Actions that ended, by status: done or dead_letter",
+            "Actions that ended, by status: done, superseded, rejected or given_up; a person must see to the last two",
             metrics.ends.clone(),
         );
         registry.register(
@@ -49,15 +81,30 @@ impl Metrics {
             "Actions that wait in the outbox or are under way",
             metrics.outbox_intents.clone(),
         );
+        registry.register(
+            "interdict_scorer_outbox_oldest_seconds",
+            "Age of the oldest action that waits in the outbox or is under way; 0 when there is none",
+            metrics.outbox_oldest_seconds.clone(),
+        );
+        registry.register(
+            "interdict_scorer_action_seconds",
+            "Time from the decision to the end of its action, superseded and rejected ones left out",
+            metrics.seconds.clone(),
+        );
         metrics
     }
 
-    pub(super) fn count_end(&self, action: &str, status: ActionStatus) {
-        let status = match status {
-            ActionStatus::Done => "done",
-            ActionStatus::DeadLetter => "dead_letter",
+    pub(super) fn count_end(&self, action: &str, end: End, age: Duration) {
+        let status = match end {
+            End::Done => "done",
+            End::Superseded => "superseded",
+            End::Rejected => "rejected",
+            End::GivenUp => "given_up",
         };
-        self.ends.get_or_create(&End { action: action.to_owned(), status }).inc();
+        self.ends.get_or_create(&Ended { action: action.to_owned(), status }).inc();
+        if end == End::Done {
+            self.seconds.get_or_create(&Named { action: action.to_owned() }).observe(age.as_secs_f64());
+        }
     }
 
     pub(super) fn count_retry(&self, action: &str) {

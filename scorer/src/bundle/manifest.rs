@@ -31,6 +31,8 @@ pub struct Manifest {
     pub thresholds: Thresholds,
     /// Hashes of the groups it was trained on, by name.
     pub groups: BTreeMap<String, u64>,
+    /// Hashes of the derived features it was trained on, by name.
+    pub derived: BTreeMap<String, u64>,
     /// What the model is fed, in its order.
     pub inputs: Vec<InputName>,
     /// Facts about the training, as TOML text: shown, never interpreted.
@@ -98,7 +100,8 @@ fn read(file: &ConfigFile, source: &str) -> Option<Manifest> {
     let reference = file_name("reference", "\"reference.parquet\"");
     let output = text("output", "\"probabilities\"");
     let thresholds = read_thresholds(file, &root);
-    let groups = read_groups(file);
+    let groups = read_hashes(file, "groups", "group");
+    let derived = read_hashes(file, "derived", "derived feature");
     let inputs = read_inputs(file, &root);
     let training = read_training(file, source);
     root.finish();
@@ -112,6 +115,7 @@ fn read(file: &ConfigFile, source: &str) -> Option<Manifest> {
         output: output?,
         thresholds: thresholds?,
         groups,
+        derived,
         inputs,
         training,
     })
@@ -134,26 +138,26 @@ fn read_thresholds(file: &ConfigFile, root: &Section<'_>) -> Option<Thresholds> 
     Some(thresholds)
 }
 
-fn read_groups(file: &ConfigFile) -> BTreeMap<String, u64> {
-    let Some(section) = file.section("groups") else {
+fn read_hashes(file: &ConfigFile, name: &str, of: &str) -> BTreeMap<String, u64> {
+    let Some(section) = file.section(name) else {
         return BTreeMap::new();
     };
-    let mut groups = BTreeMap::new();
+    let mut hashes = BTreeMap::new();
     for key in section.keys() {
         let Some(text) = section.text(&key.value) else { continue };
         match u64::from_str_radix(&text, 16) {
             Ok(hash) if text.len() == 16 => {
-                groups.insert(key.value, hash);
+                hashes.insert(key.value, hash);
             }
             _ => section.report(
                 &key.value,
-                format!("'{text}' is no hash of a group"),
+                format!("'{text}' is no hash of a {of}"),
                 "write the 16 hex digits that `interdict plan` prints",
             ),
         }
     }
     section.finish();
-    groups
+    hashes
 }
 
 fn read_inputs(file: &ConfigFile, root: &Section<'_>) -> Vec<InputName> {

@@ -73,6 +73,16 @@ pub struct Answer {
     pub replayed: bool,
 }
 
+/// What came of a request for a decision.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Decided {
+    /// There is a decision.
+    Judged(Box<Answer>),
+    /// The condition under which the stream is judged does not hold for the event. It was taken all the same: it counts in the history
+    /// of its entities, and may be judged later when its row changes.
+    NotJudged,
+}
+
 /// The instant a read is made as of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AsOf {
@@ -305,9 +315,6 @@ pub enum BackendError {
     /// The idempotency key was used with another body.
     #[error("the idempotency key was used with another request")]
     IdempotencyKeyReused,
-    /// A request with this idempotency key or event id is being decided; its answer is not there yet.
-    #[error("a request for this event is being decided")]
-    InProgress,
     /// A mistake of ours.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -320,11 +327,12 @@ pub enum BackendError {
 /// off shortly after the deadline as a last resort.
 pub trait Backend: Send + Sync + 'static {
     /// Decides on an event, or hands out the decision that exists for it. After Ok the decision is claimed and its
-    /// actions' intent durable, unless the answer says `unlogged`.
+    /// actions' intent durable, unless the answer says `unlogged`: then it will be, or the process has died. Whatever
+    /// was told under a decision's id is what [`Self::decision`] returns once it is stored.
     ///
     /// # Errors
     /// [`BackendError::IdempotencyKeyReused`] when the caller's key was used with another [`DecideRequest::body_hash`].
-    fn decide(&self, request: DecideRequest) -> impl Future<Output = Result<Answer, BackendError>> + Send;
+    fn decide(&self, request: DecideRequest) -> impl Future<Output = Result<Decided, BackendError>> + Send;
 
     /// Reads everything known of a key.
     fn read(&self, read: EntityRead) -> impl Future<Output = Result<EntityAnswer, BackendError>> + Send;

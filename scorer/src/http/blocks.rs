@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 
 use super::backend::{Backend, BackendError, BlockRemove, BlockSet, FieldProblem, ListsRead, Removal};
 use super::body::{Fields, shown};
-use super::edge::{Edge, json};
+use super::edge::{Admitted, Edge, json};
 use super::error::{ApiError, ErrorBody};
 use super::keys::Role;
 use super::typed;
@@ -135,15 +135,13 @@ fn position(cursor: &str) -> Option<(ListKind, EntityRef)> {
     security(("key" = ["admin"])),
 )]
 pub(super) async fn set<B: Backend>(State(edge): State<Arc<Edge<B>>>, request: Request) -> Result<Response, ApiError> {
-    let (admitted, bytes) = edge.admit_json(request, Role::Admin).await?;
-    let mut fields = Fields::parse(&bytes)?;
-    let act = Act::read(&edge.parts.definitions, &mut fields);
-    if act.as_ref().is_some_and(|act| act.list == ListKind::AutomaticBlock) {
-        fields.problem("list", "automatic blocks come from decisions; set manual_block");
-    }
-    let expires = expires(&mut fields, admitted.budget.received);
-    fields.finish()?;
-    let act = act.expect("an act that is not read is a problem");
+    let (admitted, act, expires) = admit_act(&edge, request, |fields, act, received| {
+        if act.is_some_and(|act| act.list == ListKind::AutomaticBlock) {
+            fields.problem("list", "automatic blocks come from decisions; set manual_block");
+        }
+        expires(fields, received)
+    })
+    .await?;
     let entry = ListEntry {
         list: act.list,
         entity: act.entity,
@@ -178,11 +176,7 @@ pub(super) async fn remove<B: Backend>(
     State(edge): State<Arc<Edge<B>>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (admitted, bytes) = edge.admit_json(request, Role::Admin).await?;
-    let mut fields = Fields::parse(&bytes)?;
-    let act = Act::read(&edge.parts.definitions, &mut fields);
-    fields.finish()?;
-    let act = act.expect("an act that is not read is a problem");
+    let (admitted, act, ()) = admit_act(&edge, request, |_fields, _act, _received| ()).await?;
     let remove = BlockRemove {
         list: act.list,
         entity: act.entity,
@@ -192,6 +186,20 @@ pub(super) async fn remove<B: Backend>(
     };
     let removal = edge.parts.backend.remove_block(remove).await?;
     json(StatusCode::OK, &UnblockAnswer { removed: removal == Removal::Removed })
+}
+
+/// Lets an act on the lists in and reads it; `more` reads the fields that it has beside those of every act.
+async fn admit_act<B: Backend, T>(
+    edge: &Edge<B>,
+    request: Request,
+    more: impl FnOnce(&mut Fields<'_>, Option<&Act>, Timestamp) -> T,
+) -> Result<(Admitted, Act, T), ApiError> {
+    let (admitted, bytes) = edge.admit_json(request, Role::Admin).await?;
+    let mut fields = Fields::parse(&bytes)?;
+    let act = Act::read(&edge.parts.definitions, &mut fields);
+    let more = more(&mut fields, act.as_ref(), admitted.budget.received);
+    fields.finish()?;
+    Ok((admitted, act.expect("an act that is not read is a problem"), more))
 }
 
 /// What setting and removing have in common.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::backend::{Backend, BackendError, DecideRequest};
+use super::backend::{Answer, Backend, BackendError, DecideRequest, Decided};
 use super::body::Fields;
 use super::edge::{Edge, json, sane_header};
 use super::error::{ApiError, ErrorBody};
@@ -29,12 +29,11 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     ),
     request_body = DecisionBody,
     responses(
-        (status = 200, description = "The decision", body = DecisionAnswer),
+        (status = 200, description = "The decision, or that the event is not one to be judged", body = DecisionAnswer),
         (status = 400, description = "Not JSON, or a wrong header", body = ErrorBody),
         (status = 401, description = "No known key", body = ErrorBody),
         (status = 403, description = "The key lacks the role `decide`", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time", body = ErrorBody),
-        (status = 409, description = "The event is being decided by another request", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "Not announced as JSON", body = ErrorBody),
         (status = 422, description = "Wrong fields, no stable event id, or a reused idempotency key", body = ErrorBody),
@@ -84,8 +83,13 @@ pub(super) async fn decide<B: Backend>(
         budget: admitted.budget,
         caller: admitted.caller,
     };
-    let answer = edge.parts.backend.decide(request).await?;
-    let answer = DecisionAnswer { decision: answer.record, unlogged: answer.unlogged, replayed: answer.replayed };
+    let answer = match edge.parts.backend.decide(request).await? {
+        Decided::Judged(answer) => {
+            let Answer { record, unlogged, replayed } = *answer;
+            DecisionAnswer { judged: true, decision: Some(record), unlogged, replayed }
+        }
+        Decided::NotJudged => DecisionAnswer { judged: false, decision: None, unlogged: false, replayed: false },
+    };
     json(StatusCode::OK, &answer)
 }
 

@@ -234,12 +234,6 @@ fn backend_shape(error: BackendError) -> Shape {
             "idempotency_key_reused",
             "this idempotency key was used with another request",
         ),
-        BackendError::InProgress => Shape::new(
-            StatusCode::CONFLICT,
-            "in_progress",
-            "this event is being decided by another request; try again for its answer",
-        )
-        .retry_after(SHED_RETRY),
         BackendError::Internal(source) => {
             tracing::error!(error = %source, "request failed inside");
             internal()

@@ -1,15 +1,16 @@
 //! Listening, connections, TLS and shutdown.
 //!
 //! Bounds: connections at once, bytes and number of headers, time for the head of a request (which is also how long a
-//! connection may idle), time for the TLS handshake, time for draining. A connection over the limit waits in the
-//! kernel's queue. HTTP/1.1 only.
+//! connection may idle), time for the TLS handshake, time for draining, bytes and time for what a client still sends
+//! after his answer. A connection over the limit waits in the kernel's queue. HTTP/1.1 only.
 //!
 //! Invariant: an address other than loopback is never bound without keys.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -33,6 +34,11 @@ use super::{routes, tls};
 
 /// How long accepting pauses when the system refuses (too many open files, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A client that is answered before he has sent everything (a body over the limit, an unknown key) may go on sending so
+/// much and for so long: closing at once would reset the connection, and the answer would be lost with it.
+const LINGER_BYTES_MAX: u64 = 16 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(5);
 
 /// Why the edge does not start.
 #[derive(Debug, thiserror::Error)]
@@ -204,25 +210,47 @@ impl Connections {
     }
 
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, router: Router) {
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.settings.header_time)
             .max_headers(self.settings.headers_max)
             .max_buf_size(self.settings.header_bytes_max)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        let mut connection = pin!(connection);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
+            () = self.stop.cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                Pin::new(&mut connection).graceful_shutdown();
                 tokio::select! {
-                    ended = connection => ended,
-                    () = self.cut.cancelled() => Ok(()),
+                    ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+                    () = self.cut.cancelled() => return,
                 }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
+        let stream = connection.into_parts().io.into_inner();
+        tokio::select! {
+            () = linger(stream) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Ends our side and takes what the other one still sends, within bounds, until he ends his.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let rest = async {
+        stream.shutdown().await?;
+        let mut rest = stream.take(LINGER_BYTES_MAX);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    match timeout(LINGER_TIME, rest).await {
+        Ok(Ok(_bytes)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "connection broke off"),
+        Err(_elapsed) => tracing::debug!("a client went on sending after his answer"),
     }
 }

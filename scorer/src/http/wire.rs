@@ -28,9 +28,12 @@ pub(super) struct DecisionBody {
 /// Answer of `POST /v1/decisions`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DecisionAnswer {
-    /// The decision record, as it is stored.
-    #[schema(value_type = RecordShape)]
-    pub(super) decision: interdict_features::decision::DecisionRecord,
+    /// Whether the event is one to be judged. If not, the stream's condition does not hold for it: it counts in the
+    /// history all the same, there is no decision, and asking again changes nothing.
+    pub(super) judged: bool,
+    /// The decision record, as it is stored; null if the event is not one to be judged.
+    #[schema(value_type = Option<RecordShape>)]
+    pub(super) decision: Option<interdict_features::decision::DecisionRecord>,
     /// The log could not take the record in time; it will once it can.
     pub(super) unlogged: bool,
     /// The decision existed already.

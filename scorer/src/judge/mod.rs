@@ -8,7 +8,7 @@
 //!     let decision = judge.decide(subject, &scored.score, &hits); // pure
 //!     let record = judge.record(subject, scored, hits, &decision, now);
 //!     let claim = judge.claim(&record)?;
-//!     for entry in &claim.lists { lists.set(entry.clone())?; }    // the next event of the entity meets it
+//!     for entry in &claim.lists { lists.put(entry.clone()); }     // the next event of the entity meets it
 //!     commit.claims.push(claim);
 //! }
 //! // after the commit: ClaimOutcome::Existing(earlier) holds; lists.withdraw(&entity, record.decision_id)

@@ -12,6 +12,7 @@ use interdict_features::value::Value;
 use interdict_store::port::{Claim, Intent, ListEntry};
 
 use super::{Decision, Finding, FindingResult, Judge, place};
+use crate::action::act::Act;
 use crate::action::payload;
 use crate::decide::code;
 use crate::input::Place;
@@ -97,6 +98,12 @@ impl Judge {
                     decision: record.decision_id,
                     action: action.name.clone(),
                     payload: payload::body(record, intent, &webhook.columns)?,
+                    created: record.decide_time,
+                }),
+                ActionKind::Database(database) => intents.push(Intent {
+                    decision: record.decision_id,
+                    action: action.name.clone(),
+                    payload: serde_json::to_string(&Act::of_decision(record, intent, database))?,
                     created: record.decide_time,
                 }),
             }

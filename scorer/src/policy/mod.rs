@@ -32,10 +32,12 @@
 //! timeout = "5s"
 //! columns = ["amount"]               # sent along
 //! ```
+//! Actions of `type = "postgres"` are described in [`database`].
 //!
 //! Invariant: a [`Policy`] is consistent: its rules compile to bools over their stream, its actions name rules, entities and
 //! columns that exist.
 
+pub mod database;
 mod read;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +50,7 @@ use interdict_features::expression::Expression;
 use interdict_features::time::Span;
 
 use crate::retry::Backoff;
+use database::{DatabaseConfig, Tls};
 
 /// The most rules a policy may have; 20 take some microseconds per decision.
 pub const RULES_MAX: usize = 500;
@@ -139,6 +142,8 @@ pub enum ActionKind {
     },
     /// A signed request, sent from the outbox.
     Webhook(WebhookConfig),
+    /// A statement in a PostgreSQL database, run from the outbox.
+    Database(Box<DatabaseConfig>),
 }
 
 /// Where and how a webhook is sent.
@@ -165,6 +170,14 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
+impl SecretSource {
+    fn locate(&mut self, folder: &Path) {
+        if let Self::File(path) = self {
+            *path = folder.join(&*path);
+        }
+    }
+}
+
 impl Policy {
     /// Reads `[scorer]`, `[[rule]]` and `[[action]]` of `file`. Every mistake is noted in the file; `None` when there
     /// was one that leaves no usable policy. A file without these sections gives a policy that approves everything.
@@ -178,8 +191,17 @@ impl Policy {
     pub fn located(mut self, folder: &Path) -> Self {
         self.bundle = self.bundle.map(|bundle| folder.join(bundle));
         for action in &mut self.actions {
-            if let ActionKind::Webhook(WebhookConfig { secret: SecretSource::File(path), .. }) = &mut action.kind {
-                *path = folder.join(&*path);
+            match &mut action.kind {
+                ActionKind::Store { .. } => {}
+                ActionKind::Webhook(webhook) => webhook.secret.locate(folder),
+                ActionKind::Database(database) => {
+                    if let Some(password) = &mut database.password {
+                        password.locate(folder);
+                    }
+                    if let Tls::Verify { ca_file } = &mut database.tls {
+                        *ca_file = folder.join(&*ca_file);
+                    }
+                }
             }
         }
         self

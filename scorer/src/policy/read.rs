@@ -1,6 +1,7 @@
 //! Reading a policy from a configuration file.
 
 mod action;
+mod database;
 mod rule;
 
 use interdict_features::config::{ConfigFile, Section};

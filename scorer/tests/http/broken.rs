@@ -5,6 +5,7 @@ use std::time::Duration;
 use interdict_scorer::http::backend::{BackendError, FieldProblem};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::memory::Behaviour;
 use crate::rig::{Rig, event, loopback, send};
@@ -149,13 +150,64 @@ async fn a_body_over_the_limit_is_refused_announced_or_not() {
     let mut stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
     let head = "POST /v1/labels HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
         Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
-    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-    tokio::io::AsyncWriteExt::write_all(&mut stream, chunk.as_bytes()).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, b"1\r\nx\r\n").await.unwrap();
+    stream.write_all(chunk.as_bytes()).await.unwrap();
+    stream.write_all(b"1\r\nx\r\n").await.unwrap();
     let mut answer = vec![0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+    stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_he_reads_gets_his_answer() {
+    let rig = Rig::with(loopback(), Keyring::default()).await;
+    let chunk = vec![b'x'; 64 << 10];
+    let length = 64 * chunk.len();
+    for (headers, status) in [
+        ("Content-Type: application/json\r\n", "413"),
+        ("Content-Type: text/plain\r\n", "415"),
+        ("Content-Type: application/json\r\nHost: elsewhere\r\n", "403"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+        let host = if headers.contains("Host") { "" } else { "Host: localhost\r\n" };
+        let head = format!("POST /v1/labels HTTP/1.1\r\n{host}{headers}Content-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..64 {
+            // The answer is there long before the end; each piece goes out by itself, as from a slow client.
+            stream.write_all(&chunk).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_ends_is_cut_off() {
+    let rig = Rig::start().await;
+    let mut stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+    let head = "POST /v1/labels HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        Content-Length: 1000000000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    while stream.write_all(&chunk).await.is_ok() {
+        sent += 1;
+        assert!(sent < 1_000, "more is taken than the bound and what the kernel holds");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_judged_is_no_error() {
+    let rig = Rig::start().await;
+    rig.memory.behave(Behaviour::JudgeNothing);
+    let answer = rig.post("/v1/decisions", &event(1)).await.ok();
+    assert_eq!(answer, json!({"judged": false, "decision": null, "unlogged": false, "replayed": false}));
+    rig.memory.behave(Behaviour::Answer);
+    assert_eq!(rig.post("/v1/decisions", &event(1)).await.ok()["judged"], true);
 }
 
 #[tokio::test]
@@ -165,9 +217,9 @@ async fn a_body_that_stalls_is_given_up_by_the_deadline() {
     let mut stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
     let head = "POST /v1/labels HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
         Content-Length: 10\r\n\r\n{";
-    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+    stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 408");
 }
 
@@ -212,7 +264,7 @@ async fn every_failure_of_the_backend_has_its_status_and_no_inside() {
     fn secret() -> Box<dyn std::error::Error + Send + Sync> {
         "secret host db-17".into()
     }
-    let cases: [Failure; 10] = [
+    let cases: [Failure; 9] = [
         (
             || BackendError::Overloaded { what: "the queue", retry_after: Duration::from_millis(2500) },
             503,
@@ -231,7 +283,6 @@ async fn every_failure_of_the_backend_has_its_status_and_no_inside() {
         (|| BackendError::DeadlineBeforeDeciding, 503, "deadline", None),
         (|| BackendError::UnstableId, 422, "unstable_event_id", None),
         (|| BackendError::IdempotencyKeyReused, 422, "idempotency_key_reused", None),
-        (|| BackendError::InProgress, 409, "in_progress", Some("1")),
         (|| BackendError::Internal(secret()), 500, "internal", None),
     ];
     let rig = Rig::start().await;

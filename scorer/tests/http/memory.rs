@@ -9,7 +9,7 @@ use interdict_features::time::Timestamp;
 use interdict_features::value::Value;
 use interdict_features::vector::{Flags, Reading};
 use interdict_scorer::http::backend::{
-    Accepted, Answer, AsOf, Backend, BackendError, BlockRemove, BlockSet, Budget, DecideRequest, EntityAnswer,
+    Accepted, Answer, AsOf, Backend, BackendError, BlockRemove, BlockSet, Budget, DecideRequest, Decided, EntityAnswer,
     EntityRead, LabelRequest, ListsPage, ListsRead, ModelEntry, NotReady, Removal,
 };
 use interdict_store::port::{ListEntry, StoredDecision};
@@ -24,6 +24,8 @@ pub(crate) enum Behaviour {
     /// Wait for a permit of [`Memory::release`].
     Hold,
     Panic,
+    /// Say of every event that it is not one to be judged.
+    JudgeNothing,
     Fail(fn() -> BackendError),
 }
 
@@ -73,7 +75,7 @@ impl Memory {
         self.entered.add_permits(1);
         let behaviour = self.state().behaviour;
         match behaviour {
-            Behaviour::Answer => Ok(()),
+            Behaviour::Answer | Behaviour::JudgeNothing => Ok(()),
             Behaviour::Hold => {
                 self.release.acquire().await.unwrap().forget();
                 Ok(())
@@ -123,9 +125,12 @@ fn record_of(request: &DecideRequest) -> DecisionRecord {
 }
 
 impl Backend for Handle {
-    async fn decide(&self, request: DecideRequest) -> Result<Answer, BackendError> {
+    async fn decide(&self, request: DecideRequest) -> Result<Decided, BackendError> {
         self.0.enter().await?;
         let mut state = self.0.state();
+        if matches!(state.behaviour, Behaviour::JudgeNothing) {
+            return Ok(Decided::NotJudged);
+        }
         if let Some(key) = &request.idempotency_key {
             let key = (Arc::clone(&request.caller.name), key.clone());
             if *state.keys.entry(key).or_insert(request.body_hash) != request.body_hash {
@@ -136,7 +141,7 @@ impl Backend for Handle {
         let replayed = state.decisions.contains_key(&record.decision_id);
         let record = state.decisions.entry(record.decision_id).or_insert(record).clone();
         state.requests.push(request);
-        Ok(Answer { record, unlogged: false, replayed })
+        Ok(Decided::Judged(Box::new(Answer { record, unlogged: false, replayed })))
     }
 
     async fn read(&self, read: EntityRead) -> Result<EntityAnswer, BackendError> {

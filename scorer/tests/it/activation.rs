@@ -91,6 +91,24 @@ fn everything_that_does_not_fit_the_definitions_is_listed() {
 }
 
 #[test]
+fn derived_features_are_pinned_by_definition() {
+    let with = |derived: &str| {
+        let manifest = MANIFEST.replace("\"amount\"", "\"is_large\"");
+        manifest.replace(
+            "[[input]]\nname = \"customer_spend.tx",
+            &format!("{derived}\n[[input]]\nname = \"customer_spend.tx"),
+        )
+    };
+    let unnamed = "input 'is_large' is derived, and its hash is not in [derived] of bundle.toml";
+    check_refused(&with(""), "forest.onnx", |_| {}, &[unnamed]);
+    let other = "feature 'is_large' is derived as fedcba9876543210, the model was trained on fedcba9876543211";
+    check_refused(&with("[derived]\nis_large = \"fedcba9876543211\""), "forest.onnx", |_| {}, &[other]);
+    let unknown = "[derived]\nis_large = \"fedcba9876543210\"\nis_small = \"0000000000000001\"";
+    check_refused(&with(unknown), "forest.onnx", |_| {}, &["feature 'is_small' is not derived"]);
+    activate_with(&with("[derived]\nis_large = \"fedcba9876543210\""), "forest.onnx", |_| {}).unwrap();
+}
+
+#[test]
 fn a_model_of_another_width_is_refused() {
     let manifest = MANIFEST.replace("[training]", "[[input]]\nname = \"terminal_id\"\nmissing = 0.0\n[training]");
     let widen = |folder: &Path| {

@@ -9,10 +9,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use interdict_features::time::Timestamp;
-use interdict_scorer::action::delivery::{
-    ActionResult, ActionStatus, Delivery, Limits, Receivers, Surroundings, effect_id,
-};
+use interdict_scorer::action::delivery::{ActionResult, ActionStatus, Delivery, Limits, Surroundings, effect_id};
 use interdict_scorer::action::metrics::Metrics;
+use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::action::signature::Secret;
 use interdict_scorer::action::webhook::{SendError, Webhook, client};
 use interdict_scorer::policy::{ActionKind, Policy};

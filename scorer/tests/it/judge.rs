@@ -157,7 +157,7 @@ fn a_policy_may_let_nothing_degraded_pass() {
 #[test]
 fn a_block_made_by_one_event_is_met_by_the_next() {
     let judge = judge_of(POLICY);
-    let mut lists = Lists::new(10, []).unwrap();
+    let mut lists = Lists::new(10, []);
     let mut outcomes = Vec::new();
     for (count, second) in [(11, 0), (1, 1), (1, 7 * 86_400)] {
         let event = Event::new(count, 1.0, 100);
@@ -170,7 +170,7 @@ fn a_block_made_by_one_event_is_met_by_the_next() {
         let claim = judge.claim(&record).unwrap();
         assert_eq!(serde_json::from_slice::<DecisionRecord>(&claim.record).unwrap(), record);
         for entry in claim.lists {
-            lists.set(entry).unwrap();
+            lists.put(entry);
         }
         outcomes.push((record.outcome, record.decided_by, record.actions.len(), claim.intents.len()));
     }

@@ -14,6 +14,8 @@ mod delivery;
 mod judge;
 mod lists;
 mod policy;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod precedence;
 mod scoring;
 mod support;

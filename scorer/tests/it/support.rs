@@ -19,6 +19,7 @@ use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_scorer::subject::{Context, Subject};
 
 pub(crate) const GROUP_HASH: u64 = 0x0123_4567_89ab_cdef;
+const DERIVED_HASH: u64 = 0xfedc_ba98_7654_3210;
 
 /// The library, loaded once. Fails with what to do where it is missing.
 pub(crate) fn runtime() -> Runtime {
@@ -76,6 +77,7 @@ pub(crate) fn definitions() -> Definitions {
         name: "is_large".to_owned(),
         expression: Arc::new(Expression::compile("amount > 500.0", &scope).unwrap()),
         stream: 0,
+        hash: DERIVED_HASH,
     };
     let feature = |name: &str, kind| FeatureName { name: name.into(), kind };
     Definitions {

@@ -15,7 +15,7 @@ use interdict_store::embedded::EmbeddedStore;
 use interdict_store::port::LogName;
 
 use crate::run::input_log::Entry;
-use crate::run::system::DELIVERY;
+use crate::run::sources::DELIVERY;
 
 /// Entries of the input log read at once.
 const LOG_STEP: usize = 1_000;

@@ -24,7 +24,8 @@ use interdict_store::port::LogName;
 use crate::backfill::Progress;
 use crate::run::input_log;
 use crate::run::judging::Judging;
-use crate::run::system::{judged_sources, load_model, open_store};
+use crate::run::sources::judged_sources;
+use crate::run::system::{load_model, open_store};
 use crate::setup::Setup;
 
 use difference::Difference;
@@ -75,7 +76,7 @@ pub(super) fn run(folder: &Path, setup: &Setup, input: Option<&Path>, as_json: b
     let ledger = Ledger::read(folder, &in_force.into_iter().collect())?;
     progress.finish();
     let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
-    let lists = Lists::new(setup.policy.list_entries_max, [])?;
+    let lists = Lists::new(setup.policy.list_entries_max, []);
     let model = model.as_ref().map(|(runtime, active)| (runtime, active));
     let judging = Judging::new(&setup.namespace, Arc::clone(&plan), &setup.policy, model, 1, lists)?;
     Audit { setup, input, plan, ledger }.run(judging)?.report(folder)?.print(as_json)

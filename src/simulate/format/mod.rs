@@ -154,7 +154,7 @@ fn instant(micros: i64) -> String {
 }
 
 /// Minor units as a decimal with two digits: exact.
-fn decimal(minor: i64) -> String {
+pub(crate) fn decimal(minor: i64) -> String {
     let sign = if minor < 0 { "-" } else { "" };
     let minor = minor.unsigned_abs();
     format!("{sign}{}.{:02}", minor / 100, minor % 100)

@@ -20,6 +20,7 @@ pub async fn check_all<S: Subject>(subject: impl Fn() -> S) {
     first_claim_holds(&subject()).await;
     stale_offset_writes_nothing(&subject()).await;
     full_outbox_drains(&subject()).await;
+    acts_of_people_go_through_the_outbox(&subject()).await;
     recent_decisions_are_bounded(&subject()).await;
     rewritten_records_survive_the_sweep(&subject()).await;
     trimmed_logs_number_on(&subject()).await;
@@ -130,6 +131,33 @@ async fn full_outbox_drains(subject: &impl Subject) {
         waiting.iter().map(|intent| intent.decision).collect::<Vec<_>>(),
         (1..=capacity).map(id).collect::<Vec<_>>()
     );
+}
+
+async fn acts_of_people_go_through_the_outbox(subject: &impl Subject) {
+    let act = |number| intent(id(1000 + number), "block");
+    let store = subject.open().await;
+    store.commit(Commit { intents: vec![act(0), act(0)], ..Commit::default() }).await.expect("before any decision");
+    let acting = Claim { intents: vec![intent(id(1), "block")], ..claim(1, Vec::new()) };
+    let commit = Commit { intents: vec![act(1), act(0)], claims: vec![acting], ..Commit::default() };
+    store.commit(commit).await.expect("commits");
+    let later = Claim { intents: vec![intent(id(2), "block")], ..claim(2, Vec::new()) };
+    store.commit(Commit { claims: vec![later], ..Commit::default() }).await.expect("commits");
+    drop(store);
+    let store = subject.open().await;
+    let waiting = [act(0), intent(id(1), "block"), act(1), intent(id(2), "block")];
+    assert_eq!(store.outbox(100).await.expect("reads"), waiting, "oldest first, each once");
+    let fill = (2..=OUTBOX_CAPACITY as u64).map(act).collect();
+    let error = store.commit(Commit { intents: fill, ..Commit::default() }).await.expect_err("is full");
+    assert!(matches!(error, StoreError::OutboxFull { .. }), "{error}");
+    let finished = |number: u64| Finished { decision: id(number), action: "block".to_owned(), result: "{}".to_owned() };
+    let finish = Commit { finished: vec![finished(1000), finished(1000), finished(1)], ..Commit::default() };
+    store.commit(finish.clone()).await.expect("drains");
+    store.commit(finish).await.expect("a second time changes nothing");
+    assert_eq!(store.outbox(100).await.expect("reads"), waiting[2..]);
+    assert!(store.decision(id(1000)).await.expect("reads").is_none(), "an act is no decision");
+    let both = Commit { intents: vec![act(7)], finished: vec![finished(1007)], ..Commit::default() };
+    store.commit(both).await.expect("comes and goes");
+    assert_eq!(store.outbox(100).await.expect("reads").len(), 2);
 }
 
 async fn recent_decisions_are_bounded(subject: &impl Subject) {

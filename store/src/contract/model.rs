@@ -224,12 +224,15 @@ fn expiries() -> impl Strategy<Value = Option<Timestamp>> {
 }
 
 fn commits() -> impl Strategy<Value = Commit> {
-    let writes = (vec(states(), 0..4), vec(rows(), 0..4), vec(claims(), 0..4), vec(list_writes(), 0..3));
+    let writes =
+        (vec(states(), 0..4), vec(rows(), 0..4), vec(claims(), 0..4), vec(intents(), 0..3), vec(list_writes(), 0..3));
     let rest = (vec(appends(), 0..3), vec(finished(), 0..4), vec(notes(), 0..3), vec(moves(), 0..3), weighted(0.1));
-    (writes, rest).prop_map(|((states, rows, claims, lists), (appends, finished, notes, offsets, is_power))| {
-        let durability = if is_power { Durability::Power } else { Durability::Process };
-        Commit { states, rows, claims, lists, appends, finished, notes, offsets, durability }
-    })
+    (writes, rest).prop_map(
+        |((states, rows, claims, intents, lists), (appends, finished, notes, offsets, is_power))| {
+            let durability = if is_power { Durability::Power } else { Durability::Process };
+            Commit { states, rows, claims, intents, lists, appends, finished, notes, offsets, durability }
+        },
+    )
 }
 
 fn states() -> impl Strategy<Value = StateWrite> {
@@ -274,6 +277,20 @@ fn claims() -> impl Strategy<Value = Claim> {
     )
 }
 
+/// Acts of people; their ids are no decision's.
+fn intents() -> impl Strategy<Value = Intent> {
+    (acts(), prop_oneof![Just("block"), Just("webhook")], "[a-c]").prop_map(|(decision, action, payload)| Intent {
+        decision,
+        action: action.to_owned(),
+        payload,
+        created: Timestamp::default(),
+    })
+}
+
+fn acts() -> impl Strategy<Value = Uuid> {
+    (0..IDS / 2).prop_map(|number| id(0x80 | number))
+}
+
 fn list_writes() -> impl Strategy<Value = ListWrite> {
     prop_oneof![
         2 => list_entries().prop_map(ListWrite::Set),
@@ -286,7 +303,8 @@ fn appends() -> impl Strategy<Value = Append> {
 }
 
 fn finished() -> impl Strategy<Value = Finished> {
-    (ids(), prop_oneof![Just("block"), Just("webhook")], "[a-c]").prop_map(|(decision, action, result)| Finished {
+    let done = prop_oneof![ids(), acts()];
+    (done, prop_oneof![Just("block"), Just("webhook")], "[a-c]").prop_map(|(decision, action, result)| Finished {
         decision,
         action: action.to_owned(),
         result,

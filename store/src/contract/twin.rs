@@ -78,6 +78,7 @@ impl Twin {
                 self.lists.insert((entry.list, entry.entity.clone()), entry.clone());
             }
         }
+        self.enter(&commit.intents);
         if self.outbox.len() > unfinished && self.outbox.len() > OUTBOX_CAPACITY {
             return Err(StoreError::OutboxFull { capacity: OUTBOX_CAPACITY });
         }
@@ -118,6 +119,15 @@ impl Twin {
             put(&mut self.rows, at, write.bytes.as_ref(), write.expires);
         }
         Ok(answer)
+    }
+
+    fn enter(&mut self, intents: &[Intent]) {
+        for intent in intents {
+            let is_it = |held: &Intent| held.decision == intent.decision && held.action == intent.action;
+            if !self.outbox.iter().any(is_it) {
+                self.outbox.push(intent.clone());
+            }
+        }
     }
 
     /// Removes what expired before `now`; how many.

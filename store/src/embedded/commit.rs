@@ -58,7 +58,9 @@ pub(super) fn stage(
         positions: positions.clone(),
         claimed: HashMap::new(),
         outbox: HashMap::new(),
+        loose: HashMap::new(),
         removed: HashSet::new(),
+        finished_loose: HashSet::new(),
         appended: HashMap::new(),
         engine,
     };
@@ -66,6 +68,9 @@ pub(super) fn stage(
     let mut answer = Committed::default();
     for claim in &commit.claims {
         answer.claims.push(staging.claim(index, claim)?);
+    }
+    for (number, intent) in (0_u32..).zip(&commit.intents) {
+        staging.loose(number, intent)?;
     }
     staging.bound_outbox(outbox_capacity)?;
     for finished in &commit.finished {
@@ -97,8 +102,12 @@ struct Staging<'a> {
     claimed: HashMap<Uuid, (u64, Bytes)>,
     /// Outbox entries of this commit.
     outbox: HashMap<[u8; 12], Intent>,
+    /// Outbox entries of this commit that belong to no decision, by id and action.
+    loose: HashMap<(Uuid, String), Vec<u8>>,
     /// Outbox entries that this commit finishes.
     removed: HashSet<[u8; 12]>,
+    /// The same, of those that belong to no decision.
+    finished_loose: HashSet<(Uuid, String)>,
     /// Texts under the decisions that this commit touches, stored ones included.
     appended: HashMap<Uuid, Vec<String>>,
 }
@@ -148,7 +157,7 @@ impl Staging<'_> {
             }
             self.batch.insert(&self.engine.recent, key.as_slice(), []);
         }
-        for (number, intent) in (0_u32..).zip(&claim.intents) {
+        for (number, intent) in (1_u32..).zip(&claim.intents) {
             let key = layout::outbox_key(position, number);
             self.batch.insert(&self.engine.outbox, key, layout::to_json("intent", intent)?.as_slice());
             self.outbox.insert(key, intent.clone());
@@ -171,11 +180,34 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Intents of claims that this commit brings in must fit beside what is unfinished; a commit without any always
-    /// goes through, so that a full outbox can drain.
+    /// Puts an action that belongs to no decision into the outbox, unless it is there.
+    fn loose(&mut self, number: u32, intent: &Intent) -> Result<(), StoreError> {
+        let index = layout::loose_index_key(intent.decision, &intent.action)?;
+        let at = (intent.decision, intent.action.clone());
+        if self.loose.contains_key(&at) || self.loose_entry(&index)?.is_some() {
+            return Ok(());
+        }
+        let value = layout::to_json("intent", intent)?;
+        layout::bounded_value("intent", value.len())?;
+        let key = layout::loose_key(self.positions.decisions_next, self.positions.sequence, number);
+        self.batch.insert(&self.engine.outbox, key, value.as_slice());
+        self.batch.insert(&self.engine.meta, index.as_slice(), key);
+        self.loose.insert(at, key.to_vec());
+        Ok(())
+    }
+
+    /// The key of a stored outbox entry that belongs to no decision.
+    fn loose_entry(&self, index: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.snapshot.get(&self.engine.meta, index).map_err(|error| self.engine.failure(error))?;
+        Ok(key.map(|key| key.to_vec()))
+    }
+
+    /// Intents that this commit brings in must fit beside what is unfinished; a commit without any always goes
+    /// through, so that a full outbox can drain.
     fn bound_outbox(&mut self, capacity: usize) -> Result<(), StoreError> {
-        let entries = self.positions.outbox_entries + self.outbox.len();
-        if !self.outbox.is_empty() && entries > capacity {
+        let more = self.outbox.len() + self.loose.len();
+        let entries = self.positions.outbox_entries + more;
+        if more > 0 && entries > capacity {
             return Err(StoreError::OutboxFull { capacity });
         }
         self.positions.outbox_entries = entries;
@@ -187,10 +219,30 @@ impl Staging<'_> {
             Some((position, _)) => Some(*position),
             None => read::decision_position(self.engine, &self.snapshot, finished.decision)?,
         };
-        let Some(position) = position else { return Ok(()) };
-        let Some(key) = self.unfinished(position, &finished.action)? else { return Ok(()) };
+        let key = match position {
+            Some(position) => self.unfinished(position, &finished.action)?,
+            None => None,
+        };
+        let Some(key) = key else { return self.finish_loose(finished) };
         self.batch.remove(&self.engine.outbox, key);
         self.removed.insert(key);
+        self.positions.outbox_entries = self.positions.outbox_entries.saturating_sub(1);
+        self.append_under(finished.decision, &finished.result)
+    }
+
+    fn finish_loose(&mut self, finished: &Finished) -> Result<(), StoreError> {
+        let index = layout::loose_index_key(finished.decision, &finished.action)?;
+        let at = (finished.decision, finished.action.clone());
+        let key = match self.loose.get(&at) {
+            Some(key) => Some(key.clone()),
+            None => self.loose_entry(&index)?,
+        };
+        let Some(key) = key else { return Ok(()) };
+        if !self.finished_loose.insert(at) {
+            return Ok(());
+        }
+        self.batch.remove(&self.engine.outbox, key.as_slice());
+        self.batch.remove(&self.engine.meta, index.as_slice());
         self.positions.outbox_entries = self.positions.outbox_entries.saturating_sub(1);
         self.append_under(finished.decision, &finished.result)
     }
@@ -198,8 +250,7 @@ impl Staging<'_> {
     fn unfinished(&self, position: u64, action: &str) -> Result<Option<[u8; 12]>, StoreError> {
         for entry in self.snapshot.prefix(&self.engine.outbox, position.to_be_bytes()) {
             let (key, value) = entry.into_inner().map_err(|error| self.engine.failure(error))?;
-            let key =
-                <[u8; 12]>::try_from(&key[..]).map_err(|error| layout::corrupt("outbox entry", &error.to_string()))?;
+            let Ok(key) = <[u8; 12]>::try_from(&key[..]) else { continue };
             let intent: Intent = layout::from_json("outbox entry", &value)?;
             if intent.action == action && !self.removed.contains(&key) {
                 return Ok(Some(key));

@@ -12,6 +12,7 @@
 //! | | 04 text(log) | first position not trimmed, u64 |
 //! | | 05 text(name) text(version) | registry entry, JSON |
 //! | | 06 text(alias) | version |
+//! | | 07 id, 16 bytes, text(action) | the key in `outbox` of an action that belongs to no decision |
 //! | `states` | u16 length of the entity's name, name, key, group u64 | expiry i64, state |
 //! | `rows` | u16 length of the stream's name, name, event id | expiry i64, record |
 //! | `decisions` | position u64 | record |
@@ -19,7 +20,8 @@
 //! | `appended` | decision id, number u32 | text |
 //! | `recent` | text(entity) text(key) position u64 | empty |
 //! | `lists` | kind u8, text(entity) text(key) | entry, JSON |
-//! | `outbox` | position u64 of the decision, number u32 | intent, JSON |
+//! | `outbox` | position u64 of the decision, number u32 from 1 | intent, JSON |
+//! | | position u64 of the next decision, 0 u32, number of the commit u64, number u32 | intent of no decision, JSON |
 //! | `logs` | text(log) position u64 | entry |
 //! | `expiry` | day u64, kind u8 (0 state, 1 row), the key there | empty |
 //!
@@ -43,6 +45,7 @@ const OFFSET: u8 = 3;
 const LOG_FIRST: u8 = 4;
 pub(super) const REGISTRY: u8 = 5;
 pub(super) const ALIAS: u8 = 6;
+const LOOSE: u8 = 7;
 
 /// Bytes before a state or row record.
 const HEAD_BYTES: usize = 8;
@@ -256,12 +259,30 @@ pub(super) fn appended_key(decision: Uuid, number: u32) -> [u8; 20] {
     out
 }
 
-/// The key of an outbox entry.
+/// The key of an outbox entry of the decision at `position`, its actions numbered from 1.
 pub(super) fn outbox_key(position: u64, number: u32) -> [u8; 12] {
     let mut out = [0; 12];
     out[..8].copy_from_slice(&position.to_be_bytes());
     out[8..].copy_from_slice(&number.to_be_bytes());
     out
+}
+
+/// The key of an outbox entry of no decision: behind those of all decisions before `decisions_next`.
+pub(super) fn loose_key(decisions_next: u64, sequence: u64, number: u32) -> [u8; 24] {
+    let mut out = [0; 24];
+    out[..12].copy_from_slice(&outbox_key(decisions_next, 0));
+    out[12..20].copy_from_slice(&sequence.to_be_bytes());
+    out[20..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// Where the key of an outbox entry of no decision is found.
+pub(super) fn loose_index_key(id: Uuid, action: &str) -> Result<Vec<u8>, StoreError> {
+    bounded("action name", action.len())?;
+    let mut out = vec![LOOSE];
+    out.extend(id.as_bytes());
+    push_text(&mut out, action);
+    Ok(out)
 }
 
 /// The number in the last eight bytes.

@@ -153,11 +153,17 @@ pub(super) fn images(engine: &Engine, keyspace: &fjall::Keyspace) -> Result<Vec<
     entries.collect()
 }
 
-/// The oldest unfinished actions.
-pub(super) fn outbox(engine: &Engine, limit: usize) -> Result<Vec<Intent>, StoreError> {
+/// The oldest unfinished actions from a position on, and the position of the first.
+pub(super) fn outbox(engine: &Engine, from: u64, limit: usize) -> Result<(Vec<Intent>, Option<u64>), StoreError> {
     let snapshot = engine.snapshot();
-    let oldest = snapshot.iter(&engine.outbox).take(limit);
-    oldest.map(|entry| layout::from_json("outbox entry", &pair(engine, entry)?.1)).collect()
+    let mut first = None;
+    let mut intents = Vec::new();
+    for entry in snapshot.range(&engine.outbox, from.to_be_bytes()..).take(limit) {
+        let (key, value) = pair(engine, entry)?;
+        first = first.or_else(|| key.first_chunk().map(|position| u64::from_be_bytes(*position)));
+        intents.push(layout::from_json("outbox entry", &value)?);
+    }
+    Ok((intents, first))
 }
 
 /// How many actions are unfinished.

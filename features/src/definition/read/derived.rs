@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::{Derived, FeatureName, Stream};
 use super::groups::Groups;
 use super::streams::{StreamDraft, Streams};
-use super::{Doubt, FEATURES_MAX, compile, names, slot};
+use super::{Doubt, FEATURES_MAX, compile, identity, names, slot};
 use crate::config::{ConfigFile, Section, Spanned};
 use crate::expression::{Expression, Scope};
 
@@ -54,7 +54,8 @@ pub(super) fn read(file: &ConfigFile, streams: &Streams, groups: &Groups) -> All
             scope.declare(name.clone(), slot(index), expression.kind());
         }
         all.features.push(FeatureName { name: Arc::from(name.as_str()), kind: expression.kind() });
-        all.derived.push(Derived { name: name.clone(), expression, stream });
+        let hash = identity::derived_hash(name, &expression, &streams.drafts[stream], groups, &all.derived);
+        all.derived.push(Derived { name: name.clone(), expression, stream, hash });
     }
     all
 }

@@ -1,4 +1,5 @@
-//! The identity of a group: a hash of everything that determines what its state holds and what is read from it.
+//! The identity of a group: a hash of everything that determines what its state holds and what is read from it. The identity of a
+//! derived feature: the same of what its value is computed from, the identities of the groups it reads among it.
 //!
 //! The text that is hashed has one line per fact, in a fixed order, and names streams, columns and entities instead of
 //! numbering them, so that neither formatting nor unrelated parts of the file change it.
@@ -7,13 +8,49 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use super::super::{Aggregation, Entity, Group, GroupKind, Operand, Stream};
+use super::super::{Aggregation, Derived, Entity, Group, GroupKind, Operand, Stream};
+use super::groups::Groups;
 use super::streams::StreamDraft;
 use crate::expression::Expression;
 
 /// The identity of `group`.
 pub(super) fn hash(group: &Group, draft: &StreamDraft, entity: &Entity) -> u64 {
-    let digest = Sha256::digest(canonical(group, draft, entity));
+    first_bytes(&canonical(group, draft, entity))
+}
+
+/// The identity of a feature `name` derived for events of `draft`; `earlier` are those derived before it.
+pub(super) fn derived_hash(
+    name: &str,
+    expression: &Expression,
+    draft: &StreamDraft,
+    groups: &Groups,
+    earlier: &[Derived],
+) -> u64 {
+    let stream = &draft.stream;
+    let mut text = Canonical { text: String::new(), stream };
+    text.line("derived", &["v1", name]);
+    text.line("stream", &[&stream.name]);
+    text.zone();
+    text.line("is", &[&without_layout(expression.source())]);
+    for slot in expression.slots().iter().filter_map(|slot| usize::try_from(*slot).ok()) {
+        let Some(feature) = slot.checked_sub(stream.columns.len()) else {
+            text.columns("of", &[slot]);
+            continue;
+        };
+        let of_group = groups.features.get(feature).zip(groups.groups.iter().rfind(|it| it.first_feature <= feature));
+        let used = match of_group {
+            Some((feature, group)) => Some((&*feature.name, group.hash)),
+            None => earlier.get(feature.saturating_sub(groups.features.len())).map(|used| (&*used.name, used.hash)),
+        };
+        if let Some((name, hash)) = used {
+            text.line("feature", &[name, &format!("{hash:016x}")]);
+        }
+    }
+    first_bytes(&text.text)
+}
+
+fn first_bytes(text: &str) -> u64 {
+    let digest = Sha256::digest(text);
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     u64::from_be_bytes(first)
@@ -27,10 +64,7 @@ fn canonical(group: &Group, draft: &StreamDraft, entity: &Entity) -> String {
     text.line("stream", &[&stream.name]);
     text.columns("id", &[stream.id]);
     text.columns("time", stream.time.as_slice());
-    text.line(
-        "zone",
-        &[&format!("{:?}", stream.zone.iana_name()), &format!("{:?}", stream.zone.to_fixed_offset().ok())],
-    );
+    text.zone();
     text.columns("key", &group.key);
     if let Some(filter) = &group.filter {
         text.expression("where", filter);
@@ -70,6 +104,11 @@ impl Canonical<'_> {
             let _infallible = write!(self.text, " {value:?}");
         }
         self.text.push('\n');
+    }
+
+    fn zone(&mut self) {
+        let zone = &self.stream.zone;
+        self.line("zone", &[&format!("{:?}", zone.iana_name()), &format!("{:?}", zone.to_fixed_offset().ok())]);
     }
 
     fn columns(&mut self, fact: &str, columns: &[usize]) {

@@ -6,45 +6,9 @@ mod property;
 use super::super::{Aggregation, Definitions, GroupKind, Judge, Operand};
 use crate::config::{ConfigFile, Problem};
 use crate::expression::Type;
+use crate::fixture::HANDBOOK;
 use crate::time::Span;
 use crate::value::ColumnType;
-
-/// Section 4's example of the design.
-const EXAMPLE: &str = r#"
-[stream.transactions]
-id = "transaction_id"
-time = "tx_datetime"
-partition_by = "customer_id"
-label = "is_fraud"                   # a column of the row itself: null until known, set by a later UPDATE
-columns = { transaction_id = "int64", tx_datetime = "timestamp", customer_id = "int64", terminal_id = "int64", amount = "decimal(2)", is_fraud = "bool" }
-
-[stream.chargebacks]                 # and/or labels on a stream of their own that carries only the id
-labels = "transactions"
-id = "transaction_id"
-value = "is_fraud"
-time = "reported_at"
-
-[entity.customer]
-key = "customer_id"
-[entity.terminal]
-key = "terminal_id"
-
-[[group]]
-name = "customer_spend"
-entity = "customer"
-windows = ["1d", "7d", "30d"]
-features = { tx_count = "count()", amount_avg = "mean(amount)" }
-
-[[group]]
-name = "terminal_risk"
-entity = "terminal"
-delay = "7d"
-windows = ["1d", "7d", "30d"]
-features = { tx_count = "count()", fraud_ratio = "share(label)" }
-
-[[derived]]                          # from the event and other features, at decision time
-features = { is_weekend = "weekday(tx_datetime) >= 5", is_night = "hour(tx_datetime) <= 6", amount_vs_avg = "amount / customer_spend.amount_avg_30d" }
-"#;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
@@ -68,7 +32,7 @@ fn good(source: &str) -> Definitions {
 
 #[test]
 fn the_example_reads_as_designed() {
-    let definitions = good(EXAMPLE);
+    let definitions = good(HANDBOOK);
     let names: Vec<&str> = definitions.features.iter().map(|feature| &*feature.name).collect();
     assert_eq!(
         names,
@@ -278,28 +242,28 @@ fn identity(source: &str) -> u64 {
 
 #[test]
 fn identity_ignores_formatting_and_unrelated_parts() {
-    let base = identity(EXAMPLE);
-    let second_group = EXAMPLE.find("[[group]]\nname = \"terminal_risk\"").expect("it is there");
-    let derived = EXAMPLE.find("[[derived]]").expect("it is there");
-    let without_rest = format!("{}\n", &EXAMPLE[..second_group]);
+    let base = identity(HANDBOOK);
+    let second_group = HANDBOOK.find("[[group]]\nname = \"terminal_risk\"").expect("it is there");
+    let derived = HANDBOOK.find("[[derived]]").expect("it is there");
+    let without_rest = format!("{}\n", &HANDBOOK[..second_group]);
     let swapped = format!(
         "{}{}{}",
-        &EXAMPLE[..EXAMPLE.find("[[group]]").expect("it is there")],
-        &EXAMPLE[second_group..derived],
-        &EXAMPLE[EXAMPLE.find("[[group]]").expect("it is there")..second_group],
+        &HANDBOOK[..HANDBOOK.find("[[group]]").expect("it is there")],
+        &HANDBOOK[second_group..derived],
+        &HANDBOOK[HANDBOOK.find("[[group]]").expect("it is there")..second_group],
     );
     assert_eq!(identity(&without_rest), base);
     assert_eq!(good(&swapped).groups[1].hash, base);
-    assert_eq!(identity(&EXAMPLE.replace("mean(amount)", "mean( amount )")), base);
+    assert_eq!(identity(&HANDBOOK.replace("mean(amount)", "mean( amount )")), base);
     assert_eq!(
-        identity(&EXAMPLE.replace("terminal_id = \"int64\", ", "terminal_id = \"int64\", note = \"string\", ")),
+        identity(&HANDBOOK.replace("terminal_id = \"int64\", ", "terminal_id = \"int64\", note = \"string\", ")),
         base
     );
 }
 
 #[test]
 fn identity_changes_with_what_determines_the_state() {
-    let base = identity(EXAMPLE);
+    let base = identity(HANDBOOK);
     let mut seen = std::collections::BTreeSet::from([base]);
     for (from, to) in [
         ("name = \"customer_spend\"", "name = \"customer_spent\""),
@@ -317,8 +281,44 @@ fn identity_changes_with_what_determines_the_state() {
         ("amount_avg = \"mean(amount)\"", "amount_avg = { is = \"mean(amount)\", default = 0 }"),
         ("label = \"is_fraud\" ", "zone = \"+01:00\"\nlabel = \"is_fraud\" "),
     ] {
-        assert!(EXAMPLE.contains(from), "{from}");
-        let source = EXAMPLE.replacen(from, to, 1).replace("customer_spend.amount_avg_30d", "1.0");
+        assert!(HANDBOOK.contains(from), "{from}");
+        let source = HANDBOOK.replacen(from, to, 1).replace("customer_spend.amount_avg_30d", "1.0");
         assert!(seen.insert(identity(&source)), "{to} does not change the identity");
     }
+}
+
+/// The identity of the last derived feature of `source`.
+fn derived_identity(source: &str) -> u64 {
+    good(source).derived.last().expect("one is derived").hash
+}
+
+#[test]
+fn identity_of_a_derived_feature_follows_what_it_is_computed_from() {
+    let base = derived_identity(HANDBOOK);
+    let unrelated = [
+        ("amount / customer_spend", "amount  /  customer_spend"),
+        ("hour(tx_datetime) <= 6", "hour(tx_datetime) <= 5"),
+        ("delay = \"7d\"", "delay = \"8d\""),
+        ("terminal_id = \"int64\", ", "terminal_id = \"int64\", note = \"string\", "),
+    ];
+    for (from, to) in unrelated {
+        assert!(HANDBOOK.contains(from), "{from}");
+        assert_eq!(derived_identity(&HANDBOOK.replacen(from, to, 1)), base, "{to} changes the identity");
+    }
+    let mut seen = std::collections::BTreeSet::from([base]);
+    for (from, to) in [
+        ("amount / customer_spend", "amount - customer_spend"),
+        ("amount_vs_avg", "amount_over_avg"),
+        ("amount_avg_30d", "amount_avg_7d"),
+        ("mean(amount)", "mean(amount + 0.0)"),
+        ("amount = \"decimal(2)\"", "amount = \"decimal(3)\""),
+        ("label = \"is_fraud\" ", "zone = \"+01:00\"\nlabel = \"is_fraud\" "),
+    ] {
+        assert!(HANDBOOK.contains(from), "{from}");
+        assert!(seen.insert(derived_identity(&HANDBOOK.replacen(from, to, 1))), "{to} does not change the identity");
+    }
+    // By way of another derived feature.
+    let chained = format!("{HANDBOOK}\n[[derived]]\nfeatures = {{ twice = \"amount_vs_avg * 2.0\" }}\n");
+    let other = chained.replace("mean(amount)", "sum(amount)");
+    assert_ne!(derived_identity(&chained), derived_identity(&other));
 }

@@ -4,35 +4,13 @@ use std::sync::Arc;
 
 use crate::change::{Op, TextArena, Version};
 use crate::engine::{Evaluate, Plan};
-use crate::state::{AsOf, LabelValue, LabelWord, Readout, Scratch, Slot, State, StateError};
+use crate::fixture::HANDBOOK;
+use crate::state::{AsOf, LabelValue, LabelWord, Program, Readout, Scratch, Slot, State, StateError};
 use crate::time::Timestamp;
+use crate::vector::Flags;
 
 use super::hot::{HOT, at, hot_terminal};
 use super::world::{Cell, Delivery, Dice, NOON, SECOND, Shell, plan};
-
-/// The first groups of the contract's example.
-const EXAMPLE: &str = r#"
-[stream.transactions]
-id = "transaction_id"
-time = "tx_datetime"
-label = "is_fraud"
-columns = { transaction_id = "int64", tx_datetime = "timestamp", customer_id = "int64", terminal_id = "int64", amount = "decimal(2)", is_fraud = "bool" }
-[entity.customer]
-key = "customer_id"
-[entity.terminal]
-key = "terminal_id"
-[[group]]
-name = "customer_spend"
-entity = "customer"
-windows = ["1d", "7d", "30d"]
-features = { tx_count = "count()", amount_avg = "mean(amount)" }
-[[group]]
-name = "terminal_risk"
-entity = "terminal"
-delay = "7d"
-windows = ["1d", "7d", "30d"]
-features = { tx_count = "count()", fraud_ratio = "share(label)" }
-"#;
 
 fn read_all(plan: &Plan, state: &State, instant: i64) -> Vec<Readout> {
     let mut out = vec![Readout::default(); plan.programs[0].width()];
@@ -42,7 +20,7 @@ fn read_all(plan: &Plan, state: &State, instant: i64) -> Vec<Readout> {
 
 #[test]
 fn a_customer_of_60_events_in_30_days_takes_at_most_1200_bytes() {
-    let plan = plan(EXAMPLE);
+    let plan = plan(HANDBOOK);
     let mut sizes = Vec::new();
     for seed in 0..50 {
         let mut dice = Dice(seed);
@@ -188,8 +166,73 @@ fn a_newer_format_and_other_columns_are_named() {
     let mut shell = hot_terminal(&plan, 3, 1);
     let bytes = shell.states().into_iter().find(|((.., group), _)| *group == 0).unwrap().1;
     let mut newer = bytes.clone();
-    newer[0] = 2;
-    assert_eq!(State::decode(&plan.programs[0], &newer).err(), Some(StateError::Format(2)));
+    newer[0] = 3;
+    assert_eq!(State::decode(&plan.programs[0], &newer).err(), Some(StateError::Format(3)));
     assert_eq!(State::decode(&plan.programs[1], &bytes).err(), Some(StateError::Columns));
     let _same: Arc<Plan> = plan;
+}
+
+/// One event of the handbook's customer.
+fn spent(program: &Program, state: &mut State, day: i64, op: Op) {
+    let texts = TextArena::default();
+    let words = [100];
+    let id = day.unsigned_abs();
+    let slot = Slot {
+        time: NOON + day * 86_400 * SECOND,
+        id,
+        first: Version::new(id),
+        labels: &[],
+        words: &words[..program.raw_words()],
+        texts: &texts,
+    };
+    if op == Op::Delete {
+        state.remove(program, &slot);
+    } else {
+        state.insert(program, &slot);
+    }
+}
+
+/// Days 1 to 3, and a payment on day 33 that pushed day 1 and 2 out of the retention before it was deleted.
+fn pushed_out(program: &Program) -> State {
+    let mut state = State::default();
+    [1, 2, 3, 33].into_iter().for_each(|day| spent(program, &mut state, day, Op::Insert));
+    spent(program, &mut state, 33, Op::Delete);
+    state
+}
+
+#[test]
+fn a_window_is_truncated_though_the_event_that_pushed_others_out_is_gone() {
+    let plan = plan(HANDBOOK);
+    let program = &plan.programs[0];
+    let state = pushed_out(program);
+    let again = State::decode(program, &Plan::encode(program, &state)).unwrap();
+    for state in [&state, &again] {
+        let readouts = read_all(&plan, state, NOON + 4 * 86_400 * SECOND);
+        let counts: Vec<(i64, bool)> =
+            readouts[..3].iter().map(|readout| (readout.bits, readout.flags.has(Flags::TRUNCATED))).collect();
+        // Of one day, nothing; of seven and thirty, day 3 and what is not known any more.
+        assert_eq!(counts, [(0, false), (1, true), (1, true)]);
+    }
+    // What came too late for the event that is gone is missing as well.
+    let mut state = State::default();
+    [33, 2].into_iter().for_each(|day| spent(program, &mut state, day, Op::Insert));
+    spent(program, &mut state, 33, Op::Delete);
+    assert!(!state.is_empty());
+    let truncated = |day: i64| read_all(&plan, &state, NOON + day * 86_400 * SECOND)[0].flags.has(Flags::TRUNCATED);
+    assert!(truncated(2) && !truncated(3));
+}
+
+#[test]
+fn the_format_before_is_read() {
+    let plan = plan(HANDBOOK);
+    let program = &plan.programs[0];
+    let mut state = State::default();
+    [1, 2, 3].into_iter().for_each(|day| spent(program, &mut state, day, Op::Insert));
+    let bytes = Plan::encode(program, &state);
+    let mut before = bytes.clone();
+    before[0] = 1;
+    let content = before.len() - 4;
+    let sum = crate::bytes::checksum(&before[..content]).to_le_bytes();
+    before[content..].copy_from_slice(&sum);
+    assert_eq!(Plan::encode(program, &State::decode(program, &before).unwrap()), bytes);
 }

@@ -99,7 +99,9 @@ fn event(plan: &Plan, index: usize, id: i64, mut changes: Vec<&Delivery>) -> Opt
         return None;
     }
     reported.sort();
-    let mut labels = own;
+    // A version that repeats the label of the one before reports nothing.
+    let repeats = |at: usize| own[at].1 == at.checked_sub(1).and_then(|before| own[before].1);
+    let mut labels: Vec<_> = (0..own.len()).filter(|&at| !repeats(at)).map(|at| own[at]).collect();
     labels.extend(reported.into_iter().map(|(at, _, value)| (Some(at), value)));
     labels.sort_by_key(|(at, _)| *at);
     let mut text = TextArena::default();

@@ -8,6 +8,8 @@ fn letter(position: u64) -> DeadLetter {
         source: "payments".to_owned(),
         partition: 0,
         position,
+        row: None,
+        stream: None,
         reason: DeadReason::WrongType,
         detail: "column 'amount' (decimal(2)): wrong type".to_owned(),
         payload: Some("{\"amount\":[]}".to_owned()),
@@ -98,4 +100,17 @@ fn an_unwritable_place_says_what_to_do() {
     let error = DeadLetterFile::open(folder.path(), Bounds::default()).unwrap_err();
     assert_eq!(error.class(), Class::Transient);
     assert!(error.to_string().contains("mend its rights"), "{error}");
+}
+
+#[test]
+fn rows_of_one_position_are_letters_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dead.jsonl");
+    let rows: Vec<DeadLetter> = (1..=3).map(|row| DeadLetter { row: Some(row), ..letter(7) }).collect();
+    for expected in [3, 0] {
+        let mut file = DeadLetterFile::open(&path, Bounds::default()).unwrap();
+        assert_eq!(file.write(&rows).unwrap(), expected);
+        file.flush().unwrap();
+    }
+    assert_eq!(positions(&path), [7, 7, 7]);
 }

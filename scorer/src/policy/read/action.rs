@@ -7,7 +7,7 @@ use interdict_features::config::{ConfigFile, Section};
 use interdict_features::decision::Outcome;
 use interdict_features::definition::Definitions;
 
-use super::{entity, is_plain};
+use super::{database, entity, is_plain};
 use crate::policy::{ACTIONS_MAX, Action, ActionKind, Rule, SecretSource, Trigger, WebhookConfig};
 use crate::retry::Backoff;
 
@@ -48,9 +48,14 @@ fn read_one(
         Some(trigger) => read_target(section, definitions, rules, trigger),
         None => entity(section, "entity", definitions),
     };
-    let kind = match section.choice("type", &["store", "webhook"]) {
+    let kind = match section.choice("type", &["store", "webhook", "postgres"]) {
         Some(0) => read_store(section, rules, trigger.as_ref()),
-        Some(_) => read_webhook(section, definitions),
+        Some(1) => read_webhook(section, definitions),
+        Some(_) => {
+            let blocks = check_rules_block(section, rules, trigger.as_ref());
+            let database = database::read(section, definitions, target);
+            database.filter(|_| blocks).map(|database| ActionKind::Database(Box::new(database)))
+        }
         None => {
             let _cannot_be_checked = section.keys();
             None
@@ -124,17 +129,23 @@ fn read_target(section: &Section<'_>, definitions: &Definitions, rules: &[Rule],
     }
 }
 
-fn read_store(section: &Section<'_>, rules: &[Rule], trigger: Option<&Trigger>) -> Option<ActionKind> {
+/// Whether every rule that triggers an action which blocks asks for a block.
+fn check_rules_block(section: &Section<'_>, rules: &[Rule], trigger: Option<&Trigger>) -> bool {
     if let Some(Trigger::Rules(indexes)) = trigger
         && let Some(&index) = indexes.iter().find(|&&index| rules[index].outcome != Outcome::Block)
     {
         let message = format!("rule '{}' asks for a review, and this action blocks", rules[index].id);
         section.report("rules", message, "trigger it with rules whose outcome is block");
-        return None;
+        return false;
     }
+    true
+}
+
+fn read_store(section: &Section<'_>, rules: &[Rule], trigger: Option<&Trigger>) -> Option<ActionKind> {
+    let blocks = check_rules_block(section, rules, trigger);
     let has_end = section.has("expires");
     let expires = section.span_of_time("expires");
-    (has_end == expires.is_some()).then_some(ActionKind::Store { expires })
+    (blocks && has_end == expires.is_some()).then_some(ActionKind::Store { expires })
 }
 
 fn read_webhook(section: &Section<'_>, definitions: &Definitions) -> Option<ActionKind> {
@@ -180,7 +191,7 @@ fn check_url(section: &Section<'_>, url: &str) -> bool {
     false
 }
 
-fn read_duration(section: &Section<'_>, key: &str, default: Duration, max: Duration) -> Duration {
+pub(super) fn read_duration(section: &Section<'_>, key: &str, default: Duration, max: Duration) -> Duration {
     let Some(span) = section.span_of_time(key) else { return default };
     let duration = Duration::from_micros(u64::try_from(span.micros()).unwrap_or(0));
     if duration.is_zero() || duration > max {

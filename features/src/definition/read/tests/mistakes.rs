@@ -1,6 +1,6 @@
 //! Each mistake is reported once, where it stands, with what to write instead.
 
-use super::{ConfigFile, Definitions, EXAMPLE, RICH, SECRET, read};
+use super::{ConfigFile, Definitions, HANDBOOK, RICH, SECRET, read};
 
 const TEN_MISTAKES: &str = r#"[time]
 slack = "2h"
@@ -209,9 +209,9 @@ fn mistakes_in_streams() {
     for &(from, to, at, message, help) in IN_STREAMS {
         // A renamed stream is still labelled by its old name.
         let source = if to.contains("Transactions") {
-            EXAMPLE.replace("labels = \"transactions\"", "labels = \"Transactions\"")
+            HANDBOOK.replace("labels = \"transactions\"", "labels = \"Transactions\"")
         } else {
-            EXAMPLE.to_owned()
+            HANDBOOK.to_owned()
         };
         check(&source, from, to, at, message, help);
     }
@@ -356,7 +356,7 @@ const IN_GROUPS: &[Case] = &[
 #[test]
 fn mistakes_in_entities_and_groups() {
     for &(from, to, at, message, help) in IN_GROUPS {
-        check(EXAMPLE, from, to, at, message, help);
+        check(HANDBOOK, from, to, at, message, help);
     }
     check(
         RICH.trim_start_matches("\nnamespace = \"shop\""),
@@ -403,23 +403,23 @@ fn mistakes_in_aggregations() {
         ("sum((amount)", "not a CEL expression", ""),
     ] {
         let call = format!("amount_avg = \"{call}\"");
-        check(EXAMPLE, "amount_avg = \"mean(amount)\"", &call, &call, message, help);
+        check(HANDBOOK, "amount_avg = \"mean(amount)\"", &call, &call, message, help);
     }
     let count = "tx_count = { is = \"count()\", default = 0.5 }";
-    check(EXAMPLE, "tx_count = \"count()\"", count, count, "its default is not", "whole number");
+    check(HANDBOOK, "tx_count = \"count()\"", count, count, "its default is not", "whole number");
     let default = "amount_avg = { is = \"mean(amount)\", default = inf }";
-    check(EXAMPLE, "amount_avg = \"mean(amount)\"", default, default, "is inf", "number from");
+    check(HANDBOOK, "amount_avg = \"mean(amount)\"", default, default, "is inf", "number from");
     check(
-        EXAMPLE,
+        HANDBOOK,
         "amount_avg = \"mean(amount)\"",
         "amount_avg = { default = 1 }",
         "amount_avg = {",
         "has no 'is'",
         "",
     );
-    let unlabelled = EXAMPLE.replace("label = \"is_fraud\" ", "").replace("[stream.chargebacks]", "[ignored]");
+    let unlabelled = HANDBOOK.replace("label = \"is_fraud\" ", "").replace("[stream.chargebacks]", "[ignored]");
     let unlabelled = unlabelled.split("[ignored]").next().expect("a first part").to_owned()
-        + &EXAMPLE[EXAMPLE.find("[entity.customer]").expect("it is there")..];
+        + &HANDBOOK[HANDBOOK.find("[entity.customer]").expect("it is there")..];
     check(
         &unlabelled,
         "share(label)",
@@ -452,10 +452,10 @@ fn mistakes_in_derived_features() {
             "customer_spend.amount_avg_30d",
         ),
     ] {
-        check(EXAMPLE, from, to, "is_night =", message, help);
+        check(HANDBOOK, from, to, "is_night =", message, help);
     }
     check(
-        EXAMPLE,
+        HANDBOOK,
         "[[derived]]",
         "[[derived]]\nstream = \"chargebacks\"",
         "stream = \"ch",
@@ -463,7 +463,7 @@ fn mistakes_in_derived_features() {
         "rows",
     );
     let again = "[[derived]]\nfeatures = { is_night = \"true\" }\n[[derived]]";
-    let found = read(&EXAMPLE.replace("[[derived]]", again), None).expect_err("it is derived twice");
+    let found = read(&HANDBOOK.replace("[[derived]]", again), None).expect_err("it is derived twice");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].message.contains("was derived before"), "{}", found[0]);
     check(
@@ -521,7 +521,7 @@ fn mistakes_about_money_keys_and_secrets() {
 #[test]
 fn keys_that_only_decisions_read_fit_too() {
     let logins = "[stream.logins]\nid = \"login\"\ntime = \"at\"\ncolumns = { login = \"int64\", at = \"timestamp\", customer_id = \"string\" }\n\n[stream.transactions]";
-    let source = EXAMPLE.replace("entity = ", "stream = \"transactions\"\nentity = ");
+    let source = HANDBOOK.replace("entity = ", "stream = \"transactions\"\nentity = ");
     let source = source.replace("[[derived]]", "[[derived]]\nstream = \"transactions\"");
     let message = "the key of entity 'customer' is string in stream 'logins' and int64 in 'transactions'";
     check(&source, "[stream.transactions]", logins, "[entity.customer]", message, "alike");

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{EXAMPLE, RICH, SECRET, read};
+use super::{HANDBOOK, RICH, SECRET, read};
 
 /// Texts that stand where others are expected.
 const PIECES: [&str; 24] = [
@@ -45,7 +45,7 @@ proptest! {
         is_rich in any::<bool>(),
         edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..40_usize, 0..PIECES.len()), 1..5),
     ) {
-        let mut text: Vec<char> = if is_rich { RICH } else { EXAMPLE }.chars().collect();
+        let mut text: Vec<char> = if is_rich { RICH } else { HANDBOOK }.chars().collect();
         for (place, removed, piece) in edits {
             let start = place.index(text.len());
             let end = (start + removed).min(text.len());
@@ -75,12 +75,12 @@ fn huge_files_are_refused_in_bounded_time() {
     let streams: String = (0..20_000).map(|index| format!("[stream.s{index}]\nlabels = \"s{index}\"\n")).collect();
     assert!(read(&streams, None).is_err());
     let derived: String = (0..20_000).map(|index| format!("d{index} = \"d{index} + amount\"\n")).collect();
-    let source = EXAMPLE.to_owned() + "[[derived]]\n[derived.features]\n" + &derived;
+    let source = HANDBOOK.to_owned() + "[[derived]]\n[derived.features]\n" + &derived;
     assert!(read(&source, None).is_err());
     let derived: String = (0..4_000).map(|index| format!("d{index} = \"amount + {index}.0\"\n")).collect();
-    let source = EXAMPLE.to_owned() + "[[derived]]\n[derived.features]\n" + &derived;
+    let source = HANDBOOK.to_owned() + "[[derived]]\n[derived.features]\n" + &derived;
     assert_eq!(read(&source, None).expect("it is large, but right").derived.len(), 4_003);
     let features: String = (0..20_000).map(|index| format!("f{index} = \"mean(x)\"\n")).collect();
-    let source = EXAMPLE.to_owned() + "[[group]]\n[group.features]\n" + &features;
+    let source = HANDBOOK.to_owned() + "[[group]]\n[group.features]\n" + &features;
     assert!(read(&source, None).is_err());
 }

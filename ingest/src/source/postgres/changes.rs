@@ -1,0 +1,399 @@
+//! From rows of transactions to deliveries.
+//!
+//! Row version: the LSN of the commit and the row's number within the transaction, from 1; rows of the snapshot have
+//! the LSN that the snapshot is consistent with and number 0. Every transaction in the snapshot committed before that
+//! LSN and every streamed one at or after it, so that a snapshot row is older than any change of it.
+//!
+//! Invariants:
+//! - Versions grow in order of delivery; a row at or below the newest delivered one is left out, so that a connection
+//!   that begins anew delivers nothing twice.
+//! - The position is the end of the last transaction that was delivered completely: a transaction handed over in parts
+//!   moves it with its last part. It never shrinks.
+//! - rows + dead letters + skipped = records.
+
+use std::sync::Arc;
+
+use interdict_features::change::{Change, Op, Version};
+use interdict_features::definition::{OnDelete, Stream};
+use interdict_features::time::Timestamp;
+use interdict_features::value::UNCHANGED;
+
+use crate::dead_letter::{DeadLetter, DeadReason, Fault};
+use crate::decoder::{Batches, finish};
+use crate::source::Delivery;
+
+use super::message::{Cell, Malformed, Message, Old, Tuple, parse};
+use super::table::{Catalog, Lacking, Places, Unfit};
+use super::value::{set, unavailable};
+
+/// Microseconds from 1970 to 2000, where PostgreSQL begins to count.
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// Decodes a session's rows into deliveries.
+pub(super) struct Changes {
+    source: String,
+    catalog: Catalog,
+    batches: Batches,
+    dead: Vec<DeadLetter>,
+    skipped: u64,
+    records: u64,
+    transaction: Option<Transaction>,
+    /// The newest version delivered.
+    floor: Version,
+    position: u64,
+    /// The position that was last handed over.
+    handed: u64,
+    /// Up to where the server has read without finding more.
+    idle: u64,
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Changes")
+            .field("source", &self.source)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The transaction that rows belong to.
+#[derive(Clone, Copy, Debug)]
+struct Transaction {
+    commit_lsn: u64,
+    arrival: Option<Timestamp>,
+    rows: u32,
+}
+
+/// Why a frame stops the source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Broken {
+    /// The frame is not what the protocol says.
+    Frame(Malformed),
+    /// A table no longer fits its stream.
+    Table(Unfit),
+}
+
+impl From<Malformed> for Broken {
+    fn from(malformed: Malformed) -> Self {
+        Self::Frame(malformed)
+    }
+}
+
+/// Which row a change is of.
+#[derive(Clone, Copy)]
+struct RowPlace {
+    table: usize,
+    change: Change,
+}
+
+impl Changes {
+    pub(super) fn new(source: &str, catalog: Catalog) -> Self {
+        let streams: Vec<Arc<Stream>> = catalog.tables().iter().map(|table| Arc::clone(&table.stream)).collect();
+        Self {
+            source: source.to_owned(),
+            catalog,
+            batches: Batches::new(streams),
+            dead: Vec::new(),
+            skipped: 0,
+            records: 0,
+            transaction: None,
+            floor: Version::REQUEST,
+            position: 0,
+            handed: 0,
+            idle: 0,
+        }
+    }
+
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The end of the last transaction that was delivered completely.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Records since the last [`Self::take`].
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Whether rows of an unfinished transaction were seen.
+    pub(super) fn is_within_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Everything that committed before `position` was delivered.
+    pub(super) fn go_on_after(&mut self, position: u64) {
+        self.position = self.position.max(position);
+        self.handed = self.position;
+        self.floor = self.floor.max(Version::new(position));
+    }
+
+    /// A new connection: it describes its relations and repeats the transaction that was cut off.
+    pub(super) fn reconnected(&mut self) {
+        self.transaction = None;
+        self.idle = 0;
+        self.catalog.forget();
+    }
+
+    pub(super) fn begin(&mut self, commit_lsn: u64, commit_micros: i64) {
+        let arrival = commit_micros.checked_add(EPOCH_MICROS).and_then(Timestamp::checked_from_micros);
+        self.transaction = Some(Transaction { commit_lsn, arrival, rows: 0 });
+    }
+
+    /// Ends the transaction; says when it committed, if it had rows.
+    pub(super) fn commit(&mut self, end_lsn: u64) -> Option<Timestamp> {
+        let transaction = self.transaction.take();
+        self.position = self.position.max(end_lsn);
+        transaction.filter(|transaction| transaction.rows > 0).and_then(|transaction| transaction.arrival)
+    }
+
+    /// The server has read its log up to `lsn`.
+    pub(super) fn read_up_to(&mut self, lsn: u64) {
+        if self.transaction.is_none() {
+            self.idle = self.idle.max(lsn);
+        }
+    }
+
+    /// Moves the position to where the server has read, when it has found nothing of ours since; says whether the
+    /// position is beyond the one that was last handed over.
+    pub(super) fn take_idle(&mut self) -> bool {
+        if self.transaction.is_some() || self.records > 0 {
+            return false;
+        }
+        self.position = self.position.max(self.idle);
+        self.position > self.handed
+    }
+
+    /// What was decoded since the last call.
+    pub(super) fn take(&mut self) -> Delivery {
+        self.handed = self.position;
+        Delivery {
+            batches: self.batches.take(),
+            dead: std::mem::take(&mut self.dead),
+            skipped: std::mem::take(&mut self.skipped),
+            records: std::mem::take(&mut self.records),
+            position: self.position,
+        }
+    }
+
+    /// Decodes one frame.
+    pub(super) fn frame(&mut self, frame: &[u8], lacking: Lacking) -> Result<(), Broken> {
+        match parse(frame)? {
+            Message::Relation(relation) => self.catalog.describe(&relation, lacking).map_err(Broken::Table),
+            Message::Insert { relation, new } => self.row(relation, |changes, places, change| {
+                changes.insert(places, change, new);
+            }),
+            Message::Update { relation, old, new } => self.row(relation, |changes, places, change| {
+                changes.update(places, change, old, new);
+            }),
+            Message::Delete { relation, old } => self.row(relation, |changes, places, change| {
+                changes.delete(places, change, old);
+            }),
+            Message::Truncate { relations } => {
+                for relation in relations.iter() {
+                    self.row(relation, |changes, places, change| changes.truncate(places, change))?;
+                }
+                Ok(())
+            }
+            Message::Other => Ok(()),
+        }
+    }
+
+    /// Numbers a row and hands it on, unless it was delivered before or its table feeds no stream.
+    fn row(&mut self, relation: u32, take: impl FnOnce(&mut Self, &Places, Change)) -> Result<(), Broken> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(Malformed("a row outside of a transaction").into());
+        };
+        // Past four billion rows of one transaction the numbers end; its later rows count as the last one's repetition.
+        transaction.rows = transaction.rows.saturating_add(1);
+        let version = Version { major: transaction.commit_lsn, minor: transaction.rows };
+        let (arrival, position) = (transaction.arrival, transaction.commit_lsn);
+        let Some(places) = self.catalog.places_of(relation) else {
+            return Err(Malformed("a row of a table that was not described").into());
+        };
+        if version <= self.floor {
+            return Ok(());
+        }
+        self.floor = version;
+        match places.map(Arc::clone) {
+            None => {
+                self.records += 1;
+                self.skipped += 1;
+            }
+            Some(places) => take(self, &places, Change { op: Op::Insert, version, arrival, position }),
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, places: &Places, change: Change, new: Tuple<'_>) {
+        let place = RowPlace { table: places.table, change };
+        let fault = self.write(place, |writer| read_row(writer, places, new, None));
+        self.note(place, fault);
+    }
+
+    fn update(&mut self, places: &Places, change: Change, old: Option<Old<'_>>, new: Tuple<'_>) {
+        let id = self.stream(places).id;
+        if let Some(old) = old.filter(|old| is_moved(places, id, old.tuple(), new)) {
+            // Another id is another event: the old one is gone and a new one is there, as Debezium has it.
+            self.delete(places, change, old);
+            self.insert_whole(places, change, old, new);
+            return;
+        }
+        let place = RowPlace { table: places.table, change: Change { op: Op::Update, ..change } };
+        let fault = self.write(place, |writer| read_row(writer, places, new, old));
+        self.note(place, fault);
+    }
+
+    fn insert_whole(&mut self, places: &Places, change: Change, old: Old<'_>, new: Tuple<'_>) {
+        let place = RowPlace { table: places.table, change };
+        let fault = self.write(place, |writer| {
+            read_row(writer, places, new, Some(old))?;
+            let stream = Arc::clone(writer.stream());
+            match (0..stream.columns.len()).find(|&column| writer.cell(column) == UNCHANGED) {
+                Some(column) => Err(unavailable(&stream.columns[column].name)),
+                None => Ok(()),
+            }
+        });
+        self.note(place, fault);
+    }
+
+    fn delete(&mut self, places: &Places, change: Change, old: Old<'_>) {
+        let stream = Arc::clone(self.stream(places));
+        let place = RowPlace { table: places.table, change: Change { op: Op::Delete, ..change } };
+        let cell = places.columns[stream.id].and_then(|column| old.tuple().cell(column));
+        let Some(Cell::Text(text)) = cell else {
+            if stream.on_delete == OnDelete::Ignore {
+                self.records += 1;
+                self.skipped += 1;
+                return;
+            }
+            let detail = format!(
+                "a delete that names no '{}'; set the table's replica identity so that it holds the column",
+                stream.columns[stream.id].name
+            );
+            self.note(place, Err(Fault::new(DeadReason::RowMissing, detail)));
+            return;
+        };
+        let fault = self.write(place, |writer| set(writer, stream.id, text));
+        self.note(place, fault);
+    }
+
+    fn truncate(&mut self, places: &Places, change: Change) {
+        let place = RowPlace { table: places.table, change: Change { op: Op::Truncate, ..change } };
+        let fault = self.write(place, |_no_cells| Ok(()));
+        self.note(place, fault);
+    }
+
+    /// Takes a row of the snapshot that is consistent with `lsn`; `cells` in the order of the stream's columns.
+    pub(super) fn snapshot_row<'a>(&mut self, table: usize, lsn: u64, cells: impl Iterator<Item = Option<&'a str>>) {
+        let change = Change { op: Op::Snapshot, version: Version::new(lsn), arrival: None, position: lsn };
+        let place = RowPlace { table, change };
+        let fault = self.write(place, |writer| {
+            for (column, cell) in cells.enumerate() {
+                if let Some(text) = cell {
+                    set(writer, column, text.as_bytes())?;
+                }
+            }
+            Ok(())
+        });
+        self.note(place, fault);
+    }
+
+    fn stream(&self, places: &Places) -> &Arc<Stream> {
+        &self.catalog.tables()[places.table].stream
+    }
+
+    fn write(
+        &mut self,
+        place: RowPlace,
+        fill: impl FnOnce(&mut interdict_features::change::RowWriter<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut writer = self.batches.of(place.table).begin();
+        fill(&mut writer)?;
+        finish(writer, place.change).map(|_row| ())
+    }
+
+    /// Counts a row, as a dead letter where it has a fault.
+    fn note(&mut self, place: RowPlace, outcome: Result<(), Fault>) {
+        self.records += 1;
+        let Err(fault) = outcome else { return };
+        let table = &self.catalog.tables()[place.table];
+        let Version { major, minor } = place.change.version;
+        let at = Lsn(major);
+        let row = (minor > 0).then_some(minor);
+        let detail = match row {
+            Some(row) => {
+                format!("row {row} of the transaction that committed at {at}, table {table}: {}", fault.detail)
+            }
+            None => format!("row of the snapshot at {at}, table {table}: {}", fault.detail),
+        };
+        self.dead.push(DeadLetter {
+            source: self.source.clone(),
+            partition: 0,
+            position: major,
+            row,
+            stream: Some(table.stream.name.clone()),
+            reason: fault.reason,
+            detail,
+            payload: None,
+        });
+    }
+}
+
+/// A position as PostgreSQL writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lsn(pub(super) u64);
+
+impl std::fmt::Display for Lsn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// Whether an update gave the row another id.
+fn is_moved(places: &Places, id: usize, old: Tuple<'_>, new: Tuple<'_>) -> bool {
+    let Some(place) = places.columns[id] else { return false };
+    match (old.cell(place), new.cell(place)) {
+        (Some(Cell::Text(before)), Some(Cell::Text(after))) => before != after,
+        (Some(Cell::Text(_)), Some(Cell::Null)) => true,
+        _ => false,
+    }
+}
+
+/// Sets every column of the stream from a row; what was not sent is taken from the whole row before where there is one.
+fn read_row(
+    writer: &mut interdict_features::change::RowWriter<'_>,
+    places: &Places,
+    new: Tuple<'_>,
+    old: Option<Old<'_>>,
+) -> Result<(), Fault> {
+    if new.columns() != places.width {
+        let detail = format!("a row of {} cells in a table of {} columns", new.columns(), places.width);
+        return Err(Fault::new(DeadReason::FieldCount, detail));
+    }
+    let mut cells = new.cells();
+    let mut next = 0;
+    for (column, place) in places.columns.iter().enumerate() {
+        let Some(place) = *place else { continue };
+        if place < next {
+            (cells, next) = (new.cells(), 0);
+        }
+        let cell = cells.nth(place - next);
+        next = place + 1;
+        match cell {
+            Some(Cell::Text(text)) => set(writer, column, text)?,
+            Some(Cell::Unchanged) => match old {
+                Some(Old::Row(old)) => match old.cell(place) {
+                    Some(Cell::Text(text)) => set(writer, column, text)?,
+                    Some(Cell::Null) => {}
+                    Some(Cell::Unchanged) | None => writer.set_unchanged(column),
+                },
+                _ => writer.set_unchanged(column),
+            },
+            Some(Cell::Null) | None => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! What a database must be like before its changes are captured; makes the publication where it is missing.
+//!
+//! Invariant: a publication is made only for tables whose updates and deletes stay possible with it: one without a
+//! replica identity would refuse them from then on.
+
+use interdict_features::definition::{OnDelete, OnTruncate};
+
+use crate::source::config::postgres::Creation;
+
+use super::connection::{Control, Server, literal};
+use super::error::PostgresError;
+use super::table::{Table, quote};
+use super::value::fits;
+
+/// The first version whose slots say whether they were lost.
+const VERSION_MIN: u64 = 130_000;
+/// The first version with row filters.
+const VERSION_FILTERS: u64 = 150_000;
+
+/// What the checks found that is needed later.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The database's object id.
+    pub(super) database: String,
+    /// Per table, the condition under which its rows are published.
+    pub(super) filters: Vec<Option<String>>,
+}
+
+/// Checks server, tables and publication.
+pub(super) async fn check(control: &Control, server: &Server, tables: &[Table]) -> Result<Checked, PostgresError> {
+    let settings = "SELECT current_setting('wal_level'), current_setting('server_version_num'), \
+         current_setting('server_version'), (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let rows = control.ask("show its settings", settings).await?;
+    let Some(row) = rows.first() else {
+        return Err(PostgresError::Protocol { what: "no settings".to_owned() });
+    };
+    if row.text(0) != "logical" {
+        return Err(PostgresError::WalLevel { found: row.text(0).to_owned() });
+    }
+    if row.number(1) < VERSION_MIN {
+        return Err(PostgresError::Version { found: row.text(2).to_owned() });
+    }
+    let (version, database) = (row.number(1), row.text(3).to_owned());
+    for table in tables {
+        check_table(control, server, table).await?;
+    }
+    check_publication(control, server, tables).await?;
+    let mut filters = Vec::new();
+    for table in tables {
+        filters.push(published(control, server, table, version).await?);
+    }
+    Ok(Checked { database, filters })
+}
+
+async fn check_table(control: &Control, server: &Server, table: &Table) -> Result<(), PostgresError> {
+    let sql = format!(
+        "SELECT c.relkind, c.relpersistence, c.relreplident, c.oid, \
+           coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {}",
+        literal(&table.schema),
+        literal(&table.name)
+    );
+    let rows = control.ask("describe a table", &sql).await?;
+    let Some(row) = rows.first() else { return Err(PostgresError::NoTable { table: table.to_string() }) };
+    let found = match (row.text(0), row.text(1)) {
+        ("r" | "p", "p") => None,
+        ("r" | "p", "u") => Some("an unlogged table"),
+        ("r" | "p", _) => Some("a temporary table"),
+        ("v", _) => Some("a view"),
+        ("m", _) => Some("a materialized view"),
+        ("f", _) => Some("a foreign table"),
+        _ => Some("no table"),
+    };
+    if let Some(found) = found {
+        return Err(PostgresError::NotLogged { table: table.to_string(), found });
+    }
+    if !row.is_true(4) {
+        let user = server.config().address.user.clone();
+        return Err(PostgresError::NoSelectRight { user, table: table.to_string() });
+    }
+    check_columns(control, table).await?;
+    check_identity(control, table, row.text(2), row.text(3)).await
+}
+
+/// The names, type ids and type names of a table's columns.
+async fn columns_of(control: &Control, table: &Table) -> Result<Vec<(String, u32, String)>, PostgresError> {
+    let sql = format!(
+        "SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) \
+         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        literal(&table.schema),
+        literal(&table.name)
+    );
+    let rows = control.ask("describe a table's columns", &sql).await?;
+    let column = |row: &super::connection::Row| {
+        (row.text(0).to_owned(), row.text(1).parse().unwrap_or_default(), row.text(2).to_owned())
+    };
+    Ok(rows.iter().map(column).collect())
+}
+
+/// Checks that the table has every declared column, with a type that fits.
+pub(super) async fn check_columns(control: &Control, table: &Table) -> Result<(), PostgresError> {
+    let found = columns_of(control, table).await?;
+    for declared in &table.stream.columns {
+        let stream = table.stream.name.clone();
+        let Some((_, kind, type_name)) = found.iter().find(|(name, ..)| *name == declared.name) else {
+            return Err(PostgresError::MissingColumn {
+                table: table.to_string(),
+                stream,
+                column: declared.name.clone(),
+                found: found.into_iter().take(32).map(|(name, ..)| name).collect(),
+            });
+        };
+        if !fits(*kind, declared.kind) {
+            return Err(PostgresError::ColumnType {
+                table: table.to_string(),
+                stream,
+                column: declared.name.clone(),
+                found: type_name.clone(),
+                declared: declared.kind,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Updates and deletes carry the columns of the replica identity: the id must be among them.
+async fn check_identity(control: &Control, table: &Table, identity: &str, oid: &str) -> Result<(), PostgresError> {
+    if identity == "f" {
+        return Ok(());
+    }
+    let index = if identity == "d" { "i.indisprimary" } else { "i.indisreplident" };
+    let sql = format!(
+        "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
+         WHERE i.indrelid = {oid} AND {index}"
+    );
+    let rows = control.ask("describe a table's replica identity", &sql).await?;
+    let id = &table.stream.columns[table.stream.id].name;
+    let holds_id = identity != "n" && rows.iter().any(|row| row.text(0) == id);
+    let is_enough = holds_id || (table.stream.on_delete == OnDelete::Ignore && !rows.is_empty());
+    if is_enough {
+        return Ok(());
+    }
+    Err(PostgresError::ReplicaIdentity { table: table.to_string(), column: id.clone() })
+}
+
+fn names(tables: &[Table]) -> String {
+    tables.iter().map(Table::quoted).collect::<Vec<_>>().join(", ")
+}
+
+async fn check_publication(control: &Control, server: &Server, tables: &[Table]) -> Result<(), PostgresError> {
+    let publication = &server.config().publication;
+    let sql = format!(
+        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = {}",
+        literal(publication)
+    );
+    let rows = control.ask("describe the publication", &sql).await?;
+    let Some(row) = rows.first() else { return make_publication(control, server, tables).await };
+    let needs_deletes = tables.iter().any(|table| table.stream.on_delete == OnDelete::Retract);
+    let needs_truncates = tables.iter().any(|table| table.stream.on_truncate != OnTruncate::Ignore);
+    let wanted = [(true, "insert"), (true, "update"), (needs_deletes, "delete"), (needs_truncates, "truncate")];
+    for (column, (is_wanted, left_out)) in wanted.into_iter().enumerate() {
+        if is_wanted && !row.is_true(column) {
+            return Err(PostgresError::LeavesOut { publication: publication.clone(), left_out });
+        }
+    }
+    Ok(())
+}
+
+async fn make_publication(control: &Control, server: &Server, tables: &[Table]) -> Result<(), PostgresError> {
+    let config = server.config();
+    let publication = config.publication.clone();
+    if config.creation == Creation::Forbidden {
+        return Err(PostgresError::NoPublication { publication, tables: names(tables) });
+    }
+    let sql = format!(
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+        quote(&publication),
+        names(tables)
+    );
+    match control.ask("make the publication", &sql).await {
+        // Another process made it at the same time.
+        Err(PostgresError::Server { code, .. }) if code == "42710" || code == "23505" => Ok(()),
+        Err(PostgresError::Server { code, why, .. }) if code == "42501" => {
+            let user = config.address.user.clone();
+            Err(PostgresError::NoCreateRight { user, publication, tables: names(tables), why })
+        }
+        Err(error) => Err(error),
+        Ok(_) => {
+            tracing::info!(publication, "made the publication");
+            Ok(())
+        }
+    }
+}
+
+/// The condition under which a table's rows are published, if there is one.
+async fn published(
+    control: &Control,
+    server: &Server,
+    table: &Table,
+    version: u64,
+) -> Result<Option<String>, PostgresError> {
+    let publication = &server.config().publication;
+    let filter = if version >= VERSION_FILTERS { "rowfilter" } else { "NULL" };
+    let sql = format!(
+        "SELECT {filter} FROM pg_publication_tables WHERE pubname = {} AND schemaname = {} AND tablename = {}",
+        literal(publication),
+        literal(&table.schema),
+        literal(&table.name)
+    );
+    let rows = control.ask("list the publication's tables", &sql).await?;
+    match rows.first() {
+        Some(row) => Ok(row.get(0).map(str::to_owned)),
+        None => Err(PostgresError::NotPublished { publication: publication.clone(), table: table.to_string() }),
+    }
+}

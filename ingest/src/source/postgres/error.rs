@@ -1,0 +1,412 @@
+//! What stops the capture from PostgreSQL, and what to do about it.
+
+use std::path::PathBuf;
+
+use interdict_features::value::ColumnType;
+use interdict_store::error::Class;
+use pgwire_replication::PgWireError;
+
+use super::changes::Lsn;
+use super::message::Malformed;
+
+/// An error that ends the capture, or that it tries again after.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostgresError {
+    /// The variable with the password is not set.
+    #[error("the environment has no {variable}; set it to the password of the database's role")]
+    NoVariable {
+        /// Its name.
+        variable: String,
+    },
+    /// The file with the password cannot be read.
+    #[error("the password in {} cannot be read: {source}; see that the file exists and that this user may read it", path.display())]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A stream keeps no row records.
+    #[error(
+        "stream '{stream}' is append_only, and a database delivers some changes twice after a crash; remove append_only from [stream.{stream}]"
+    )]
+    AppendOnly {
+        /// The stream.
+        stream: String,
+    },
+    /// The configured stream does not exist (the configuration check says so earlier).
+    #[error("'tables' names stream '{stream}', which is not declared; add [stream.{stream}]")]
+    UnknownStream {
+        /// The stream.
+        stream: String,
+    },
+    /// No thread or socket could be made for the connection.
+    #[error("the capture cannot start its runtime: {0}; see this user's limits of threads and open files")]
+    Runtime(#[source] std::io::Error),
+    /// The server cannot be reached, or the connection was lost.
+    #[error(
+        "PostgreSQL at {address} cannot be reached: {why}; see that it runs, that the address is right and that the network lets this machine through"
+    )]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What was found.
+        why: String,
+    },
+    /// TLS could not be agreed on.
+    #[error(
+        "no TLS with PostgreSQL at {address}: {why}; compare tls and tls_ca with the server's certificate (ssl, ssl_cert_file in postgresql.conf)"
+    )]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What was found.
+        why: String,
+    },
+    /// The server does not let this role in.
+    #[error(
+        "PostgreSQL at {address} refuses role '{user}': {why}; see the password (password_env, password_file) and pg_hba.conf, which must let the role into the database"
+    )]
+    Refused {
+        /// Host and port.
+        address: String,
+        /// The role.
+        user: String,
+        /// What the server said.
+        why: String,
+    },
+    /// The role may not replicate.
+    #[error("role '{user}' may not replicate ({why}); run: ALTER ROLE {user} REPLICATION")]
+    NoReplicationRight {
+        /// The role.
+        user: String,
+        /// What the server said.
+        why: String,
+    },
+    /// The role may not read a table.
+    #[error("role '{user}' may not read {table}; run: GRANT SELECT ON {table} TO {user} (and USAGE on its schema)")]
+    NoSelectRight {
+        /// The role.
+        user: String,
+        /// The table.
+        table: String,
+    },
+    /// The role may not make the publication.
+    #[error(
+        "role '{user}' may not make the publication ({why}); have the owner of the tables run: CREATE PUBLICATION {publication} FOR TABLE {tables} WITH (publish_via_partition_root = true)"
+    )]
+    NoCreateRight {
+        /// The role.
+        user: String,
+        /// The publication.
+        publication: String,
+        /// Its tables.
+        tables: String,
+        /// What the server said.
+        why: String,
+    },
+    /// The server logs too little.
+    #[error("the server's wal_level is '{found}'; set wal_level = logical in postgresql.conf and restart the server")]
+    WalLevel {
+        /// What it is.
+        found: String,
+    },
+    /// The server is too old.
+    #[error("the server is PostgreSQL {found}; capture needs 13 or newer")]
+    Version {
+        /// Its version.
+        found: String,
+    },
+    /// A table is not there.
+    #[error("there is no table {table}; mend its name in 'tables' of [source], with its schema")]
+    NoTable {
+        /// The table.
+        table: String,
+    },
+    /// What is named is no table whose changes are logged.
+    #[error("{table} is {found}, whose changes PostgreSQL does not log; name an ordinary table")]
+    NotLogged {
+        /// The table.
+        table: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The publication is not there and is not to be made.
+    #[error(
+        "there is no publication '{publication}'; run: CREATE PUBLICATION {publication} FOR TABLE {tables} WITH (publish_via_partition_root = true), or write create = true"
+    )]
+    NoPublication {
+        /// The publication.
+        publication: String,
+        /// Its tables.
+        tables: String,
+    },
+    /// The publication does not hold a table.
+    #[error(
+        "publication '{publication}' does not hold {table}; run: ALTER PUBLICATION {publication} ADD TABLE {table} (of a partitioned table it must also say publish_via_partition_root)"
+    )]
+    NotPublished {
+        /// The publication.
+        publication: String,
+        /// The table.
+        table: String,
+    },
+    /// The publication leaves out a kind of change.
+    #[error(
+        "publication '{publication}' leaves out every {left_out}; run: ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
+    )]
+    LeavesOut {
+        /// The publication.
+        publication: String,
+        /// Which kind.
+        left_out: &'static str,
+    },
+    /// Updates and deletes of a table would not say which event they are of.
+    #[error(
+        "the replica identity of {table} does not hold '{column}', the id of its events; run: ALTER TABLE {table} REPLICA IDENTITY FULL, or make '{column}' its primary key"
+    )]
+    ReplicaIdentity {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A declared column is not in the table.
+    #[error("{table} has no column '{column}', which [stream.{stream}] declares; it has: {}. Mend its name in [stream.{stream}] columns, or take it out there", found.join(", "))]
+    MissingColumn {
+        /// The table.
+        table: String,
+        /// The stream.
+        stream: String,
+        /// The column.
+        column: String,
+        /// What the table has, at most 32.
+        found: Vec<String>,
+    },
+    /// A column's type does not convert exactly to the declared one.
+    #[error(
+        "column '{column}' of {table} is {found}, which [stream.{stream}] declares as {declared}; declare the type that fits it"
+    )]
+    ColumnType {
+        /// The table.
+        table: String,
+        /// The stream.
+        stream: String,
+        /// The column.
+        column: String,
+        /// Its type in the database.
+        found: String,
+        /// Its declared type.
+        declared: ColumnType,
+    },
+    /// The slot is not there and is not to be made.
+    #[error(
+        "there is no replication slot '{slot}'; run: SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'), or write create = true"
+    )]
+    NoSlot {
+        /// The slot.
+        slot: String,
+    },
+    /// The slot belongs to something else.
+    #[error("replication slot '{slot}' is {found}; give this source another name for its slot")]
+    ForeignSlot {
+        /// The slot.
+        slot: String,
+        /// What it is.
+        found: String,
+    },
+    /// Another process reads from the slot.
+    #[error(
+        "replication slot '{slot}' is read by another process; stop that one, or leave slot_wait out so that this one stands by for it"
+    )]
+    SlotTaken {
+        /// The slot.
+        slot: String,
+    },
+    /// Another process read from the slot in the meantime.
+    #[error(
+        "another process read replication slot '{slot}' in the meantime; start again, it goes on where the other one ended"
+    )]
+    TakenMeanwhile {
+        /// The slot.
+        slot: String,
+    },
+    /// Changes after what was applied are gone with the slot.
+    #[error("replication slot '{slot}' {why}: the changes after {} are gone. Start a new namespace, whose snapshot holds the rows as they are now; then drop the old slot, and give slots enough room (max_slot_wal_keep_size)", Lsn(*position))]
+    SlotLost {
+        /// The slot.
+        slot: String,
+        /// How.
+        why: &'static str,
+        /// Up to where changes were applied.
+        position: u64,
+    },
+    /// The slot stands behind changes that were never applied.
+    #[error("replication slot '{slot}' stands at {}, but only the changes up to {} were applied: another reader took those between, or the store is an older copy. Start a new namespace, whose snapshot holds the rows as they are now", Lsn(*confirmed), Lsn(*position))]
+    SlotMoved {
+        /// The slot.
+        slot: String,
+        /// Where it stands.
+        confirmed: u64,
+        /// Up to where changes were applied.
+        position: u64,
+    },
+    /// The database is older than what was applied.
+    #[error("the database's log ends at {}, but changes up to {} were applied: the database was restored from a copy. Start a new namespace for the restored database", Lsn(*server), Lsn(*position))]
+    Restored {
+        /// Where the log ends.
+        server: u64,
+        /// Up to where changes were applied.
+        position: u64,
+    },
+    /// Another database answers than before.
+    #[error(
+        "another database answers than before (it was {was}, it is {now}); see the address, or start a new namespace for this database"
+    )]
+    OtherDatabase {
+        /// Before.
+        was: String,
+        /// Now.
+        now: String,
+    },
+    /// The server has no slot left.
+    #[error(
+        "the server has no replication slot left ({why}); drop unused ones (pg_replication_slots) or raise max_replication_slots. A snapshot needs two for a while"
+    )]
+    NoFreeSlot {
+        /// What the server said.
+        why: String,
+    },
+    /// The publication was made after the slot.
+    #[error(
+        "publication '{publication}' is younger than the slot ({why}); drop slot '{slot}' and let this program make it anew, in a new namespace"
+    )]
+    YoungPublication {
+        /// The publication.
+        publication: String,
+        /// The slot.
+        slot: String,
+        /// What the server said.
+        why: String,
+    },
+    /// The server reported an error.
+    #[error("PostgreSQL, asked to {doing}: {why} (SQLSTATE {code}); see the server's log")]
+    Server {
+        /// What was asked.
+        doing: &'static str,
+        /// The SQLSTATE.
+        code: String,
+        /// What it said.
+        why: String,
+    },
+    /// One row is larger than a message may be.
+    #[error(
+        "a row of {bytes} bytes is more than this program takes ({limit}); leave its large columns out of the publication (a column list, PostgreSQL 15), or shorten the row"
+    )]
+    RowTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The server's answer is not what the protocol says.
+    #[error("the server sent {what}; is a proxy in between? Connect to the server itself")]
+    Protocol {
+        /// What came.
+        what: String,
+    },
+}
+
+impl From<Malformed> for PostgresError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Protocol { what: malformed.to_string() }
+    }
+}
+
+impl PostgresError {
+    /// How to react.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unreachable { .. } | Self::SlotTaken { .. } | Self::TakenMeanwhile { .. } => Class::Transient,
+            Self::Server { code, .. } if is_passing(code) => Class::Transient,
+            _ => Class::Fatal,
+        }
+    }
+}
+
+/// Connection trouble, resources short for a while, serialisation, and everything an operator's intervention causes.
+fn is_passing(code: &str) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    matches!(class, "08" | "40" | "57") || (class == "53" && code != "53400")
+}
+
+/// Whom errors speak of.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) address: String,
+    pub(super) user: String,
+}
+
+impl Peer {
+    pub(super) fn unreachable(&self, why: impl std::fmt::Display) -> PostgresError {
+        PostgresError::Unreachable { address: self.address.clone(), why: why.to_string() }
+    }
+
+    /// An error of an ordinary connection.
+    pub(super) fn of_client(&self, doing: &'static str, error: &tokio_postgres::Error) -> PostgresError {
+        if let Some(database) = error.as_db_error() {
+            let mut why = database.message().to_owned();
+            if let Some(detail) = database.detail() {
+                why = format!("{why}; {detail}");
+            }
+            return self.of_code(doing, database.code().code(), why);
+        }
+        let mut why = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(inner) = source {
+            why = format!("{why}: {inner}");
+            source = inner.source();
+        }
+        if why.contains("password missing") || why.contains("authentication") {
+            return PostgresError::Refused { address: self.address.clone(), user: self.user.clone(), why };
+        }
+        self.unreachable(why)
+    }
+
+    /// An error of a replication connection.
+    pub(super) fn of_replication(&self, doing: &'static str, error: &PgWireError) -> PostgresError {
+        match error {
+            PgWireError::Server(text) => {
+                let (why, code) = match text.rsplit_once(" (SQLSTATE ") {
+                    Some((why, code)) => (why, code.trim_end_matches(')')),
+                    None => (text.as_str(), ""),
+                };
+                self.of_code(doing, code, why.to_owned())
+            }
+            PgWireError::Auth(why) => {
+                PostgresError::Refused { address: self.address.clone(), user: self.user.clone(), why: why.clone() }
+            }
+            PgWireError::Tls(why) => PostgresError::Tls { address: self.address.clone(), why: why.clone() },
+            PgWireError::MessageTooLarge { payload_bytes, limit_bytes } => {
+                PostgresError::RowTooLarge { bytes: *payload_bytes, limit: *limit_bytes }
+            }
+            PgWireError::Protocol(what) => PostgresError::Protocol { what: what.clone() },
+            other => self.unreachable(other),
+        }
+    }
+
+    fn of_code(&self, doing: &'static str, code: &str, why: String) -> PostgresError {
+        let (address, user) = (self.address.clone(), self.user.clone());
+        match code {
+            "28000" | "28P01" | "3D000" => PostgresError::Refused { address, user, why },
+            "42501" if doing == REPLICATE => PostgresError::NoReplicationRight { user, why },
+            "53400" => PostgresError::NoFreeSlot { why },
+            _ => PostgresError::Server { doing, code: code.to_owned(), why },
+        }
+    }
+}
+
+/// What a replication connection is opened for.
+pub(super) const REPLICATE: &str = "replicate";

@@ -1,0 +1,134 @@
+//! The captured tables, and how the rows of each relation map onto the columns of its stream.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use interdict_features::definition::Stream;
+use interdict_features::value::ColumnType;
+
+use super::message::Relation;
+use super::value::fits;
+
+/// How many relations are remembered: far above the tables of a publication; a server that sends more is asked anew.
+const RELATIONS_MAX: usize = 16_384;
+
+/// One captured table.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) stream: Arc<Stream>,
+}
+
+impl Table {
+    /// The name as SQL takes it.
+    pub(super) fn quoted(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.name))
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// An identifier as SQL takes it.
+pub(super) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Why a relation cannot feed its stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Unfit {
+    /// A declared column is not there.
+    Missing {
+        /// Place in [`Catalog::tables`].
+        table: usize,
+        /// Its name.
+        column: String,
+        /// What is there, at most 32.
+        found: Vec<String>,
+    },
+    /// A column's type cannot become what is declared.
+    Type { table: usize, column: String, kind: u32, declared: ColumnType },
+}
+
+/// What a missing column of a relation is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lacking {
+    /// A mistake.
+    Mistake,
+    /// Null: the table has the column now, and the rows are from before.
+    Null,
+}
+
+/// Where the columns of a stream stand in the rows of a relation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Places {
+    pub(super) table: usize,
+    /// Per column of the stream; `None`: the relation has no such column.
+    pub(super) columns: Vec<Option<usize>>,
+    /// How many columns the relation has.
+    pub(super) width: usize,
+}
+
+/// The captured tables and the relations seen so far.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    tables: Vec<Table>,
+    /// `None`: a table of the publication that feeds no stream.
+    relations: HashMap<u32, Option<Arc<Places>>>,
+}
+
+impl Catalog {
+    pub(super) fn new(tables: Vec<Table>) -> Self {
+        Self { tables, relations: HashMap::new() }
+    }
+
+    pub(super) fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// Takes note of a relation as rows of it will be written from now on.
+    pub(super) fn describe(&mut self, relation: &Relation<'_>, lacking: Lacking) -> Result<(), Unfit> {
+        let found =
+            self.tables.iter().position(|table| table.schema == relation.schema && table.name == relation.table);
+        let places = found.map(|table| self.places(table, relation, lacking)).transpose()?;
+        if self.relations.len() >= RELATIONS_MAX {
+            self.relations.clear();
+        }
+        self.relations.insert(relation.id, places.map(Arc::new));
+        Ok(())
+    }
+
+    fn places(&self, table: usize, relation: &Relation<'_>, lacking: Lacking) -> Result<Places, Unfit> {
+        let stream = &self.tables[table].stream;
+        let mut columns = Vec::with_capacity(stream.columns.len());
+        for column in &stream.columns {
+            let place = relation.columns.iter().position(|found| found.name == column.name);
+            match place.map(|place| relation.columns[place].kind) {
+                Some(kind) if !fits(kind, column.kind) => {
+                    return Err(Unfit::Type { table, column: column.name.clone(), kind, declared: column.kind });
+                }
+                None if lacking == Lacking::Mistake => {
+                    let found = relation.columns.iter().take(32).map(|found| found.name.to_owned()).collect();
+                    return Err(Unfit::Missing { table, column: column.name.clone(), found });
+                }
+                _ => {}
+            }
+            columns.push(place);
+        }
+        Ok(Places { table, columns, width: relation.columns.len() })
+    }
+
+    /// The mapping of a relation: `None` where it was never described, `Some(None)` where it feeds no stream.
+    pub(super) fn places_of(&self, relation: u32) -> Option<Option<&Arc<Places>>> {
+        self.relations.get(&relation).map(Option::as_ref)
+    }
+
+    /// Forgets all relations: a new connection describes them anew.
+    pub(super) fn forget(&mut self) {
+        self.relations.clear();
+    }
+}

@@ -1,0 +1,147 @@
+//! Servers that go away, connections that break, slots that are lost.
+
+use interdict_ingest::source::error::SourceError;
+
+use crate::postgres_server::PostgresServer;
+use crate::rig::{PATIENCE, Puller, TABLES, World, config_at, newest, refusal, streams};
+
+#[test]
+fn a_restart_of_the_server_loses_and_doubles_nothing() {
+    let server = PostgresServer::start(&[]);
+    server.database("restarted");
+    server.sql("restarted", TABLES);
+    let config = config_at("localhost", server.port, "restarted");
+    let mut puller = Puller::open(&config, &streams());
+    puller.until("the snapshot", |puller| puller.position > 0);
+    for (round, mode) in ["fast", "immediate", "fast"].into_iter().enumerate() {
+        let from = round * 100;
+        server.sql(
+            "restarted",
+            &format!("INSERT INTO chargebacks SELECT n, true FROM generate_series({from}, {}) n", from + 49),
+        );
+        puller.batch = 7;
+        puller.rows(from + 20);
+        std::thread::scope(|scope| {
+            // A fast shutdown waits for a reader that has not confirmed everything; ours must let go by itself.
+            let restarted = scope.spawn(|| server.control(&["restart", "-w", "-m", mode]));
+            while !restarted.is_finished() {
+                puller.pull().unwrap();
+            }
+        });
+        server.sql(
+            "restarted",
+            &format!("INSERT INTO chargebacks SELECT n, true FROM generate_series({}, {}) n", from + 50, from + 99),
+        );
+        puller.rows(from + 100);
+    }
+    let ids: Vec<String> = puller.seen.iter().map(|seen| seen.cells[0].clone()).collect();
+    assert_eq!(ids, (0..300).map(|id| id.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn sessions_that_are_killed_are_taken_up_again() {
+    let world = World::new("killed");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    puller.batch = 3;
+    for round in 0..5 {
+        let from = round * 10;
+        world.sql(&format!("INSERT INTO chargebacks SELECT n, true FROM generate_series({from}, {}) n", from + 9));
+        puller.rows(from + 4);
+        let whom =
+            if round % 2 == 0 { "application_name = 'interdict payments'" } else { "backend_type = 'walsender'" };
+        world.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'killed' AND pid <> pg_backend_pid() AND {whom}"));
+        puller.rows(from + 10);
+    }
+    let ids: Vec<String> = puller.seen.iter().map(|seen| seen.cells[0].clone()).collect();
+    assert_eq!(ids, (0..50).map(|id| id.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_session_that_ends_during_the_snapshot_begins_it_anew() {
+    let world = World::new("interrupted");
+    world.sql("INSERT INTO chargebacks SELECT n, true FROM generate_series(1, 5000) n");
+    let mut puller = world.puller();
+    puller.pull().unwrap();
+    world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'interrupted' AND pid <> pg_backend_pid()");
+    puller.until("the snapshot", |puller| puller.position > 0);
+    assert!(puller.seen.len() > 5000);
+    assert_eq!(newest(&puller.seen).len(), 5000);
+}
+
+#[test]
+fn a_reader_that_holds_back_is_not_cut_off() {
+    let server = PostgresServer::start(&["wal_sender_timeout = 2s"]);
+    server.database("slow");
+    server.sql("slow", TABLES);
+    let mut puller = Puller::open(&config_at("localhost", server.port, "slow"), &streams());
+    puller.until("the snapshot", |puller| puller.position > 0);
+    server.sql("slow", "INSERT INTO chargebacks SELECT n, true FROM generate_series(1, 50000) n");
+    puller.batch = 10;
+    puller.rows(10);
+    let sender = "SELECT pid FROM pg_stat_replication";
+    let before = server.sql("slow", sender);
+    // Longer than the server waits for a reader that is silent, by its own clock.
+    server.sql("slow", "SELECT pg_sleep(5)");
+    assert_eq!(server.sql("slow", sender), before);
+    puller.batch = 10_000;
+    puller.rows(50_000);
+    assert_eq!(puller.seen.len(), 50_000);
+}
+
+#[test]
+fn a_slot_whose_log_was_removed_is_told() {
+    let server = PostgresServer::start(&["max_slot_wal_keep_size = 1MB", "min_wal_size = 32MB", "max_wal_size = 32MB"]);
+    server.database("lost");
+    server.sql("lost", TABLES);
+    let config = config_at("localhost", server.port, "lost");
+    let mut puller = Puller::open(&config, &streams());
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let position = puller.position;
+    drop(puller);
+    for _ in 0..4 {
+        server.sql("lost", "SELECT pg_logical_emit_message(false, 'x', 'x'); SELECT pg_switch_wal(); CHECKPOINT");
+    }
+    assert_eq!(server.sql("lost", "SELECT wal_status FROM pg_replication_slots"), ["lost"]);
+    let error = Puller::resume(&config, &streams(), position).unwrap_err().to_string();
+    assert!(error.contains("was invalidated") && error.contains("max_slot_wal_keep_size"), "{error}");
+    assert!(refusal(&config, &streams()).contains("was invalidated"), "also for one that begins");
+}
+
+#[test]
+fn a_slot_that_is_dropped_while_it_runs_is_told() {
+    let world = World::new("dropped");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let gone = world.sql(
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = 'dropped'; SELECT pg_drop_replication_slot('dropped')",
+    );
+    assert_eq!(gone[0], "t");
+    let error = loop {
+        if let Err(error) = puller.pull() {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+#[test]
+fn a_publication_that_is_younger_than_the_slot_is_told() {
+    let world = World::new("young");
+    world.sql(
+        "SELECT pg_create_logical_replication_slot('young', 'pgoutput'); INSERT INTO chargebacks VALUES (1, true)",
+    );
+    let error = refusal(&world.config(), &streams());
+    assert!(error.contains("is younger than the slot"), "{error}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test may wait, with a bound")]
+fn a_server_that_is_not_there_is_waited_for_and_told() {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let began = std::time::Instant::now();
+    let error = Puller::resume(&config_at("localhost", free, "x"), &streams(), 0).unwrap_err();
+    assert!(error.to_string().contains(&format!("localhost:{free} cannot be reached")), "{error}");
+    assert!(began.elapsed() < PATIENCE);
+    assert!(matches!(error, SourceError::Postgres(_)));
+}

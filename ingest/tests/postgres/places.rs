@@ -1,0 +1,159 @@
+//! Positions: what is confirmed, where reading goes on, what an idle slot does.
+
+use interdict_features::change::Op;
+use interdict_ingest::source::config::postgres::HeartbeatMessage;
+
+use crate::rig::{PATIENCE, Puller, World, newest, streams};
+
+/// Waits until `holds`.
+#[expect(clippy::disallowed_methods, reason = "a test may wait, with a bound")]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+    }
+}
+
+#[test]
+fn the_server_hears_of_nothing_but_what_was_confirmed() {
+    let world = World::new("confirmed");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let made = world.slot();
+    world.sql("INSERT INTO chargebacks VALUES (1, true)");
+    puller.rows(1);
+    let first = puller.position;
+    world.sql("INSERT INTO chargebacks VALUES (2, true)");
+    puller.rows(2);
+    puller.source.handle().confirm(first);
+    // The reader is not pulled from while the server hears of it: only its own thread works.
+    let _told = puller.pull().unwrap();
+    eventually("the server hears of the confirmation", || world.slot() == first);
+    assert!(made < first && first < puller.position);
+}
+
+#[test]
+fn a_second_start_goes_on_after_the_position_and_repeats_what_was_not_stored() {
+    let world = World::new("again");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("INSERT INTO chargebacks VALUES (1, true)");
+    puller.rows(1);
+    let (stored, incarnation) = (puller.position, puller.incarnation.clone());
+    world.sql("INSERT INTO chargebacks VALUES (2, true)");
+    puller.rows(2);
+    let repeated = puller.seen[1].clone();
+    drop(puller);
+    world.sql("INSERT INTO chargebacks VALUES (3, true)");
+    let mut puller = Puller::resume(&world.config(), &streams(), stored).unwrap();
+    assert_eq!(puller.rows(2), ["+ chargebacks 2|1", "+ chargebacks 3|1"]);
+    assert_eq!(puller.seen[0], repeated, "with the same version, time and position");
+    assert_eq!(puller.incarnation, incarnation);
+}
+
+#[test]
+fn a_snapshot_that_is_cut_off_begins_anew_and_the_newest_rows_count() {
+    let world = World::new("cutoff");
+    world.sql("INSERT INTO transactions SELECT n, '2026-01-01Z', 'c', 1, null, null FROM generate_series(1, 6000) n");
+    let mut puller = world.puller();
+    puller.pull().unwrap();
+    assert_eq!((puller.position, puller.seen.len()), (0, 2048));
+    let mut all = std::mem::take(&mut puller.seen);
+    drop(puller);
+    world.sql("UPDATE transactions SET amount = 2 WHERE id = 1; DELETE FROM transactions WHERE id = 2; INSERT INTO transactions VALUES (7000, '2026-01-01Z', 'c', 1, null, null)");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("UPDATE transactions SET amount = 3 WHERE id = 3");
+    puller.until("the change", |puller| puller.seen.last().unwrap().change.op == Op::Update);
+    assert!(puller.seen.iter().filter(|seen| seen.cells[0] == "7000").all(|seen| seen.change.op == Op::Snapshot));
+    all.append(&mut puller.seen);
+    let rows = newest(&all);
+    // A row that was deleted between the two snapshots stays: nothing tells of it.
+    assert_eq!((rows["1"][3].as_str(), rows["3"][3].as_str(), rows.len()), ("200", "300", 6001));
+}
+
+#[test]
+fn an_idle_slot_moves_with_the_servers_log() {
+    let world = World::new("idle");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let before = puller.position;
+    world.sql("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)");
+    puller.drain(world.server);
+    assert!(puller.position > before && puller.seen.is_empty());
+    puller.source.handle().confirm(puller.position);
+    let position = puller.position;
+    puller.pull().unwrap();
+    eventually("the slot moves", || world.slot() >= position);
+}
+
+#[test]
+fn a_heartbeat_is_written_where_it_is_wanted() {
+    let world = World::new("beating");
+    let mut config = world.config();
+    config.heartbeat_message = HeartbeatMessage::Written;
+    let mut puller = Puller::open(&config, &streams());
+    puller.until("the snapshot", |puller| puller.position > 0);
+    // A message alone is not flushed at once; the server's own writer does it within a second.
+    let mut last = puller.position;
+    for _ in 0..3 {
+        puller.until("a beat", |puller| puller.position > last);
+        last = puller.position;
+    }
+    assert!(puller.seen.is_empty() && puller.dead.is_empty());
+}
+
+#[test]
+fn a_position_that_the_slot_has_passed_stops_with_a_message() {
+    let world = World::new("moved");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let stored = puller.position;
+    world.sql("INSERT INTO chargebacks VALUES (1, true)");
+    puller.rows(1);
+    drop(puller);
+    eventually("the slot is free", || {
+        world.sql("SELECT active FROM pg_replication_slots WHERE slot_name = 'moved'") == ["f"]
+    });
+    world.sql("SELECT pg_replication_slot_advance('moved', pg_current_wal_lsn())");
+    let error = Puller::resume(&world.config(), &streams(), stored).unwrap_err();
+    assert!(error.to_string().contains("only the changes up to"), "{error}");
+    let error = Puller::resume(&world.config(), &streams(), u64::MAX / 2).unwrap_err();
+    assert!(error.to_string().contains("restored"), "{error}");
+    world.sql("SELECT pg_drop_replication_slot('moved')");
+    let error = Puller::resume(&world.config(), &streams(), stored).unwrap_err();
+    assert!(error.to_string().contains("is gone"), "{error}");
+    assert_eq!(
+        world.sql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'moved'"),
+        ["0"],
+        "none is made silently"
+    );
+}
+
+#[test]
+fn an_identity_names_cluster_database_slot_and_publication() {
+    let (one, two) = (World::new("identity_a"), World::new("identity_b"));
+    let identities = [&one, &two].map(|world| world.puller().incarnation);
+    assert_ne!(identities[0], identities[1]);
+    let system = one.sql("SELECT system_identifier FROM pg_control_system()")[0].clone();
+    assert!(identities[0].starts_with(&format!("postgres/{system}/timeline-1/database-")), "{}", identities[0]);
+    assert!(identities[0].ends_with("/identity_a/interdict"));
+}
+
+#[test]
+fn a_call_that_waits_ends_when_it_is_told_to() {
+    let world = World::new("told");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let stop = puller.stop.clone();
+    let reader = std::thread::spawn(move || {
+        loop {
+            match puller.source.next(10) {
+                Ok(Some(_idle)) => {}
+                ended => break ended.unwrap().is_none(),
+            }
+        }
+    });
+    stop.stop();
+    assert!(reader.join().unwrap());
+}

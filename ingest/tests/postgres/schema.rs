@@ -1,0 +1,58 @@
+//! Tables that change while they are captured.
+
+use crate::rig::{Puller, World, streams};
+
+#[test]
+fn columns_that_are_added_reordered_or_not_declared_change_nothing() {
+    let world = World::new("added");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("INSERT INTO chargebacks VALUES (1, true); ALTER TABLE chargebacks ADD note text DEFAULT 'x'; INSERT INTO chargebacks VALUES (2, true, 'y'); ALTER TABLE chargebacks DROP is_fraud, ADD is_fraud bool; INSERT INTO chargebacks (id, is_fraud) VALUES (3, false); ALTER TABLE chargebacks DROP note; INSERT INTO chargebacks VALUES (4, true)");
+    assert_eq!(puller.rows(4), ["+ chargebacks 1|1", "+ chargebacks 2|1", "+ chargebacks 3|0", "+ chargebacks 4|1"]);
+}
+
+#[test]
+fn a_declared_column_that_goes_stops_the_source_after_what_came_before() {
+    let world = World::new("gone");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("INSERT INTO chargebacks VALUES (1, true); ALTER TABLE chargebacks RENAME is_fraud TO fraud; INSERT INTO chargebacks VALUES (2, true)");
+    let error = loop {
+        if let Err(error) = puller.pull() {
+            break error.to_string();
+        }
+    };
+    assert_eq!(puller.shown(), ["+ chargebacks 1|1"]);
+    assert!(error.contains("public.chargebacks has no column 'is_fraud'") && error.contains("id, fraud"), "{error}");
+    let position = puller.position;
+    drop(puller);
+    world.sql("ALTER TABLE chargebacks RENAME fraud TO is_fraud");
+    let mut puller = Puller::resume(&world.config(), &streams(), position).unwrap();
+    assert_eq!(puller.rows(1), ["+ chargebacks 2|-"], "the row is from when the table had no such column");
+}
+
+#[test]
+fn rows_from_before_a_column_was_added_have_null_in_it() {
+    let world = World::new("before");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let position = puller.position;
+    drop(puller);
+    world.sql("ALTER TABLE chargebacks DROP is_fraud; INSERT INTO chargebacks VALUES (1); ALTER TABLE chargebacks ADD is_fraud bool; INSERT INTO chargebacks VALUES (2, true)");
+    let mut puller = Puller::resume(&world.config(), &streams(), position).unwrap();
+    assert_eq!(puller.rows(2), ["+ chargebacks 1|-", "+ chargebacks 2|1"]);
+}
+
+#[test]
+fn a_type_that_changes_under_way_is_told() {
+    let world = World::new("retyped");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("ALTER TABLE chargebacks ALTER is_fraud TYPE float8 USING 1; INSERT INTO chargebacks VALUES (1, 0.5)");
+    let error = loop {
+        if let Err(error) = puller.pull() {
+            break error.to_string();
+        }
+    };
+    assert!(error.contains("column 'is_fraud' of public.chargebacks"), "{error}");
+}

@@ -1,0 +1,104 @@
+//! Lists as people change them, and the databases that are told.
+//!
+//! Invariant: the change of a list, its line in the audit log and what goes to databases are one commit.
+
+use interdict_features::decision::{EntityRef, ListKind};
+use interdict_features::time::{Span, Timestamp};
+use interdict_scorer::action::act::{Act, ActKind};
+use interdict_scorer::http::backend::{BackendError, BlockRemove, BlockSet, Removal};
+use interdict_store::port::{Commit, Durability, Intent, ListWrite, LogName, Store};
+
+use super::clock;
+use super::core::Core;
+use super::deciding::append;
+use super::promises::FULL_RETRY;
+
+impl<S: Store> Core<S> {
+    /// Sets a list entry; a block reaches the databases of its entity too.
+    pub(super) async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
+        if let Err(full) = self.judging.lists.set(set.entry.clone()) {
+            tracing::error!(%full, "a list entry was refused");
+            return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: FULL_RETRY }));
+        }
+        let entry = &set.entry;
+        let act =
+            act(ActKind::ManualBlock, &entry.entity, &entry.reason, &entry.author, entry.created.max(clock::now()));
+        let intents = if entry.list == ListKind::ManualBlock { self.judging.by_hand(&act)? } else { Vec::new() };
+        let audit = serde_json::json!({
+            "act": "set_list_entry", "entry": set.entry, "author": *set.caller.name, "id": act_id(&act, &intents),
+        });
+        let commit = Commit {
+            lists: vec![ListWrite::Set(set.entry)],
+            appends: vec![append(LogName::AUDIT, &audit)?],
+            intents,
+            durability: Durability::Power,
+            ..Commit::default()
+        };
+        self.commit_act(commit).await?;
+        Ok(Ok(()))
+    }
+
+    /// Removes a list entry. Where no other block binds the entity, it is unblocked in its databases, also when the list
+    /// has forgotten the block: an automatic one may have ended there, or never have been entered.
+    pub(super) async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {
+        let now = clock::now();
+        let blocks = [ListKind::ManualBlock, ListKind::AutomaticBlock];
+        let entry = self.judging.lists.of(&remove.entity).find(|entry| entry.list == remove.list).cloned();
+        let is_blocked_still =
+            self.judging.lists.of(&remove.entity).any(|it| {
+                it.list != remove.list && blocks.contains(&it.list) && it.expires.is_none_or(|end| now < end)
+            });
+        // Later than what it takes back, whatever the clocks say.
+        let after = entry.as_ref().map(|entry| entry.created.plus(Span::from_micros(1)));
+        let at = after.map_or(now, |after| after.max(now));
+        let act = act(ActKind::Unblock, &remove.entity, &remove.reason, &remove.caller.name, at);
+        let unblocks = blocks.contains(&remove.list) && !is_blocked_still;
+        let intents = if unblocks { self.judging.by_hand(&act)? } else { Vec::new() };
+        if entry.is_none() && intents.is_empty() {
+            return Ok(Ok(Removal::Absent));
+        }
+        let write = ListWrite::Remove { list: remove.list, entity: remove.entity.clone() };
+        self.judging.lists.apply(write.clone());
+        let audit = serde_json::json!({
+            "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
+            "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,
+            "id": act_id(&act, &intents),
+        });
+        let commit = Commit {
+            lists: vec![write],
+            appends: vec![append(LogName::AUDIT, &audit)?],
+            intents,
+            durability: Durability::Power,
+            ..Commit::default()
+        };
+        self.commit_act(commit).await?;
+        Ok(Ok(if entry.is_some() { Removal::Removed } else { Removal::Absent }))
+    }
+
+    /// Commits what a person did, and wakes who carries it out.
+    async fn commit_act(&self, commit: Commit) -> anyhow::Result<()> {
+        let has_intents = !commit.intents.is_empty();
+        self.commit(commit).await?;
+        if has_intents {
+            self.outbox.notify_one();
+        }
+        Ok(())
+    }
+}
+
+fn act(kind: ActKind, entity: &EntityRef, reason: &str, author: &str, decided_at: Timestamp) -> Act {
+    Act {
+        kind,
+        id: uuid::Uuid::new_v4(),
+        target: entity.clone(),
+        decided_at,
+        reason: reason.to_owned(),
+        author: Some(author.to_owned()),
+        decision: None,
+    }
+}
+
+/// The id under which the audit log will tell what came of an act, where a database is told of it.
+fn act_id(act: &Act, intents: &[Intent]) -> Option<uuid::Uuid> {
+    (!intents.is_empty()).then_some(act.id)
+}

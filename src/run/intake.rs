@@ -1,0 +1,172 @@
+//! What sources deliver: applied, judged and stored on the engine's thread.
+//!
+//! Invariants:
+//! - A decision that is stored since before a crash is not made anew, nor is one that a caller was told: that one is stored here.
+//! - Every record of a judged stream gets a decision, if only by default (DESIGN 3.15).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use interdict_features::change::ChangeBatch;
+use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
+use interdict_features::definition::{OnUnmatched, Stream};
+use interdict_features::engine::Evaluate;
+use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
+use interdict_ingest::source::Delivery;
+use interdict_scorer::judge::Judge;
+use interdict_store::port::{Claim, Commit, Query, Store};
+use uuid::Uuid;
+
+use super::clock;
+use super::core::Core;
+use super::judging::{Circumstances, Judged, undecodable};
+
+/// What is about to be stored.
+#[derive(Default)]
+struct Settled {
+    judged: Vec<Judged>,
+    /// What callers were told.
+    told: Vec<Judged>,
+}
+
+impl<S: Store> Core<S> {
+    /// Applies and judges what a source delivered.
+    pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
+        self.bury(&delivery.dead)?;
+        self.decide_undecodable(source, &delivery.dead).await?;
+        for batch in &delivery.batches {
+            self.pipeline.apply(batch, Evaluate::Judged).await?;
+            self.note_outcomes(source, batch)?;
+            let decided = self.decided_before(source, batch).await?;
+            let count = self.judge(source, batch, &decided).await?;
+            self.stats.decided(clock::instant() - read, count);
+        }
+        self.stats.count_events(delivery.records);
+        self.pipeline.advance(source, 0, delivery.position);
+        Ok(())
+    }
+
+    /// Judges and stores what a batch brought, but for the places in it that were `decided` before; how many decisions there are.
+    async fn judge(&mut self, source: &str, batch: &ChangeBatch, decided: &[usize]) -> anyhow::Result<usize> {
+        let Some(judge) = self.judging.judge_of(batch.stream().index).cloned() else { return Ok(0) };
+        let seen = self.pipeline.seen();
+        loop {
+            let mut settled = Settled::default();
+            let mut decided = decided.to_vec();
+            for (change, record) in self.told(batch, &decided) {
+                decided.push(change);
+                settled.told.push(as_told(&judge, record)?);
+            }
+            decided.sort_unstable();
+            let circumstances =
+                Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &decided };
+            settled.judged = self.judging.judge(batch, self.pipeline.output(), &circumstances)?;
+            if let Some(count) = self.store(settled).await? {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Records that cannot be judged for want of a row get the policy's default all the same.
+    async fn decide_undecodable(&mut self, source: &Arc<str>, letters: &[DeadLetter]) -> anyhow::Result<()> {
+        let judged =
+            letters.iter().filter_map(|letter| Some((letter, Arc::clone(self.judge_of_letter(source, letter)?))));
+        let judged: Vec<(&DeadLetter, Arc<Judge>)> = judged.collect();
+        loop {
+            let mut settled = Settled::default();
+            for (letter, judge) in &judged {
+                let judged = undecodable(judge, letter, clock::now())?;
+                match self.promises.told(judged.record.decision_id) {
+                    Some(record) => settled.told.push(as_told(judge, record)?),
+                    None => settled.judged.push(judged),
+                }
+            }
+            if self.store(settled).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Who would have judged a record. Rows of a database that are not numbered within a transaction stem from its snapshot: history.
+    fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
+        let stream = match &letter.stream {
+            _ if letter.reason == DeadReason::UnknownTable => None,
+            Some(name) => {
+                let streams = &self.pipeline.definitions().streams;
+                streams.iter().find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
+            }
+            None => self.judged_sources.get(source).copied(),
+        };
+        self.judging.judge_of(stream?)
+    }
+
+    /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.
+    async fn decided_before(&mut self, source: &Arc<str>, batch: &ChangeBatch) -> anyhow::Result<Vec<usize>> {
+        let stream = batch.stream();
+        let lane = (Arc::clone(source), stream.index);
+        if stream.judge.is_none() || (self.past_replay.contains(&lane) && self.remembers_requests(stream)) {
+            return Ok(Vec::new());
+        }
+        let judged: Vec<(usize, Uuid)> = self.to_judge(batch).collect();
+        let query = Query { decisions: judged.iter().map(|(_, id)| *id).collect(), ..Query::default() };
+        let stored = self.store.fetch(&query).await?.decisions;
+        if stored.iter().any(Option::is_none) {
+            self.past_replay.insert(lane);
+        }
+        Ok(judged.iter().zip(&stored).filter(|(_, stored)| stored.is_some()).map(|((change, _), _)| *change).collect())
+    }
+
+    /// What callers were told under the ids of changes in `batch`, with their places in it.
+    fn told(&self, batch: &ChangeBatch, decided: &[usize]) -> Vec<(usize, DecisionRecord)> {
+        if self.promises.is_empty() {
+            return Vec::new();
+        }
+        let open = self.to_judge(batch).filter(|(change, _)| !decided.contains(change));
+        open.filter_map(|(change, id)| Some((change, self.promises.told(id)?))).collect()
+    }
+
+    /// Places in `batch` of what is to be judged, and the ids of the decisions.
+    fn to_judge<'a>(&'a self, batch: &'a ChangeBatch) -> impl Iterator<Item = (usize, Uuid)> + 'a {
+        self.pipeline.output().judgements.iter().enumerate().filter_map(|(change, judgement)| {
+            let event = batch.row(change).event_id().unwrap_or_default();
+            judgement.map(|n| (change, decision_id(&self.namespace, &batch.stream().name, &event, n)))
+        })
+    }
+
+    /// Whether a row record tells that a row was decided when it was requested. Where none does, only the stored decision tells, and the
+    /// list entries of a second judgement must not bind the events behind it.
+    fn remembers_requests(&self, stream: &Stream) -> bool {
+        let keeps_records = self.pipeline.engine().plan().streams[stream.index].keeps_records;
+        keeps_records && stream.on_unmatched != OnUnmatched::Drop
+    }
+
+    /// Stores decisions; how many. `None` when a caller was told a default instead of one of them while they were made: nothing is stored,
+    /// the lists are as before, and they are to be made again around what he was told.
+    async fn store(&mut self, Settled { judged, told }: Settled) -> anyhow::Result<Option<usize>> {
+        let already_told = told.len();
+        let all = judged.into_iter().chain(told).map(|Judged { record, claim }| (record, claim));
+        let (records, claims): (Vec<DecisionRecord>, Vec<Claim>) = all.unzip();
+        if records.is_empty() {
+            return Ok(Some(0));
+        }
+        let records = Arc::new(records);
+        let promises = Arc::clone(&self.promises);
+        let Some(_until_stored) = promises.announce(&records, already_told) else {
+            let entries = claims.into_iter().flat_map(|claim| claim.lists);
+            let blocked: Vec<EntityRef> = entries.map(|entry| entry.entity).collect();
+            self.restore_lists(&blocked).await?;
+            return Ok(None);
+        };
+        let committed = self.commit_decisions(Commit { claims, ..Commit::default() }).await?;
+        for (record, outcome) in records.iter().zip(&committed.claims) {
+            self.settle_claim(record, outcome).await?;
+        }
+        Ok(Some(records.len()))
+    }
+}
+
+/// What a caller was told, as it is to be stored.
+fn as_told(judge: &Judge, record: DecisionRecord) -> anyhow::Result<Judged> {
+    let claim = judge.claim(&record)?;
+    Ok(Judged { record, claim })
+}

@@ -1,0 +1,215 @@
+//! Sources on threads of their own: what each reads goes to the engine through one bounded queue.
+//!
+//! Invariants:
+//! - A reader asks the engine for its position before it reads, so that it goes on after what the store holds.
+//! - A source that forgets what was confirmed hears of a position only once everything up to it is on disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use interdict_features::change::Op;
+use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
+use interdict_ingest::source::error::SourceError;
+#[cfg(feature = "postgres")]
+use interdict_ingest::source::postgres::{PostgresSource, metrics::PostgresMetrics};
+use interdict_ingest::source::stop::Stop;
+use interdict_ingest::source::{Delivery, FileSource};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::setup::Setup;
+
+use super::clock;
+use super::core::Intake;
+
+/// Records of one delivery at most.
+pub(crate) const DELIVERY: usize = 4_096;
+
+/// A source made by the caller, such as the demo's simulation.
+pub(crate) struct OwnSource {
+    pub(crate) name: String,
+    /// Its identity, when it can be taken up again.
+    pub(crate) incarnation: Option<String>,
+    /// Runs on a thread of its own until it ends or is stopped; is handed the position it goes on after.
+    pub(crate) read: Box<dyn FnOnce(Intaker, Stop, Option<u64>) -> anyhow::Result<()> + Send>,
+}
+
+/// Where a source puts its deliveries. Blocks while the engine is behind.
+#[derive(Debug)]
+pub(crate) struct Intaker {
+    source: Arc<str>,
+    intake: mpsc::Sender<Intake>,
+}
+
+impl Intaker {
+    /// Makes the source known to the engine; the position after which it goes on.
+    fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
+        let (reply, position) = oneshot::channel();
+        let asked = Intake::Attach { source: Arc::clone(&self.source), incarnation, reply };
+        let ended = || anyhow!("the engine has ended");
+        self.intake.blocking_send(asked).map_err(|_closed| ended())?;
+        position.blocking_recv().map_err(|_closed| ended())?
+    }
+
+    /// Hands over a delivery; false when the engine has ended.
+    pub(crate) fn give(&self, delivery: Delivery) -> bool {
+        let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
+        self.intake.blocking_send(given).is_ok()
+    }
+}
+
+/// The judged stream of every source whose records belong to one stream and are not history.
+pub(crate) fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
+    let streams = &setup.definitions.streams;
+    let stream_of = |config: &SourceConfig| {
+        let SourceKind::File(file) = &config.kind else { return None };
+        let only = match &file.stream {
+            Some(name) => streams.iter().find(|stream| stream.name == *name),
+            None => streams.first().filter(|_| streams.len() == 1),
+        };
+        let is_history = file.reading.rows_as == Op::Snapshot && file.format != Format::Debezium;
+        only.filter(|stream| stream.judge.is_some() && !is_history).map(|stream| (config.name.clone(), stream.index))
+    };
+    setup.sources.iter().filter_map(stream_of).collect()
+}
+
+/// What a source's reader pulls from.
+trait Pull: Send + 'static {
+    /// The source's identity; `None`: there is no place to return to.
+    fn incarnation(&mut self) -> Result<Option<String>, SourceError>;
+    fn resume(&mut self, position: u64) -> Result<(), SourceError>;
+    fn next(&mut self, records_max: usize) -> Result<Option<Delivery>, SourceError>;
+}
+
+impl Pull for FileSource {
+    fn incarnation(&mut self) -> Result<Option<String>, SourceError> {
+        Self::incarnation(self)
+    }
+
+    fn resume(&mut self, position: u64) -> Result<(), SourceError> {
+        Self::resume(self, position)
+    }
+
+    fn next(&mut self, records_max: usize) -> Result<Option<Delivery>, SourceError> {
+        Self::next(self, records_max)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Pull for PostgresSource {
+    fn incarnation(&mut self) -> Result<Option<String>, SourceError> {
+        Self::incarnation(self)
+    }
+
+    fn resume(&mut self, position: u64) -> Result<(), SourceError> {
+        Self::resume(self, position)
+    }
+
+    fn next(&mut self, records_max: usize) -> Result<Option<Delivery>, SourceError> {
+        Self::next(self, records_max)
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[expect(clippy::disallowed_methods, reason = "passwords are configuration")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Tells a source up to which position everything is on disk.
+pub(crate) type Confirm = Box<dyn Fn(u64) + Send>;
+
+/// Confirmations by source.
+#[derive(Default)]
+pub(crate) struct Confirms(Vec<(String, Confirm)>);
+
+impl std::fmt::Debug for Confirms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Confirms {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells every source its position; sources without one have nothing on disk.
+    pub(crate) fn tell(&self, position: impl Fn(&str) -> Option<u64>) {
+        for (name, confirm) in &self.0 {
+            if let Some(position) = position(name) {
+                confirm(position);
+            }
+        }
+    }
+}
+
+/// Where sources are started from.
+pub(crate) struct Starter<'a> {
+    pub(crate) setup: &'a Setup,
+    pub(crate) intake: mpsc::Sender<Intake>,
+    pub(crate) stop: &'a Stop,
+    pub(crate) confirms: Confirms,
+    #[cfg(feature = "postgres")]
+    pub(crate) postgres: &'a PostgresMetrics,
+}
+
+impl Starter<'_> {
+    /// Reads a configured source on a thread of its own, from where the store left it. One that has no identity yet (a followed file
+    /// that is still empty, a database that is not reachable) waits there, and nothing else does.
+    pub(crate) fn configured(&mut self, config: &SourceConfig) -> anyhow::Result<()> {
+        match &config.kind {
+            SourceKind::File(file) => {
+                let streams = &self.setup.definitions.streams;
+                self.pull(&config.name, FileSource::open(&config.name, file, streams, self.stop.clone())?)
+            }
+            #[cfg(feature = "postgres")]
+            SourceKind::Postgres(database) => {
+                let streams = &self.setup.definitions.streams;
+                let database = database.clone().located(&self.setup.folder);
+                let environment = |name: &str| environment(name);
+                let stop = self.stop.clone();
+                let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
+                let handle = source.handle();
+                self.confirms.0.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
+                self.pull(&config.name, source)
+            }
+            _ => Err(anyhow!("source '{}' is of a kind that this program was built without", config.name)),
+        }
+    }
+
+    fn pull(&self, name: &str, mut source: impl Pull) -> anyhow::Result<()> {
+        let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
+            let incarnation = source.incarnation()?;
+            if let Some(position) = intaker.attach(incarnation)? {
+                source.resume(position)?;
+            }
+            while let Some(delivery) = source.next(DELIVERY)? {
+                if !intaker.give(delivery) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        self.own(OwnSource { name: name.to_owned(), incarnation: None, read: Box::new(read) }, None)
+    }
+
+    /// Runs a source of the caller's from `position` on.
+    pub(crate) fn own(&self, own: OwnSource, position: Option<u64>) -> anyhow::Result<()> {
+        let (intake, stop) = (self.intake.clone(), self.stop.clone());
+        let name: Arc<str> = Arc::from(own.name.as_str());
+        let thread = std::thread::Builder::new().name(format!("source-{name}"));
+        thread.spawn(move || {
+            let intaker = Intaker { source: name, intake: intake.clone() };
+            let read = std::panic::AssertUnwindSafe(move || (own.read)(intaker, stop, position));
+            let ended = match std::panic::catch_unwind(read) {
+                Ok(Ok(())) => Intake::Ended,
+                Ok(Err(error)) => Intake::Failed(error),
+                Err(_panic) => Intake::Failed(anyhow!("the reader of a source panicked; the log says where")),
+            };
+            // The engine has ended first when this fails; there is nobody left to tell.
+            drop(intake.blocking_send(ended));
+        })?;
+        Ok(())
+    }
+}

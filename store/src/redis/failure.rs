@@ -1,0 +1,236 @@
+//! What the database's errors mean to the person who runs it, and how a caller reacts.
+//!
+//! Invariant: no message holds a password; addresses are host and port, or a socket's path.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::error::Class;
+
+/// What can go wrong with a database of its own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// Nobody answers, or not in time.
+    #[error("no answer from Redis at {address}: {source}; see that it runs and can be reached, work goes on by itself")]
+    Unreachable {
+        /// The server.
+        address: String,
+        /// Why.
+        source: RedisError,
+    },
+    /// The server is reading its data.
+    #[error("Redis at {address} is still loading its data; work goes on by itself")]
+    Loading {
+        /// The server.
+        address: String,
+    },
+    /// The server is a replica, or was made one.
+    #[error(
+        "Redis at {address} is a read-only replica; name the master in [store] url (several addresses are tried in order), or promote this one"
+    )]
+    ReadOnly {
+        /// The server.
+        address: String,
+    },
+    /// The server has as much data as it may.
+    #[error(
+        "Redis at {address} has reached its maxmemory and takes no more; raise maxmemory or give it a machine with more memory, work goes on by itself"
+    )]
+    OutOfMemory {
+        /// The server.
+        address: String,
+    },
+    /// The server cannot write to its disk.
+    #[error(
+        "Redis at {address} cannot write to its disk ({said}); free space there or mend it, work goes on by itself"
+    )]
+    Unwritable {
+        /// The server.
+        address: String,
+        /// What it said.
+        said: String,
+    },
+    /// The server has fewer replicas than its own configuration asks for.
+    #[error(
+        "Redis at {address} has fewer replicas than its min-replicas-to-write; bring them back, work goes on by itself"
+    )]
+    TooFewReplicas {
+        /// The server.
+        address: String,
+    },
+    /// Fewer replicas than configured have confirmed a commit that must survive.
+    #[error(
+        "{confirmed} of {wanted} replicas of Redis at {address} confirmed a commit in time; see that they run, work goes on by itself"
+    )]
+    Unconfirmed {
+        /// The server.
+        address: String,
+        /// Replicas that confirmed.
+        confirmed: i64,
+        /// Replicas wanted.
+        wanted: u32,
+    },
+    /// The server is occupied by a script.
+    #[error("Redis at {address} is busy with a script; see which by SCRIPT KILL or its log, work goes on by itself")]
+    Busy {
+        /// The server.
+        address: String,
+    },
+    /// User or password are wrong or missing.
+    #[error(
+        "Redis at {address} refuses user or password; see [store] user and password_env or password_file, and the server's ACL LIST"
+    )]
+    Credentials {
+        /// The server.
+        address: String,
+    },
+    /// The user lacks a right.
+    #[error(
+        "Redis at {address} forbids this user what the store needs ({said}); give it ACL SETUSER USER ~{{NAMESPACE}}:* ~{{NAMESPACE:* +@all -@dangerous +info +config|get"
+    )]
+    Forbidden {
+        /// The server.
+        address: String,
+        /// What it said.
+        said: String,
+    },
+    /// The server is too old.
+    #[error("Redis at {address} has version {version}; the store needs 7.0 or newer")]
+    Version {
+        /// The server.
+        address: String,
+        /// Its version.
+        version: String,
+    },
+    /// The server is a node of a cluster.
+    #[error(
+        "Redis at {address} runs in cluster mode, where a commit cannot be atomic; name a server with cluster-enabled no (with replicas, as needed)"
+    )]
+    Cluster {
+        /// The server.
+        address: String,
+    },
+    /// The server throws data away when memory is short.
+    #[error(
+        "Redis at {address} removes keys when its memory is full (maxmemory-policy {policy}), which would falsify features and forget decisions; set maxmemory-policy noeviction"
+    )]
+    Evicts {
+        /// The server.
+        address: String,
+        /// Its policy.
+        policy: String,
+    },
+    /// The server keeps less on disk than was asked for.
+    #[error(
+        "Redis at {address} keeps {found}, [store] persistence asks for {wanted}; change appendonly and appendfsync there, or the configuration here"
+    )]
+    Persistence {
+        /// The server.
+        address: String,
+        /// What it keeps.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The database lost commits that it had answered.
+    #[error(
+        "the database went back from commit {expected} to {stored}: a restart or a fail-over lost its newest writes; start again, and what was lost is read again from the source"
+    )]
+    Rewound {
+        /// Number of its last commit now.
+        stored: u64,
+        /// Number of the last commit that it had answered.
+        expected: u64,
+    },
+    /// Client, certificate or address cannot be used.
+    #[error("the connection to Redis at {address} cannot be made: {source}; see [store] url and ca_file")]
+    Settings {
+        /// The server.
+        address: String,
+        /// Why.
+        source: RedisError,
+    },
+    /// Anything else that the server says.
+    #[error("Redis at {address} said: {said}; see its log")]
+    Other {
+        /// The server.
+        address: String,
+        /// What it said.
+        said: String,
+    },
+}
+
+impl DatabaseError {
+    /// How to react.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Loading { .. }
+            | Self::ReadOnly { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Unwritable { .. }
+            | Self::TooFewReplicas { .. }
+            | Self::Unconfirmed { .. }
+            | Self::Busy { .. } => Class::Transient,
+            Self::Credentials { .. }
+            | Self::Forbidden { .. }
+            | Self::Version { .. }
+            | Self::Cluster { .. }
+            | Self::Evicts { .. }
+            | Self::Persistence { .. }
+            | Self::Rewound { .. }
+            | Self::Settings { .. }
+            | Self::Other { .. } => Class::Fatal,
+        }
+    }
+
+    /// Whether another connection, now or a moment later, may do better.
+    pub(super) fn is_worth_another(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Loading { .. } | Self::ReadOnly { .. })
+    }
+
+    /// Gives an error of the client its variant.
+    pub(super) fn of(address: &str, error: RedisError) -> Self {
+        let address = address.to_owned();
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::Credentials { address },
+            ErrorKind::InvalidClientConfig => Self::Settings { address, source: error },
+            ErrorKind::Server(_) | ErrorKind::Extension => {
+                let said = match (error.code(), error.detail()) {
+                    (Some(code), Some(detail)) => format!("{code} {detail}"),
+                    (Some(code), None) => code.to_owned(),
+                    (None, _) => error.to_string(),
+                };
+                Self::of_server(address, error.kind(), error.code().unwrap_or_default(), said)
+            }
+            // Bytes that are no answer end a connection as a broken one does.
+            _ => Self::Unreachable { address, source: error },
+        }
+    }
+
+    fn of_server(address: String, kind: ErrorKind, code: &str, said: String) -> Self {
+        match (kind, code) {
+            (ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown), _) => {
+                Self::Loading { address }
+            }
+            (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Self::ReadOnly { address },
+            (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::Forbidden { address, said },
+            (
+                ErrorKind::Server(
+                    ServerErrorKind::Moved
+                    | ServerErrorKind::Ask
+                    | ServerErrorKind::CrossSlot
+                    | ServerErrorKind::ClusterDown,
+                ),
+                _,
+            ) => Self::Cluster { address },
+            (_, "OOM") => Self::OutOfMemory { address },
+            (_, "MISCONF") => Self::Unwritable { address, said },
+            (_, "NOREPLICAS") => Self::TooFewReplicas { address },
+            (_, "BUSY") => Self::Busy { address },
+            (_, "NOAUTH" | "WRONGPASS") => Self::Credentials { address },
+            _ => Self::Other { address, said },
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Which commits of this process are on their way or in doubt, so that one whose answer was lost can be made again.
+//!
+//! Every commit carries a number of this process, its token. The server keeps the answer under the token until the
+//! commit is settled; a commit that comes again under its token is answered from there. A token below the lowest one that
+//! is not settled is refused: what an old connection still holds comes too late to be made a second time.
+//!
+//! Invariants:
+//! - A token is settled once its answer is known, or once nobody can ask about it any more.
+//! - At most [`DOUBTS_MAX`] commits are in doubt; of more, the oldest can no longer be asked about.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use super::encode::Body;
+
+/// Commits that may be in doubt: one per caller is usual.
+const DOUBTS_MAX: usize = 64;
+
+/// The commits of this process.
+pub(super) struct Ledger {
+    writer: Uuid,
+    hashers: [RandomState; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    flying: BTreeSet<u64>,
+    doubts: VecDeque<Doubt>,
+    known: u64,
+}
+
+struct Doubt {
+    token: u64,
+    /// Compared first: few commits are worth a fingerprint.
+    size: (usize, usize),
+    fingerprint: u128,
+}
+
+/// A commit on its way. Dropped before it is settled, it is in doubt.
+pub(super) struct Flight<'a> {
+    ledger: &'a Ledger,
+    body: &'a Body,
+    token: Option<u64>,
+}
+
+/// What a commit says of itself and of those before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Standing {
+    pub(super) token: u64,
+    /// The lowest token that is not settled.
+    pub(super) low: u64,
+    /// Number of the newest commit in the database that this process knows of.
+    pub(super) known: u64,
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        let state = Mutex::new(State { next: 1, ..State::default() });
+        Self { writer: Uuid::new_v4(), hashers: [RandomState::new(), RandomState::new()], state }
+    }
+
+    /// This process's name among the writers.
+    pub(super) fn writer(&self) -> Uuid {
+        self.writer
+    }
+
+    /// Begins a commit: under its old token if it is one that is in doubt.
+    pub(super) fn begin<'a>(&'a self, body: &'a Body) -> Flight<'a> {
+        let mut state = self.state();
+        let doubted = if state.doubts.iter().any(|doubt| doubt.size == body.size()) {
+            let fingerprint = self.fingerprint(body);
+            state.doubts.iter().position(|doubt| doubt.size == body.size() && doubt.fingerprint == fingerprint)
+        } else {
+            None
+        };
+        let token = match doubted.and_then(|at| state.doubts.remove(at)) {
+            Some(doubt) => doubt.token,
+            None => {
+                let token = state.next;
+                state.next += 1;
+                token
+            }
+        };
+        state.flying.insert(token);
+        Flight { ledger: self, body, token: Some(token) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fingerprint(&self, body: &Body) -> u128 {
+        let [low, high] = &self.hashers;
+        u128::from(high.hash_one(body)) << 64 | u128::from(low.hash_one(body))
+    }
+}
+
+impl Flight<'_> {
+    /// What the commit says when it is sent now.
+    pub(super) fn standing(&self) -> Standing {
+        let state = self.ledger.state();
+        let token = self.token.expect("a flight is settled by value");
+        let doubted = state.doubts.iter().map(|doubt| doubt.token).min();
+        let low = state.flying.first().copied().into_iter().chain(doubted).min().unwrap_or(token);
+        Standing { token, low, known: state.known }
+    }
+
+    /// The commit is in the database, under this number.
+    pub(super) fn landed(mut self, sequence: u64) {
+        self.settle(sequence);
+    }
+
+    /// Nothing of the commit was made, nor will be.
+    pub(super) fn refused(mut self) {
+        self.settle(0);
+    }
+
+    fn settle(&mut self, sequence: u64) {
+        if let Some(token) = self.token.take() {
+            let mut state = self.ledger.state();
+            state.flying.remove(&token);
+            state.known = state.known.max(sequence);
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let Some(token) = self.token.take() else { return };
+        let fingerprint = self.ledger.fingerprint(self.body);
+        let mut state = self.ledger.state();
+        state.flying.remove(&token);
+        if state.doubts.len() == DOUBTS_MAX {
+            state.doubts.pop_front();
+        }
+        state.doubts.push_back(Doubt { token, size: self.body.size(), fingerprint });
+    }
+}

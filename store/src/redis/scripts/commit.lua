@@ -1,0 +1,209 @@
+#!lua
+-- One commit: checks everything that is conditional, then writes everything. Arguments are read from front to back;
+-- `encode.rs` writes them in the same order.
+local WRITER_TTL_MS = 86400000
+local RECENT_KEPT, RECENT_SLACK = 100, 200
+local PENDING_SLACK = 128
+
+local meta, offsets, writer, lists, intents, outbox, decisions = unpack(KEYS)
+local at = 0
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+local function number()
+  return tonumber(take())
+end
+local keep_ms
+local function keep(key)
+  if keep_ms ~= '' then
+    redis.call('PEXPIRE', key, keep_ms)
+  end
+end
+local function stream_id(position)
+  return string.format('1-%.0f', position)
+end
+
+-- What the writer may ask about again, and what is too old to be answered.
+local token, low, known, capacity, oldest = take(), number(), number(), number(), take()
+keep_ms = take()
+local own = redis.call('HMGET', writer, token, 'low')
+if own[1] then
+  -- A write, so that WAIT of this connection waits for what it asks about.
+  redis.call('PEXPIRE', writer, WRITER_TTL_MS)
+  local answer = cmsgpack.unpack(own[1])
+  return { 'again', answer[1], answer[2], answer[3] }
+end
+if own[2] and tonumber(token) < tonumber(own[2]) then
+  return { 'settled' }
+end
+
+local head = redis.call('HMGET', meta, 'sequence', 'decisions', 'intents', 'sweep')
+local sequence = tonumber(head[1] or 0)
+if sequence < known then
+  return { 'rewound', sequence, known }
+end
+
+-- Checks. Nothing is written before the last of them.
+local moves, moved = {}, {}
+for i = 1, number() do
+  local field, from, to = take(), take(), take()
+  local stored = moved[field] or redis.call('HGET', offsets, field) or ''
+  if stored ~= from then
+    return { 'fenced', i, stored }
+  end
+  moved[field] = to
+  moves[i] = field
+end
+
+local position = tonumber(head[2] or 0)
+local first_position = position
+local claims, remembered, fresh, taken, wanted, entered = {}, {}, {}, {}, 0, {}
+for i = 1, number() do
+  local claim = { key = take(), id = take(), record = take() }
+  local stored = taken[claim.key] or redis.call('GET', claim.key)
+  local count = number()
+  claim.entities, claim.entities_end = at + 1, at + count
+  at = at + count
+  count = number()
+  claim.intents, claim.intents_end = at + 1, at + 2 * count
+  at = at + 2 * count
+  if not stored then
+    wanted = wanted + count
+    for field = claim.intents, claim.intents_end, 2 do
+      entered[ARGV[field]] = true
+    end
+  end
+  count = number()
+  claim.lists, claim.lists_end = at + 1, at + 2 * count
+  at = at + 2 * count
+  if stored then
+    claims[i], remembered[i] = stored, -1
+  else
+    taken[claim.key] = claim.record
+    claims[i], remembered[i] = position, position
+    position = position + 1
+    fresh[#fresh + 1] = claim
+  end
+end
+local acts = {}
+for _ = 1, number() do
+  local field, json = take(), take()
+  if not entered[field] and redis.call('HEXISTS', intents, field) == 0 then
+    entered[field] = true
+    wanted = wanted + 1
+    acts[#acts + 1] = { field, json }
+  end
+end
+if wanted > 0 and redis.call('HLEN', intents) + wanted > capacity then
+  return { 'full', capacity }
+end
+
+-- Plain commands stand at the end: each its number of words, then the words. They go first, so that a key of a foreign
+-- type stops the commit before what would not be made the same way again.
+local rest = at
+at = #ARGV - number()
+while at < #ARGV do
+  local words = number()
+  redis.call(unpack(ARGV, at + 1, at + words))
+  at = at + words
+end
+at = rest + 1
+
+local intent = tonumber(head[3] or 0)
+local function enter(field, json)
+  intent = intent + 1
+  redis.call('ZADD', outbox, string.format('%.0f', intent), field)
+  redis.call('HSET', intents, field, json)
+end
+for i = 1, #fresh do
+  local claim = fresh[i]
+  redis.call('SET', claim.key, claim.record)
+  keep(claim.key)
+  redis.call('XADD', decisions, stream_id(first_position + i - 1), 'd', claim.id)
+  for entity = claim.entities, claim.entities_end do
+    if redis.call('LPUSH', ARGV[entity], claim.id) > RECENT_SLACK then
+      redis.call('LTRIM', ARGV[entity], 0, RECENT_KEPT - 1)
+    end
+    keep(ARGV[entity])
+  end
+  for field = claim.intents, claim.intents_end, 2 do
+    enter(ARGV[field], ARGV[field + 1])
+  end
+  for field = claim.lists, claim.lists_end, 2 do
+    redis.call('HSET', lists, ARGV[field], ARGV[field + 1])
+  end
+end
+for i = 1, #acts do
+  enter(acts[i][1], acts[i][2])
+end
+
+for _ = 1, number() do
+  local field, texts, result = take(), take(), take()
+  if redis.call('HDEL', intents, field) == 1 then
+    redis.call('ZREM', outbox, field)
+    redis.call('RPUSH', texts, result)
+    keep(texts)
+  end
+end
+
+for _ = 1, number() do
+  local texts, text = take(), take()
+  if not redis.call('LPOS', texts, text) then
+    redis.call('RPUSH', texts, text)
+    keep(texts)
+  end
+end
+
+for _ = 1, number() do
+  local field, entry = take(), take()
+  if entry == '' then
+    redis.call('HDEL', lists, field)
+  else
+    redis.call('HSET', lists, field, entry)
+  end
+end
+
+local changed = { 'sequence', string.format('%.0f', sequence + 1) }
+local function change(field, value)
+  changed[#changed + 1] = field
+  changed[#changed + 1] = value
+end
+
+local starts = {}
+for i = 1, number() do
+  local field, stream, count = take(), take(), number()
+  local start = tonumber(redis.call('HGET', meta, field) or 0)
+  for entry = 0, count - 1 do
+    redis.call('XADD', stream, stream_id(start + entry), 'e', take())
+  end
+  starts[i] = start
+  change(field, string.format('%.0f', start + count))
+end
+
+for i = 1, #moves do
+  redis.call('HSET', offsets, moves[i], moved[moves[i]])
+end
+if #fresh > 0 then
+  change('decisions', string.format('%.0f', position))
+end
+if wanted > 0 then
+  change('intents', string.format('%.0f', intent))
+end
+if oldest ~= '' and head[4] and tonumber(oldest) < tonumber(head[4]) then
+  change('late', '1')
+end
+redis.call('HSET', meta, unpack(changed))
+
+redis.call('HSET', writer, 'low', low, token, cmsgpack.pack({ sequence + 1, remembered, starts }))
+redis.call('PEXPIRE', writer, WRITER_TTL_MS)
+if redis.call('HLEN', writer) > PENDING_SLACK then
+  local fields = redis.call('HKEYS', writer)
+  for i = 1, #fields do
+    local settled = tonumber(fields[i])
+    if settled and settled < low then
+      redis.call('HDEL', writer, fields[i])
+    end
+  end
+end
+return { 'done', sequence + 1, claims, starts }

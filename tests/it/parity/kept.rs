@@ -1,0 +1,135 @@
+//! The pipeline over a store: what is dropped from memory comes back as it was, and what nothing can ask for any more goes.
+
+use std::sync::Arc;
+
+use interdict_features::change::{Change, ChangeBatch, Op, Version};
+use interdict_features::engine::{Evaluate, Plan};
+use interdict_features::state::Readout;
+use interdict_features::time::{Span, Timestamp};
+use interdict_ingest::pipeline::{Limits, Pipeline};
+use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::port::{Commit, Store as _};
+
+use super::history::{DAY, Delivery, deliveries};
+use super::side::{batch, plan};
+use super::twin::DEFINITIONS;
+
+struct Kept {
+    folder: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    store: Arc<EmbeddedStore>,
+    pipeline: Pipeline<EmbeddedStore>,
+}
+
+impl Kept {
+    fn new(plan: &Arc<Plan>, memory_bytes: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap());
+        let limits = Limits { shards: 2, memory_bytes };
+        let pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(&store), limits);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        Self { folder, runtime, store, pipeline }
+    }
+
+    fn apply(&mut self, batch: &ChangeBatch) {
+        self.runtime.block_on(self.pipeline.apply(batch, Evaluate::Judged)).unwrap();
+    }
+
+    fn commit(&mut self) {
+        let mut commit = Commit::default();
+        self.pipeline.fill(&mut commit);
+        self.runtime.block_on(self.store.commit(commit)).unwrap();
+        self.pipeline.stored();
+    }
+
+    fn rows(&self) -> usize {
+        self.store.rows_now().unwrap().len()
+    }
+}
+
+/// One decision's part of the engine: judgement, instants, vector.
+type Judged = (Option<u32>, Vec<i64>, Vec<Readout>);
+
+fn judged(kept: &mut Kept, plan: &Plan, deliveries: &[Delivery]) -> Vec<Judged> {
+    let mut judged = Vec::new();
+    let entities = plan.definitions.entities.len();
+    let runs = deliveries.chunk_by(|a, b| a.is_report() == b.is_report()).flat_map(|run| run.chunks(24));
+    for run in runs {
+        kept.apply(&batch(plan, run[0].is_report(), run.iter()));
+        let output = kept.pipeline.output();
+        for (change, place) in output.vectors.iter().enumerate().filter_map(|(at, place)| Some((at, (*place)?))) {
+            let from = place as usize * entities;
+            let as_of = output.as_of[from..from + entities].to_vec();
+            judged.push((output.judgements[change], as_of, output.vector(place).to_vec()));
+        }
+        kept.commit();
+    }
+    judged
+}
+
+#[test]
+fn memory_that_is_dropped_changes_neither_vectors_nor_states() {
+    let folder = tempfile::tempdir().unwrap();
+    let payments = super::payments(folder.path(), "--transactions 12000 --customers 200 --terminals 100");
+    let deliveries = deliveries(&payments, 21);
+    let plan = plan(DEFINITIONS);
+    let (mut roomy, mut narrow) = (Kept::new(&plan, usize::MAX), Kept::new(&plan, 1));
+    let expected = judged(&mut roomy, &plan, &deliveries);
+    assert!(expected.len() > 11_000);
+    assert_eq!(judged(&mut narrow, &plan, &deliveries), expected);
+    assert!(narrow.pipeline.memory_bytes() > 1, "the bound was looked at and passed");
+    assert_eq!(narrow.store.states_now().unwrap(), roomy.store.states_now().unwrap());
+    assert_eq!(narrow.store.rows_now().unwrap(), roomy.store.rows_now().unwrap());
+    drop((roomy.folder, narrow.folder));
+}
+
+/// Labels of `ids`, from a stream that says no time and a source that knows none.
+fn labels(plan: &Plan, ids: std::ops::Range<i64>) -> ChangeBatch {
+    let mut batch = ChangeBatch::new(Arc::clone(&plan.definitions.streams[1]), 0);
+    for id in ids {
+        let mut row = batch.begin();
+        row.set_cell(0, id);
+        row.set_cell(1, 1);
+        let version = Version::new(id.unsigned_abs());
+        row.finish(Change { op: Op::Insert, version, arrival: None, position: id.unsigned_abs() });
+    }
+    batch
+}
+
+fn payment(plan: &Plan, id: i64, time: i64) -> ChangeBatch {
+    let mut batch = ChangeBatch::new(Arc::clone(&plan.definitions.streams[0]), 0);
+    let mut row = batch.begin();
+    [id, time, 1, 1, 100].into_iter().enumerate().for_each(|(column, cell)| row.set_cell(column, cell));
+    let version = Version::new(id.unsigned_abs());
+    row.finish(Change { op: Op::Insert, version, arrival: None, position: id.unsigned_abs() });
+    batch
+}
+
+#[test]
+fn labels_without_any_time_of_rows_that_never_come_are_forgotten() {
+    let plan = plan(&DEFINITIONS.replace("time = \"reported_at\"\n", "").replace(", reported_at = \"timestamp\"", ""));
+    let retention = plan.streams[0].retention.micros();
+    let mut kept = Kept::new(&plan, usize::MAX);
+    let began = 1_700_000_000_000_000;
+    let after = |from: i64, span: i64| Timestamp::from_micros(from).plus(Span::from_micros(span));
+    kept.pipeline.began(Timestamp::from_micros(began));
+
+    // Before the first row they are of the time when the process began.
+    kept.apply(&labels(&plan, 1..101));
+    kept.commit();
+    assert_eq!((kept.rows(), kept.store.expire_now(after(began, retention - DAY)).unwrap()), (100, 0));
+    assert_eq!((kept.store.expire_now(after(began, retention + DAY)).unwrap(), kept.rows()), (100, 0));
+
+    // From then on, of the time to which the rows have come. A label whose row comes after all is kept as long as its row.
+    let now = began + 100 * DAY;
+    kept.apply(&payment(&plan, 200, now));
+    kept.apply(&labels(&plan, 201..301));
+    kept.commit();
+    kept.apply(&payment(&plan, 201, now + 50 * DAY));
+    kept.commit();
+    assert_eq!((kept.rows(), kept.store.expire_now(after(now, retention - DAY)).unwrap()), (101, 0));
+    kept.store.expire_now(after(now, retention + DAY)).unwrap();
+    assert_eq!(kept.rows(), 1, "the row that came");
+    kept.store.expire_now(after(now + 50 * DAY, retention + DAY)).unwrap();
+    assert_eq!(kept.rows(), 0);
+}
