@@ -320,9 +320,9 @@ impl<S: Store> Core<S> {
         self.pipeline.stored();
         if confirms {
             self.last_confirm = start;
-            self.confirms.tell(|source| self.pipeline.stored_position(source));
+            self.confirms.stored(start, |source| self.pipeline.stored_position(source));
         }
-        self.is_confirmed = confirms || self.confirms.is_empty();
+        self.is_confirmed = self.confirms.is_empty() || (confirms && self.confirms.are_done());
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())
