@@ -17,6 +17,8 @@ mod setup;
 mod simulate;
 mod told;
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `INTERDICT_LOG` says otherwise: our own crates, and warnings of the libraries.
@@ -29,6 +31,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let filter = EnvFilter::try_from_env("INTERDICT_LOG").unwrap_or_else(|_unset| EnvFilter::new(LOGGED));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(demo::journal::writer).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(demo::journal::writer).with_target(false);
+    // Elsewhere than on a terminal colours are bytes that nothing finds its words between. `NO_COLOR` holds on one.
+    if std::io::stderr().is_terminal() {
+        log.init()
+    } else {
+        log.with_ansi(false).init()
+    }
     cli::run()
 }

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod expression;
 #[cfg(test)]
 mod fixture;
+pub mod key_text;
 pub mod row;
 pub mod state;
 pub mod time;

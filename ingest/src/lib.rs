@@ -8,6 +8,7 @@
 
 pub mod dead_letter;
 mod decoder;
+mod event_clock;
 pub mod history;
 pub mod pipeline;
 pub mod source;

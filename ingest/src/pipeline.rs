@@ -21,6 +21,8 @@ use interdict_features::value::UNCHANGED;
 use interdict_store::error::StoreError;
 use interdict_store::port::{Commit, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
 
+use crate::event_clock::EventClock;
+
 /// What bounds a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -81,9 +83,8 @@ pub struct Pipeline<S> {
     output: Output,
     standings: BTreeMap<(String, u32), Standing>,
     scratch: Scratch,
-    stream_clock: Option<Timestamp>,
+    clock: EventClock,
     began: Option<Timestamp>,
-    times: Vec<i64>,
     checkpoints: u64,
     memory_bytes: usize,
 }
@@ -119,9 +120,8 @@ impl<S: Store> Pipeline<S> {
             output: Output::default(),
             standings: BTreeMap::new(),
             scratch: Scratch::default(),
-            stream_clock: None,
+            clock: EventClock::default(),
             began: None,
-            times: Vec::new(),
             checkpoints: 0,
             memory_bytes: 0,
         }
@@ -207,33 +207,22 @@ impl<S: Store> Pipeline<S> {
         if let Err(source) = self.engine.process(batch, evaluate, &mut self.output) {
             return Err(self.damaged_row(batch, source));
         }
-        self.tell_time(batch);
+        if batch.stream().labels.is_none() {
+            self.clock.observe(batch.len(), |row| batch.row(row).time());
+        }
         Ok(&self.output)
     }
 
-    /// How far event time has come: the latest of the batches' medians, so that no single event with a wrong time moves it.
+    /// How far event time has come: what half of the newest events had reached, so that a few with a wrong time move nothing.
     /// What expires, expires by this clock.
     #[must_use]
     pub fn stream_clock(&self) -> Option<Timestamp> {
-        self.stream_clock
+        self.clock.now()
     }
 
     /// Notes the wall clock at the beginning: what has no time of its own is kept by it until the first row tells the stream clock.
     pub fn began(&mut self, now: Timestamp) {
         self.began = Some(now);
-    }
-
-    fn tell_time(&mut self, batch: &ChangeBatch) {
-        if batch.stream().labels.is_some() {
-            return;
-        }
-        self.times.clear();
-        self.times.extend(batch.iter().filter_map(|(_, row)| row.time()).map(Timestamp::micros));
-        if !self.times.is_empty() {
-            let middle = self.times.len() / 2;
-            let median = *self.times.select_nth_unstable(middle).1;
-            self.stream_clock = self.stream_clock.max(Some(Timestamp::from_micros(median)));
-        }
     }
 
     /// Reads features of an entity key as of an instant, bringing its states first. `groups` are places in the entity's list of
@@ -318,7 +307,7 @@ impl<S: Store> Pipeline<S> {
     pub fn fill(&mut self, commit: &mut Commit) {
         let plan = Arc::clone(self.engine.plan());
         let names = &self.names;
-        let now = self.stream_clock.or(self.began);
+        let now = self.clock.now().or(self.began);
         let mut states = Vec::new();
         let mut rows = Vec::new();
         self.engine.checkpoint(
@@ -348,6 +337,11 @@ impl<S: Store> Pipeline<S> {
                 commit.offsets.push(OffsetMove { source, partition: *partition, from: standing.stored, to });
             }
         }
+    }
+
+    /// Forgets what is in memory; it comes back from the store as needed. Call it right after [`Self::stored`].
+    pub fn forget(&mut self) {
+        self.engine.evict();
     }
 
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
@@ -384,7 +378,7 @@ pub fn entity_keys(plan: &Plan, row: interdict_features::change::Row<'_>) -> Vec
             continue;
         }
         let key = interdict_features::engine::key_of(row, &columns, &mut buffer).map(Key::into);
-        let text = interdict_features::engine::key_text(row, &columns);
+        let text = interdict_features::key_text::of_row(row, &columns);
         if let (Some(key), Some(text)) = (key, text) {
             keys.push((entity, key, text));
         }

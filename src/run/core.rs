@@ -178,7 +178,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Applies what the input log holds beyond the stored states.
-    async fn replay_input(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn replay_input(&mut self) -> anyhow::Result<()> {
         let from = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
         let mut position = from.map_or(0, |applied| applied + 1);
         loop {
@@ -207,6 +207,7 @@ impl<S: Store> Core<S> {
                 Ok(0)
             }
             Intake::Attach { source, incarnation, reply } => {
+                self.catch_up().await?;
                 let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
                 let _reader_stopped = reply.send(position.map_err(Into::into));
                 Ok(0)
@@ -274,7 +275,7 @@ impl<S: Store> Core<S> {
         let is_told = self.stop.wait(RETRY);
         anyhow::ensure!(
             !is_told,
-            "told to stop while the disk takes nothing; what is not stored is read again after the next start"
+            "told to stop while the store takes nothing; what is not stored is read again after the next start"
         );
         Ok(())
     }
@@ -376,10 +377,44 @@ fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> 
         source: source.to_owned(),
         partition: batch.partition(),
         position: change.position,
-        row: None,
+        // Rows of one transaction share its position.
+        row: (change.version.minor > 0).then_some(change.version.minor),
         stream: None,
         reason,
         detail: detail.to_owned(),
         payload: if is_sensitive { None } else { row.event_id() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interdict_features::change::{Change, Op, Version};
+    use interdict_features::definition::{Column, Stream};
+    use interdict_features::value::ColumnType;
+    use interdict_ingest::dead_letter::file::Bounds;
+
+    use super::*;
+
+    #[test]
+    fn refused_rows_of_one_transaction_have_letters_of_their_own() {
+        let column = |name: &str, kind, sensitive| Column { name: name.to_owned(), kind, sensitive };
+        let columns = vec![
+            column("id", ColumnType::Int, false),
+            column("at", ColumnType::Timestamp, false),
+            column("card", ColumnType::Text, true),
+        ];
+        let stream = Arc::new(Stream::of_columns("payments", columns, 0, Some(1)));
+        let mut batch = ChangeBatch::new(stream, 0);
+        for minor in 1..=3 {
+            let mut row = batch.begin();
+            row.set_cell(0, i64::from(minor));
+            row.set_cell(1, 5);
+            row.finish(Change { op: Op::Insert, version: Version { major: 7, minor }, arrival: None, position: 7 });
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = DeadLetterFile::open(&folder.path().join("dead.jsonl"), Bounds::default()).unwrap();
+        let letters: Vec<DeadLetter> = (0..3).map(|row| letter("bank", &batch, row, Refused::Future)).collect();
+        assert_eq!(file.write(&letters).unwrap(), 3);
+        assert_eq!(file.write(&letters).unwrap(), 0, "a replay writes none of them twice");
     }
 }

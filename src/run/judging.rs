@@ -9,7 +9,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use interdict_features::change::{ChangeBatch, Row};
 use interdict_features::decision::{DecisionRecord, EntityRef, ListHit, SeenPosition};
-use interdict_features::engine::{Outcome, Output, OwnedKey, Plan, Refused, key_of, key_text};
+use interdict_features::engine::{Outcome, Output, OwnedKey, Plan, Refused, key_of};
+use interdict_features::key_text;
 use interdict_features::time::Timestamp;
 use interdict_features::vector::Reading;
 use interdict_ingest::dead_letter::DeadLetter;
@@ -289,7 +290,7 @@ fn as_of(plan: &Plan, output: &Output, vector: u32) -> BTreeMap<String, Timestam
 pub(crate) fn entities(plan: &Plan, row: Row<'_>) -> Vec<EntityRef> {
     let key = |entity: &interdict_features::definition::Entity| {
         let columns: Option<Vec<usize>> = entity.key.iter().map(|name| row.stream.column(name)).collect();
-        key_text(row, &columns?).map(|key| EntityRef { entity: entity.name.clone(), key })
+        key_text::of_row(row, &columns?).map(|key| EntityRef { entity: entity.name.clone(), key })
     };
     plan.definitions.entities.iter().filter_map(key).collect()
 }

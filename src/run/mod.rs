@@ -16,6 +16,7 @@ mod requests;
 pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
+mod taking_over;
 mod watching;
 
 use std::path::PathBuf;

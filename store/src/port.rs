@@ -324,6 +324,9 @@ pub const RECENT_DECISIONS_MAX: usize = 100;
 /// commit that failed with an error of class Transient or Fatal; one that failed as Rejected, [`StoreError::Fenced`] or
 /// [`StoreError::OutboxFull`] wrote nothing.
 ///
+/// The outbox is bounded, by its capacity or by one commit: an empty one takes a commit however many intents it brings, which
+/// would find no room for ever otherwise.
+///
 /// The embedded store does its short blocking work inside the futures: poll them on a thread that may block, or use its
 /// synchronous methods.
 pub trait Store: Send + Sync + 'static {

@@ -17,6 +17,18 @@ fn every_example_is_good() {
     assert!(count >= 2, "the examples were found");
 }
 
+#[test]
+fn a_source_is_not_called_as_the_log_of_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "\n[[source]]\nname = \"input\"\ntype = \"file\"\npath = \"in.jsonl\"\nformat = \"json\"\n";
+    fs::write(folder.path().join("interdict.toml"), format!("{}{source}", crate::place::DEFINITIONS)).unwrap();
+    let ran = interdict(folder.path(), &["check", "--json"]);
+    assert_eq!(ran.code, 1);
+    let mistakes = ran.json()["mistakes"].clone();
+    assert_eq!(mistakes.as_array().unwrap().len(), 1, "{mistakes}");
+    assert!(mistakes[0]["message"].as_str().unwrap().contains("log of requests"), "{mistakes}");
+}
+
 const TEN_MISTAKES: &str = r#"
 namespace = "not a name"
 [stream.payments]

@@ -11,6 +11,7 @@ mod deadline;
 mod demo;
 mod disk;
 mod full;
+mod keys;
 mod ledger;
 mod parity;
 mod place;

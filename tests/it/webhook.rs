@@ -58,6 +58,34 @@ fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
 }
 
 #[test]
+fn more_actions_at_once_than_the_outbox_holds_are_carried_out() {
+    let (port, received) = receive(&[]);
+    let config = format!(
+        "{}\n[[rule]]\nid = \"huge\"\nwhen = \"amount > 1000.0\"\noutcome = \"block\"\nreason = \"huge\"\ncondemns = \"customer\"\n\
+         [[action]]\nname = \"tell\"\non = \"block\"\nentity = \"customer\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"secret\"\n\
+         [source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nformat = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\nfollow = true\n",
+        DEFINITIONS.replace("path = \"data\"\n", "path = \"data\"\noutbox_capacity = 3\n")
+    );
+    let place = Place::new(&config);
+    place.write("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let huge = |n: i64| debezium("c", n.cast_unsigned(), &row(n, n, n, "2000.00"));
+    place.write("live.jsonl", (1..=8).map(huge).collect::<String>());
+    let process = place.start("run");
+    let mut told: Vec<String> = (0..8).map(|_| received.recv_timeout(Duration::from_secs(30)).unwrap().id).collect();
+    // The outbox may still be full of what is told already; the bound holds for what follows.
+    place.append("live.jsonl", (9..=12).map(huge).collect::<String>());
+    told.extend((0..4).map(|_| received.recv_timeout(Duration::from_secs(30)).unwrap().id));
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), 12);
+    assert_eq!(place.store().outbox_now(10).unwrap(), []);
+    assert_eq!(place.remains().decisions.len(), 12);
+}
+
+#[test]
 fn a_webhook_is_repeated_with_its_id_until_it_is_taken() {
     let (port, received) = receive(&[503, 503]);
     let config = format!(

@@ -142,6 +142,9 @@ pub enum Missing {
 const FORMATS: [(&str, Format); 4] =
     [("parquet", Format::Parquet), ("csv", Format::Csv), ("json", Format::Json), ("debezium", Format::Debezium)];
 
+/// The name of the log of requests and labels: its positions are kept like those of a source.
+const RESERVED: &str = "input";
+
 /// Reads every source of `file`, noting every mistake in it. Sources with mistakes are left out.
 #[must_use]
 pub fn read(file: &ConfigFile, streams: &[Arc<Stream>]) -> Vec<SourceConfig> {
@@ -178,6 +181,13 @@ fn read_one(section: &Section<'_>, streams: &[Arc<Stream>], name: Option<&str>) 
     section.require("type", "\"file\"");
     let mistakes = section.file().problem_count();
     let name = section.text("name").or_else(|| name.map(str::to_owned));
+    if name.as_deref() == Some(RESERVED) {
+        section.report(
+            "name",
+            format!("'{RESERVED}' is the name of the log of requests and labels"),
+            "give the source another name, for example \"payments\"",
+        );
+    }
     let kind = match section.choice("type", &["file", "stdin", "postgres"]) {
         Some(2) => postgres::read(section, streams).map(SourceKind::Postgres),
         kind => read_file(section, streams, kind).map(SourceKind::File),

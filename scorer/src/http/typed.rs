@@ -10,6 +10,7 @@ use interdict_features::config::suggestion;
 use interdict_features::decision::EntityRef;
 use interdict_features::decode::set_raw_json;
 use interdict_features::definition::{Definitions, Stream};
+use interdict_features::key_text;
 use interdict_features::time::Timestamp;
 use interdict_features::value::{ColumnType, NULL, Value};
 use serde_json::value::{RawValue, to_raw_value};
@@ -176,7 +177,7 @@ pub(super) fn key(definitions: &Definitions, entity: usize, fields: &mut Fields<
     };
     match values {
         Ok(values) => {
-            let text = values.iter().map(text_of).collect::<Vec<_>>().join("|");
+            let text = key_text::join(&values.iter().map(text_of).collect::<Vec<_>>());
             let reference = EntityRef { entity: definitions.entities[entity].name.clone(), key: text };
             Some(TypedKey { values, reference })
         }
@@ -219,10 +220,8 @@ fn typed(stream: &Arc<Stream>, columns: &[usize], parts: &[Box<RawValue>]) -> Re
 }
 
 fn shown_key(stream: &Arc<Stream>, columns: &[usize], text: &str) -> Result<Vec<Value>, String> {
-    let parts: Vec<&str> = if columns.len() == 1 { vec![text] } else { text.split('|').collect() };
-    if parts.len() != columns.len() {
-        return Err(format!("must have {} parts joined with '|'", columns.len()));
-    }
+    let parts = key_text::split(text, columns.len());
+    let parts = parts.ok_or_else(|| format!("must have {} parts joined with '|'", columns.len()))?;
     let mut values = Vec::with_capacity(parts.len());
     for (part, &column) in parts.into_iter().zip(columns) {
         if stream.columns[column].sensitive {
@@ -230,9 +229,9 @@ fn shown_key(stream: &Arc<Stream>, columns: &[usize], text: &str) -> Result<Vec<
             if !is_mask {
                 return Err(format!("{}: must be the 32 hex digits that records show", stream.columns[column].name));
             }
-            values.push(Value::Text(part.into()));
+            values.push(Value::Text(part.as_str().into()));
         } else {
-            values.extend(typed(stream, &[column], &[raw_text(part)])?);
+            values.extend(typed(stream, &[column], &[raw_text(&part)])?);
         }
     }
     Ok(values)

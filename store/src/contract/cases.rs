@@ -20,6 +20,7 @@ pub async fn check_all<S: Subject>(subject: impl Fn() -> S) {
     first_claim_holds(&subject()).await;
     stale_offset_writes_nothing(&subject()).await;
     full_outbox_drains(&subject()).await;
+    empty_outbox_takes_any_commit(&subject()).await;
     acts_of_people_go_through_the_outbox(&subject()).await;
     recent_decisions_are_bounded(&subject()).await;
     rewritten_records_survive_the_sweep(&subject()).await;
@@ -131,6 +132,23 @@ async fn full_outbox_drains(subject: &impl Subject) {
         waiting.iter().map(|intent| intent.decision).collect::<Vec<_>>(),
         (1..=capacity).map(id).collect::<Vec<_>>()
     );
+}
+
+async fn empty_outbox_takes_any_commit(subject: &impl Subject) {
+    let store = subject.open().await;
+    let acting = |number| Claim { intents: vec![intent(id(number), "block")], ..claim(number, Vec::new()) };
+    let many = 2 * OUTBOX_CAPACITY as u64;
+    let commit = Commit { claims: (0..many).map(acting).collect(), ..Commit::default() };
+    store.commit(commit).await.expect("it would never fit otherwise");
+    let waiting = store.outbox(100).await.expect("reads");
+    assert_eq!(waiting.len() as u64, many);
+    let more = Commit { claims: vec![acting(many)], ..Commit::default() };
+    let error = store.commit(more.clone()).await.expect_err("is full");
+    assert!(matches!(error, StoreError::OutboxFull { .. }), "{error}");
+    let finished = |number: u64| Finished { decision: id(number), action: "block".to_owned(), result: "{}".to_owned() };
+    let finish = Commit { finished: (0..many).map(finished).collect(), ..Commit::default() };
+    store.commit(finish).await.expect("drains");
+    store.commit(more).await.expect("has room again");
 }
 
 async fn acts_of_people_go_through_the_outbox(subject: &impl Subject) {

@@ -79,7 +79,7 @@ impl Twin {
             }
         }
         self.enter(&commit.intents);
-        if self.outbox.len() > unfinished && self.outbox.len() > OUTBOX_CAPACITY {
+        if unfinished > 0 && self.outbox.len() > unfinished && self.outbox.len() > OUTBOX_CAPACITY {
             return Err(StoreError::OutboxFull { capacity: OUTBOX_CAPACITY });
         }
         for finished in &commit.finished {

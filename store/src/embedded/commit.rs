@@ -202,12 +202,14 @@ impl Staging<'_> {
         Ok(key.map(|key| key.to_vec()))
     }
 
-    /// Intents that this commit brings in must fit beside what is unfinished; a commit without any always goes
-    /// through, so that a full outbox can drain.
+    /// Intents that this commit brings in must fit beside what is unfinished. A commit without any always goes through, so
+    /// that a full outbox can drain, and an empty outbox takes any commit: one that is larger than the bound would wait for
+    /// ever otherwise.
     fn bound_outbox(&mut self, capacity: usize) -> Result<(), StoreError> {
         let more = self.outbox.len() + self.loose.len();
-        let entries = self.positions.outbox_entries + more;
-        if more > 0 && entries > capacity {
+        let unfinished = self.positions.outbox_entries;
+        let entries = unfinished + more;
+        if more > 0 && unfinished > 0 && entries > capacity {
             return Err(StoreError::OutboxFull { capacity });
         }
         self.positions.outbox_entries = entries;

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use bytes::BytesMut;
+use interdict_features::key_text;
 use interdict_features::value::{ColumnType, Value};
 use tokio_postgres::types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked};
 
@@ -43,10 +44,10 @@ pub(super) fn values(
     parameters: &[Parameter],
     key: &[ColumnType],
 ) -> Result<Vec<Text>, ActError> {
-    let parts = key_parts(&act.target.key, key)?;
+    let parts = key_text::split(&act.target.key, key.len()).ok_or(ActError::Key { columns: key.len() })?;
     let judged = act.decision.as_ref();
     let value = |parameter: &Parameter| match parameter.source {
-        Source::Key(at) => parts.get(at).map(|part| (*part).to_owned()),
+        Source::Key(at) => parts.get(at).cloned(),
         Source::DecisionId => Some(act.id.to_string()),
         Source::DecidedAt => Some(act.decided_at.to_string()),
         Source::Action => Some(action.to_owned()),
@@ -71,30 +72,6 @@ fn text_of(value: &Value) -> Option<String> {
         Value::Double(value) => Some(value.to_string()),
         Value::Text(value) => Some(value.to_string()),
     }
-}
-
-/// The columns of a key as records write it, joined with `|`. Where one of them may hold that sign itself, it takes what
-/// the others leave.
-fn key_parts<'k>(key: &'k str, kinds: &[ColumnType]) -> Result<Vec<&'k str>, ActError> {
-    let wrong = || ActError::Key { columns: kinds.len() };
-    if let [_] = kinds {
-        return Ok(vec![key]);
-    }
-    let free = kinds.iter().filter(|kind| **kind == ColumnType::Text).count();
-    let parts: Vec<&str> = key.split('|').collect();
-    if parts.len() == kinds.len() {
-        return Ok(parts);
-    }
-    let at = kinds.iter().position(|kind| *kind == ColumnType::Text).ok_or_else(wrong)?;
-    if free > 1 || parts.len() < kinds.len() {
-        return Err(wrong());
-    }
-    let behind = kinds.len() - at - 1;
-    let head: Vec<&str> = key.splitn(at + 1, '|').collect();
-    let (rest, before) = head.split_last().ok_or_else(wrong)?;
-    let mut tail: Vec<&str> = rest.rsplitn(behind + 1, '|').collect();
-    tail.reverse();
-    Ok(before.iter().copied().chain(tail).collect())
 }
 
 /// Whether a parameter of type `wanted` can take every value of the declared type `given`. Types that are not built in
@@ -126,24 +103,6 @@ mod tests {
 
     const INT: ColumnType = ColumnType::Int;
     const TEXT: ColumnType = ColumnType::Text;
-
-    fn check(key: &str, kinds: &[ColumnType], expected: Option<&[&str]>) {
-        assert_eq!(key_parts(key, kinds).ok().as_deref(), expected, "{key} {kinds:?}");
-    }
-
-    #[test]
-    fn a_key_is_taken_apart_where_that_is_certain() {
-        check("7", &[INT], Some(&["7"]));
-        check("a|b", &[TEXT], Some(&["a|b"]));
-        check("", &[TEXT], Some(&[""]));
-        check("7|a", &[INT, TEXT], Some(&["7", "a"]));
-        check("7|a|b", &[INT, TEXT], Some(&["7", "a|b"]));
-        check("a|b|7", &[TEXT, INT], Some(&["a|b", "7"]));
-        check("7||a||8", &[INT, TEXT, INT], Some(&["7", "|a|", "8"]));
-        check("a|b|c", &[TEXT, TEXT], None);
-        check("7", &[INT, TEXT], None);
-        check("7|8|9", &[INT, INT], None);
-    }
 
     #[test]
     fn a_declared_type_fits_what_can_take_all_of_it() {

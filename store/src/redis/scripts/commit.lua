@@ -95,7 +95,8 @@ for _ = 1, number() do
     acts[#acts + 1] = { field, json }
   end
 end
-if wanted > 0 and redis.call('HLEN', intents) + wanted > capacity then
+local unfinished = redis.call('HLEN', intents)
+if wanted > 0 and unfinished > 0 and unfinished + wanted > capacity then
   return { 'full', capacity }
 end
 

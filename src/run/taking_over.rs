@@ -1,0 +1,29 @@
+//! Taking over: what another process stored while this one stood by for a source.
+//!
+//! Invariant: before a source's first record is applied, memory holds nothing that the store may hold newer: neither states nor the
+//! lists, nor the end of the input log.
+
+use interdict_scorer::lists::Lists;
+use interdict_store::port::{Commit, Store};
+
+use super::core::Core;
+
+impl<S: Store> Core<S> {
+    /// Brings memory to what the store holds. A source may have been waited for as long as another process held it, and whoever that
+    /// process blocked must not get through here.
+    pub(super) async fn catch_up(&mut self) -> anyhow::Result<()> {
+        self.checkpoint().await?;
+        // A change that altered nothing may have touched a row record all the same.
+        let mut rest = Commit::default();
+        self.pipeline.fill(&mut rest);
+        if rest != Commit::default() {
+            self.commit(rest).await?;
+        }
+        self.pipeline.stored();
+        self.pipeline.forget();
+        self.replay_input().await?;
+        let entries = self.store.lists().await?;
+        self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
+        Ok(())
+    }
+}
