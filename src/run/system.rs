@@ -46,7 +46,7 @@ use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
 use super::maintenance::sweep;
-use super::sources::{Confirms, OwnSource, Starter, judged_sources};
+use super::sources::{Confirms, OwnSource, Reached, Starter, judged_sources};
 use super::stats::Stats;
 use super::watching;
 
@@ -163,6 +163,7 @@ fn open_desk(
     core: &Core<EmbeddedStore>,
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
+    reached: Reached,
     model: Option<ModelEntry>,
 ) -> Desk {
     let plan = Arc::clone(core.pipeline.engine().plan());
@@ -175,6 +176,7 @@ fn open_desk(
         promises: Arc::clone(&core.promises),
         stats: Arc::clone(&core.stats),
         health,
+        reached,
         model,
     }
 }
@@ -203,6 +205,7 @@ impl System {
             intake,
             stop: &stop_sources,
             confirms: Confirms::default(),
+            reached: Reached::default(),
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut registry),
         };
@@ -214,6 +217,7 @@ impl System {
             starter.own(own, position)?;
         }
         core.confirms = starter.confirms;
+        let reached = starter.reached;
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
@@ -235,7 +239,7 @@ impl System {
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
             let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
-            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), reached, model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
