@@ -6,6 +6,7 @@ use std::time::Duration;
 use interdict_features::change::Op;
 use interdict_features::decision::DecisionRecord;
 use interdict_features::value::Value;
+use interdict_ingest::dead_letter::DeadReason;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -25,6 +26,9 @@ const PIECES: usize = 3;
 /// Many more payments of the days before, so that the snapshot takes its time.
 const OLDER: &str = "INSERT INTO transactions SELECT 100000 + n, first - interval '3 days' + interval '1 second' * n, 1000 + n % 1000, \
     10000 + n % 1000, 5 FROM generate_series(1, 60000) n, (SELECT min(tx_datetime) AS first FROM transactions) t";
+
+/// The flag of a window that begins before what is remembered: an event that came or went late moved that.
+const TRUNCATED: u64 = 4;
 
 /// Writes changes in transactions of one to six; remembers the payments that were inserted.
 struct Writer<'a> {
@@ -118,6 +122,19 @@ fn read_snapshot(place: &Place) {
     assert!(status.success(), "{log}");
 }
 
+/// Something that happens to the server while the program runs.
+fn disturb(bank: &Bank, kill: usize) {
+    let end_connections = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'interdict'";
+    match kill % 4 {
+        1 => drop(bank.ask(end_connections)),
+        2 if kill == 6 => {
+            bank.crash();
+            bank.start();
+        }
+        _ => {}
+    }
+}
+
 fn kill_in_stream(bank: &Bank, place: &Place, writer: &mut Writer<'_>) {
     let piece = writer.left.len() / (KILLS * PIECES) + 1;
     let mut confirmed = 0;
@@ -192,18 +209,24 @@ fn features(bank: &Bank, caller: &Caller) -> BTreeMap<String, serde_json::Value>
 fn check_features(disturbed: &BTreeMap<String, serde_json::Value>, calm: &BTreeMap<String, serde_json::Value>) {
     assert!(calm.len() > 500, "{} entities", calm.len());
     assert_eq!(disturbed.len(), calm.len());
-    let mut compared = 0;
+    let (mut compared, mut total) = (0, 0);
     for (entity, expected) in calm {
         let pairs = disturbed[entity].as_array().unwrap().iter().zip(expected.as_array().unwrap());
         for (found, expected) in pairs {
-            if found["truncated"] == json!(true) {
+            total += 1;
+            if [found, expected].iter().any(|it| it["flags"].as_u64().unwrap_or(0) & TRUNCATED != 0) {
                 continue;
             }
-            assert_eq!((&found["name"], &found["value"]), (&expected["name"], &expected["value"]), "{entity}");
+            assert_eq!(
+                (&found["name"], &found["value"]),
+                (&expected["name"], &expected["value"]),
+                "{entity}: {}",
+                disturbed[entity]
+            );
             compared += 1;
         }
     }
-    assert!(compared > calm.len() * 3, "{compared} values");
+    assert!(compared * 10 > total * 9, "{compared} of {total} values");
 }
 
 /// Serves until the decision on the payment `last` is stored and every action is done.
@@ -242,7 +265,8 @@ fn kills_lost_connections_and_a_crash_of_the_server_change_nothing() {
     process.terminate();
     let (status, log) = process.end();
     assert!(status.success(), "{log}");
-    assert!(place.letters().is_empty(), "{:?}", place.letters());
+    // Some payments come days late, when their entities remember less.
+    assert!(place.letters().iter().all(|letter| letter.reason == DeadReason::Refused), "{:?}", place.letters());
     let store = place.store();
     let records: Vec<DecisionRecord> = place.decisions(&store).into_values().collect();
     check_decided(&writer.inserted, history_max, &records);
