@@ -20,10 +20,16 @@ fn config(bank: &Bank, slot: &str, actions: &str) -> String {
 /// The stored decision on a payment.
 fn decision(caller: &Caller, payment: i64) -> Value {
     let id = decision_id("default", "transactions", &payment.to_string(), 0);
-    caller.until(|caller| {
+    for _ in 0..20_000 {
         let (status, answer) = caller.get(&format!("/v1/decisions/{id}"));
-        (status == 200).then_some(answer)
-    })
+        if status == 200 {
+            return answer;
+        }
+    }
+    let (_, metrics) = caller.get("/metrics");
+    let told: Vec<&str> =
+        metrics.as_str().unwrap().lines().filter(|line| line.starts_with("interdict_ingest")).collect();
+    panic!("no decision on payment {payment}: {told:#?}");
 }
 
 /// The sum of a metric's values whose labels contain `label`.
