@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use interdict_features::config::{ConfigFile, Problem, Problems};
 use interdict_features::definition::Definitions;
@@ -12,6 +13,8 @@ use interdict_ingest::source::config::SourceConfig;
 use interdict_monitor::config::MonitorConfig;
 use interdict_scorer::http::config::HttpSettings;
 use interdict_scorer::policy::Policy;
+#[cfg(feature = "redis")]
+use interdict_store::redis::config::RedisConfig;
 
 /// Everything a deployment declares.
 #[derive(Debug)]
@@ -32,8 +35,57 @@ pub(crate) struct Setup {
 }
 
 /// The `[store]` section.
+#[derive(Clone, Debug)]
+pub(crate) enum StoreSettings {
+    /// In a folder.
+    Embedded(EmbeddedSettings),
+    /// In a Redis.
+    #[cfg(feature = "redis")]
+    Redis {
+        /// Where and how.
+        config: Box<RedisConfig>,
+        /// How long after it was stored a source may forget a position: the last moments of a Redis go with its machine or a fail-over,
+        /// and are read again from the source.
+        replay_window: Span,
+    },
+}
+
+impl StoreSettings {
+    /// How long after it was stored a source may forget a position.
+    pub(crate) fn replay_window(&self) -> Duration {
+        match self {
+            Self::Embedded(_) => Duration::ZERO,
+            #[cfg(feature = "redis")]
+            Self::Redis { replay_window, .. } => Duration::from_micros(replay_window.micros().unsigned_abs()),
+        }
+    }
+
+    /// The longest time between two checkpoints unless configured: other processes read a Redis.
+    fn checkpoint(&self) -> Span {
+        match self {
+            Self::Embedded(_) => Span::from_micros(250_000),
+            #[cfg(feature = "redis")]
+            Self::Redis { .. } => Span::from_micros(10_000),
+        }
+    }
+
+    /// Unfinished actions at most.
+    pub(crate) fn outbox_capacity(&self) -> usize {
+        match self {
+            Self::Embedded(settings) => settings.outbox_capacity,
+            #[cfg(feature = "redis")]
+            Self::Redis { config, .. } => config.outbox_capacity,
+        }
+    }
+}
+
+/// A Redis that writes its file every second loses two seconds at most; a fail-over loses what its replica lags.
+#[cfg(feature = "redis")]
+const REPLAY_WINDOW: Span = Span::from_micros(30_000_000);
+
+/// `type = "embedded"`, the default.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct StoreSettings {
+pub(crate) struct EmbeddedSettings {
     /// Folder of the embedded store.
     pub(crate) path: PathBuf,
     /// Memory for blocks read from disk.
@@ -105,8 +157,8 @@ impl Setup {
         let file = ConfigFile::parse(name, source)?;
         let namespace = read_namespace(&file);
         let secret = read_secret(&file, &folder);
-        let store = read_store(&file, &folder);
-        let engine = read_engine(&file, &folder);
+        let store = read_store(&file, &namespace, &folder);
+        let engine = read_engine(&file, &store, &folder);
         let serves_http = file.section("http").is_some();
         let http = HttpSettings::read(&file).located(&folder);
         let monitor = MonitorConfig::read(&file, &folder);
@@ -178,10 +230,24 @@ fn read_secret(file: &ConfigFile, folder: &Path) -> Option<Vec<u8>> {
     secret
 }
 
-fn read_store(file: &ConfigFile, folder: &Path) -> StoreSettings {
-    let mut settings = StoreSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
+fn read_store(file: &ConfigFile, namespace: &str, folder: &Path) -> StoreSettings {
+    let mut settings = EmbeddedSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
     if let Some(section) = file.section("store") {
-        let _only_one_so_far = section.choice("type", &["embedded"]);
+        #[cfg(feature = "redis")]
+        if section.choice("type", &["embedded", "redis"]) == Some(1) {
+            let config = RedisConfig::read(&section, namespace, folder);
+            let replay_window = section.span_of_time("replay_window").unwrap_or(REPLAY_WINDOW);
+            section.finish();
+            // Without one a mistake was noted, and these settings are never used.
+            return config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
+                config: Box::new(config),
+                replay_window,
+            });
+        }
+        #[cfg(not(feature = "redis"))]
+        if section.text("type").is_some_and(|kind| kind == "redis") {
+            section.report("type", "this program was built without Redis", "build it with --features redis");
+        }
         if let Some(path) = section.text("path") {
             settings.path = folder.join(path);
         }
@@ -193,15 +259,15 @@ fn read_store(file: &ConfigFile, folder: &Path) -> StoreSettings {
         }
         section.finish();
     }
-    settings
+    StoreSettings::Embedded(settings)
 }
 
-fn read_engine(file: &ConfigFile, folder: &Path) -> EngineSettings {
+fn read_engine(file: &ConfigFile, store: &StoreSettings, folder: &Path) -> EngineSettings {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut settings = EngineSettings {
         shards: cores,
         memory_bytes: 2 << 30,
-        checkpoint: Span::from_micros(250_000),
+        checkpoint: store.checkpoint(),
         dead_letters: folder.join("dead-letters.jsonl"),
     };
     if let Some(section) = file.section("engine") {

@@ -1,4 +1,4 @@
-"""The real thing on one machine: a private PostgreSQL, `interdict run` on it, a webhook receiver and live payments.
+"""The real thing on one machine: private PostgreSQL and Redis, `interdict run` on them, a webhook receiver and live payments.
 
     make stack                       or: python3 examples/postgres/stack.py --seconds 60 --rate 200
 
@@ -64,10 +64,13 @@ def query(url, sql):
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def configure(folder, url, port, receiver):
+def configure(folder, running, store, port, receiver):
     """The example's configuration with this run's addresses; the example itself is what is run."""
     text = (HERE / "interdict.toml").read_text()
-    text = text.replace("postgres://interdict@127.0.0.1:5432/bank", url)
+    text = text.replace("postgres://interdict@127.0.0.1:5432/bank", running.postgres)
+    if store == "redis":
+        redis = f'[store]\ntype = "redis"\nurl = "{running.redis}"\ndecisions_keep = "30d"'
+        text = text.replace('[store]\npath = "data"', redis)
     text = text.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
     bundle = (HERE / "../handbook/bundle").resolve()
     text = text.replace('bundle = "../handbook/bundle"', f'bundle = "{bundle}"')
@@ -140,6 +143,7 @@ def show(url, port, loaded, seconds, load):
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--interdict", default="target/release/interdict", help="the program")
+    options.add_argument("--store", choices=["redis", "embedded"], default="redis", help="where features live")
     options.add_argument("--seconds", type=float, default=60, help="how long payments are made")
     options.add_argument("--rate", type=float, default=200, help="payments per second")
     given = options.parse_args()
@@ -152,7 +156,7 @@ def main():
         simulate = [program, "simulate", "--to", url, *POPULATION]
         subprocess.run([*simulate, "--create", "--days", str(HISTORY_DAYS)], check=True)
         loaded = int(query(url, "SELECT count(*) FROM transactions")[0][0])
-        config = configure(running.folder, url, port, receiver.server_address[1])
+        config = configure(running.folder, running, given.store, port, receiver.server_address[1])
         # A webhook secret as the receivers' libraries take it: whsec_ and base64.
         environment = os.environ | {"INTERDICT_STACK_SECRET": "whsec_c3RhY2stc2VjcmV0LXN0YWNrLXNlY3JldC1zdGFjaw=="}
         run = subprocess.Popen([program, "run", "--config", config], env=environment)

@@ -6,6 +6,9 @@
 //! - A request's row is provisional: every version from the source replaces it, and it has no place of its own among equal times.
 
 mod encode;
+mod first;
+
+pub(crate) use first::FirstSight;
 
 use crate::change::{Change, Op, Row, TextArena, Version};
 use crate::definition::{OnDelete, Stream};
@@ -45,6 +48,38 @@ struct Report {
     version: Version,
     value: Option<bool>,
     reported: Option<Timestamp>,
+}
+
+impl Report {
+    /// What a version of the row says in its own label column.
+    fn of_row(change: &Change, row: Row<'_>) -> Option<Self> {
+        let cell = row.cells[row.stream.label?];
+        if cell == UNCHANGED || (cell == NULL && change.op == Op::Insert) {
+            return None;
+        }
+        let own_time = row.stream.label_time.map(|column| row.cells[column]).filter(|cell| *cell > UNCHANGED);
+        let reported = match own_time {
+            Some(micros) => Some(Timestamp::from_micros(micros)),
+            None if change.op == Op::Update => change.arrival,
+            None => None,
+        };
+        Some(Self {
+            origin: Origin::Row,
+            version: change.version,
+            value: (cell != NULL).then_some(cell != 0),
+            reported,
+        })
+    }
+
+    /// What it says, as a word of a state.
+    fn word(value: Option<bool>, reported: Option<Timestamp>) -> LabelWord {
+        let value = match value {
+            Some(true) => LabelValue::Fraud,
+            Some(false) => LabelValue::Genuine,
+            None => LabelValue::Withdrawn,
+        };
+        LabelWord::new(value, reported)
+    }
 }
 
 /// Why a change altered nothing.
@@ -222,19 +257,11 @@ impl RowRecord {
 
     /// Notes the label that a version of the row carries.
     fn report_own_label(&mut self, change: &Change, row: Row<'_>) {
-        let Some(column) = row.stream.label else { return };
-        let cell = row.cells[column];
-        if cell == UNCHANGED || change.version < self.base || (cell == NULL && change.op == Op::Insert) {
-            return;
+        if change.version >= self.base
+            && let Some(report) = Report::of_row(change, row)
+        {
+            self.report(report);
         }
-        let own_time = row.stream.label_time.map(|column| row.cells[column]).filter(|cell| *cell > UNCHANGED);
-        let reported = match own_time {
-            Some(micros) => Some(Timestamp::from_micros(micros)),
-            None if change.op == Op::Update => change.arrival,
-            None => None,
-        };
-        let value = (cell != NULL).then_some(cell != 0);
-        self.report(Report { origin: Origin::Row, version: change.version, value, reported });
     }
 
     /// Applies a report from a label stream.
@@ -297,12 +324,7 @@ impl RowRecord {
             current = *value;
             is_new
         }) {
-            let value = match value {
-                Some(true) => LabelValue::Fraud,
-                Some(false) => LabelValue::Genuine,
-                None => LabelValue::Withdrawn,
-            };
-            out.push(LabelWord::new(value, at));
+            out.push(Report::word(value, at));
         }
     }
 

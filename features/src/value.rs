@@ -268,5 +268,13 @@ pub fn timestamp_cell(micros: i64) -> Result<i64, CellError> {
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "major units are for expressions and models, sums stay integers")]
 pub fn major_units(minor: i64, scale: u8) -> f64 {
-    minor as f64 / 10_i64.pow(u32::from(scale)) as f64
+    minor as f64 / minor_units(scale)
+}
+
+/// How many minor units of `scale` digits make a major one; exact.
+#[must_use]
+pub(crate) fn minor_units(scale: u8) -> f64 {
+    const POWERS: [f64; 19] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18];
+    POWERS[usize::from(scale)]
 }

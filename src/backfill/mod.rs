@@ -93,6 +93,10 @@ pub(crate) struct Loaded {
 }
 
 impl Backfill {
+    fn live(&self) -> fill::Live {
+        if self.fill_live { fill::Live::Taken } else { fill::Live::Refused }
+    }
+
     /// Reads, evaluates and writes.
     ///
     /// # Errors
@@ -101,7 +105,7 @@ impl Backfill {
         let setup = Setup::load(&self.config)?;
         refuse_existing(&self.output, self.force)?;
         if self.fill_store {
-            fill::refuse_live(&setup, if self.fill_live { fill::Live::Taken } else { fill::Live::Refused })?;
+            fill::refuse_live(&setup, self.live())?;
         }
         let plan = Plan::compile(Arc::clone(&setup.definitions));
         let stream = stream_of(&setup.definitions, self.stream.as_deref())?;
@@ -117,7 +121,7 @@ impl Backfill {
         let (mut report, loaded) = job.run()?;
         if self.fill_store {
             let began = clock::instant();
-            fill::fill(&setup, &plan, &loaded)?;
+            fill::fill(&setup, &plan, &loaded, self.live())?;
             report.fill_seconds = Some(began.elapsed().as_secs_f64());
         }
         report.print(self.json)

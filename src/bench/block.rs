@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
 use crate::run::system::{Start, System};
-use crate::setup::Setup;
+use crate::setup::{Setup, StoreSettings};
 
 /// Days of history before the measured payments.
 const HISTORY_DAYS: u32 = 35;
@@ -89,7 +89,9 @@ impl Block {
         let name = self.config.display().to_string();
         let base = self.config.parent().unwrap_or(Path::new("")).canonicalize()?;
         let mut setup = Setup::parse(&name, &text, base).map_err(|problems: Problems| anyhow::anyhow!("{problems}"))?;
-        setup.store.path = folder.join("store");
+        if let StoreSettings::Embedded(settings) = &mut setup.store {
+            settings.path = folder.join("store");
+        }
         setup.engine.dead_letters = folder.join("dead-letters.jsonl");
         if let Some(monitor) = &mut setup.monitor {
             monitor.log_dir = folder.join("decisions");

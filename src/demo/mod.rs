@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use interdict_features::time::Span;
+use interdict_store::port::Store as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::run::clock;
@@ -177,7 +178,7 @@ impl Demo {
             }
             show.learning(system.stats.events());
             if learning.is_fed.load(Ordering::Acquire) {
-                let offsets = system.store.offsets_now(traffic::SOURCE, &incarnation)?;
+                let offsets = system.store.offsets(traffic::SOURCE, &incarnation).await?;
                 let stored = offsets.first().map_or(0, |offset| offset.position);
                 if stored >= learning.position.load(Ordering::Acquire) {
                     show.learned(system.stats.events());

@@ -126,6 +126,7 @@ impl<S: Store> Core<S> {
             }
             let due = self.last_checkpoint + self.checkpoint_interval;
             let due_confirm = self.last_confirm + CONFIRM;
+            let is_ending = commands.is_closed() && intake.is_closed();
             let is_held = self.hold().await?;
             if is_held && self.stop.is_stopped() && commands.is_closed() && commands.is_empty() {
                 break End::Stopped;
@@ -142,7 +143,8 @@ impl<S: Store> Core<S> {
                 }
                 Some(given) = intake.recv(), if !is_held => open_sources -= self.take_intake(given).await?,
                 () = tokio::time::sleep_until(due.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
-                () = tokio::time::sleep_until(due_confirm.into()), if !self.is_confirmed => self.checkpoint().await?,
+                // At the end nobody waits for a confirmation: what was not confirmed is read again.
+                () = tokio::time::sleep_until(due_confirm.into()), if !self.is_confirmed && !is_ending => self.checkpoint().await?,
                 () = tokio::time::sleep_until(due_sweep.into()), if is_held => {}
                 else => break End::Stopped,
             }
@@ -320,9 +322,9 @@ impl<S: Store> Core<S> {
         self.pipeline.stored();
         if confirms {
             self.last_confirm = start;
-            self.confirms.tell(|source| self.pipeline.stored_position(source));
+            self.confirms.stored(start, |source| self.pipeline.stored_position(source));
         }
-        self.is_confirmed = confirms || self.confirms.is_empty();
+        self.is_confirmed = self.confirms.is_empty() || (confirms && self.confirms.are_done());
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())

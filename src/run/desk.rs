@@ -15,9 +15,10 @@ use interdict_scorer::http::backend::{
 };
 use interdict_scorer::judge::Judge;
 use interdict_scorer::subject::Context;
-use interdict_store::embedded::EmbeddedStore;
 use interdict_store::error::StoreError;
-use interdict_store::port::StoredDecision;
+use interdict_store::online::OnlineStore;
+use interdict_store::port::{Store as _, StoredDecision};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout_at};
 use uuid::Uuid;
@@ -49,7 +50,7 @@ pub(crate) enum Health {
 pub(crate) struct Desk {
     pub(crate) namespace: String,
     pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) store: Arc<EmbeddedStore>,
+    pub(crate) store: Arc<OnlineStore>,
     pub(crate) plan: Arc<Plan>,
     /// Per stream.
     pub(crate) judges: Vec<Option<Arc<Judge>>>,
@@ -84,10 +85,10 @@ impl Desk {
     /// Reads the store on a thread that may block.
     async fn store<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&EmbeddedStore) -> Result<T, StoreError> + Send + 'static,
+        read: impl AsyncFnOnce(&OnlineStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let store = Arc::clone(&self.store);
-        let done = tokio::task::spawn_blocking(move || read(&store)).await;
+        let (store, runtime) = (Arc::clone(&self.store), Handle::current());
+        let done = tokio::task::spawn_blocking(move || runtime.block_on(read(&store))).await;
         let failed = |source| BackendError::Unavailable { what: "the store", source: Some(source) };
         done.map_err(|error| failed(Box::new(error)))?.map_err(|error| failed(Box::new(error)))
     }
@@ -112,7 +113,7 @@ impl Desk {
     /// What the store knows of a request that the engine has not come to.
     async fn known_of(&self, request: DecideRequest, decision: Uuid) -> Result<Known, BackendError> {
         let query = Known::query(&request, decision);
-        let fetched = self.store(move |store| store.fetch_now(&query)).await?;
+        let fetched = self.store(async move |store| store.fetch(&query).await).await?;
         Known::of(&fetched, &request).map_err(|error| BackendError::Internal(Box::new(error)))
     }
 
@@ -191,8 +192,9 @@ impl Backend for Desk {
         let wanted = KeyRead { entity: read.entity, key, as_of: as_of.micros() };
         let known = self.ask(read.budget, |reply| Command::Read { read: wanted, reply }).await?;
         let (reference, limit) = (read.reference.clone(), read.decisions_max);
-        let (decisions, lists) =
-            self.store(move |store| Ok((store.recent_decisions_now(&reference, limit)?, store.lists_now()?))).await?;
+        let (decisions, lists) = self
+            .store(async move |store| Ok((store.recent_decisions(&reference, limit).await?, store.lists().await?)))
+            .await?;
         let definitions = &self.plan.definitions;
         let names = self.plan.entity_groups[read.entity].iter().flat_map(|&group| {
             let first = definitions.groups[group].first_feature;
@@ -214,7 +216,7 @@ impl Backend for Desk {
     }
 
     async fn decision(&self, id: Uuid, _budget: Budget) -> Result<StoredDecision, BackendError> {
-        let found = self.store(move |store| store.decision_now(id)).await?;
+        let found = self.store(async move |store| store.decision(id).await).await?;
         found.ok_or(BackendError::NotFound { what: "decision" })
     }
 
@@ -224,7 +226,7 @@ impl Backend for Desk {
     }
 
     async fn blocks(&self, read: ListsRead) -> Result<ListsPage, BackendError> {
-        let all = self.store(EmbeddedStore::lists_now).await?;
+        let all = self.store(async |store| store.lists().await).await?;
         Ok(read.page_of(all))
     }
 

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use interdict_features::time::Timestamp;
-use interdict_store::embedded::EmbeddedStore;
+use interdict_store::port::Store;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
@@ -40,8 +41,8 @@ impl StreamClock {
 }
 
 /// Sweeps the store until `stop`.
-pub(crate) async fn sweep(
-    store: Arc<EmbeddedStore>,
+pub(crate) async fn sweep<S: Store>(
+    store: Arc<S>,
     stream_clock: Arc<StreamClock>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -51,8 +52,8 @@ pub(crate) async fn sweep(
             () = stop.cancelled() => return Ok(()),
         }
         let Some(now) = stream_clock.now() else { continue };
-        let store = Arc::clone(&store);
-        match tokio::task::spawn_blocking(move || store.expire_now(now)).await? {
+        let (store, runtime) = (Arc::clone(&store), Handle::current());
+        match tokio::task::spawn_blocking(move || runtime.block_on(store.expire(now))).await? {
             Ok(0) => {}
             Ok(records) => tracing::info!(records, %now, "forgot what nothing reads any more"),
             Err(error) => tracing::error!(%error, "the store could not be swept; it is tried again"),

@@ -4,9 +4,10 @@
 //! - A reader asks the engine for its position before it reads, so that it goes on after what the store holds.
 //! - A source that forgets what was confirmed hears of a position only once everything up to it is on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use interdict_features::change::Op;
@@ -122,26 +123,53 @@ pub(crate) type Confirm = Box<dyn Fn(u64) + Send>;
 
 /// Confirmations by source.
 #[derive(Default)]
-pub(crate) struct Confirms(Vec<(String, Confirm)>);
+pub(crate) struct Confirms {
+    sources: Vec<(String, Confirm)>,
+    /// Positions that were stored, by source and with their time, and not confirmed yet; oldest first.
+    waiting: VecDeque<(Instant, Vec<Option<u64>>)>,
+    /// The newest of them, confirmed or not.
+    newest: Vec<Option<u64>>,
+    /// How long after it was stored a position is confirmed: a store that may lose its last moments is filled again from the source.
+    window: Duration,
+}
 
 impl std::fmt::Debug for Confirms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.sources.iter().map(|(name, _)| name)).finish()
     }
 }
 
 impl Confirms {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// No source yet; positions are confirmed `window` after they were stored.
+    pub(crate) fn after(window: Duration) -> Self {
+        Self { window, ..Self::default() }
     }
 
-    /// Tells every source its position; sources without one have nothing on disk.
-    pub(crate) fn tell(&self, position: impl Fn(&str) -> Option<u64>) {
-        for (name, confirm) in &self.0 {
-            if let Some(position) = position(name) {
-                confirm(position);
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// Notes the positions that are stored as of `now`, and tells every source the one whose time has come. Sources without one have
+    /// nothing stored.
+    pub(crate) fn stored(&mut self, now: Instant, position: impl Fn(&str) -> Option<u64>) {
+        let positions: Vec<Option<u64>> = self.sources.iter().map(|(name, _)| position(name)).collect();
+        if self.newest != positions {
+            self.newest.clone_from(&positions);
+            self.waiting.push_back((now, positions));
+        }
+        while self.waiting.front().is_some_and(|(at, _)| now.duration_since(*at) >= self.window) {
+            let Some((_, positions)) = self.waiting.pop_front() else { break };
+            for ((_, confirm), position) in self.sources.iter().zip(positions) {
+                if let Some(position) = position {
+                    confirm(position);
+                }
             }
         }
+    }
+
+    /// Whether everything that was stored is confirmed.
+    pub(crate) fn are_done(&self) -> bool {
+        self.waiting.is_empty()
     }
 }
 
@@ -192,7 +220,7 @@ impl Starter<'_> {
                 let stop = self.stop.clone();
                 let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
                 let handle = source.handle();
-                self.confirms.0.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
+                self.confirms.sources.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
                 let is_reached = self.reached.await_source(&config.name);
                 self.pull(&config.name, source, is_reached)
             }

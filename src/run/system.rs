@@ -33,12 +33,14 @@ use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::online::OnlineStore;
+use interdict_store::port::Store as _;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::setup::Setup;
+use crate::setup::{Setup, StoreSettings};
 
 use super::clock;
 use super::commands::Command;
@@ -56,7 +58,7 @@ const INTAKE: usize = 4;
 /// What runs.
 pub(crate) struct System {
     pub(crate) stats: Arc<Stats>,
-    pub(crate) store: Arc<EmbeddedStore>,
+    pub(crate) store: Arc<OnlineStore>,
     pub(crate) monitor: Arc<Mutex<Option<MonitorState>>>,
     pub(crate) http: Option<SocketAddr>,
     stop_sources: Stop,
@@ -109,29 +111,39 @@ pub(crate) fn load_model(setup: &Setup) -> anyhow::Result<Option<(Runtime, Arc<A
     Ok(Some((runtime, Arc::new(active), bundle)))
 }
 
-pub(crate) fn open_store(setup: &Setup) -> anyhow::Result<EmbeddedStore> {
-    let options =
-        EmbeddedOptions { cache_bytes: setup.store.cache_bytes, outbox_capacity: setup.store.outbox_capacity };
-    Ok(EmbeddedStore::open(&setup.store.path, options)?)
+/// Opens the store that the configuration names.
+pub(crate) async fn open_store(setup: &Setup) -> anyhow::Result<OnlineStore> {
+    match &setup.store {
+        StoreSettings::Embedded(settings) => {
+            let options =
+                EmbeddedOptions { cache_bytes: settings.cache_bytes, outbox_capacity: settings.outbox_capacity };
+            Ok(OnlineStore::Embedded(Box::new(EmbeddedStore::open(&settings.path, options)?)))
+        }
+        #[cfg(feature = "redis")]
+        StoreSettings::Redis { config, .. } => {
+            let store = interdict_store::redis::RedisStore::connect((**config).clone()).await?;
+            Ok(OnlineStore::Redis(Box::new(store)))
+        }
+    }
 }
 
 /// The engine's part, with nothing attached to it yet.
-fn open_core(
+async fn open_core(
     setup: &Setup,
     plan: &Arc<Plan>,
-    store: &Arc<EmbeddedStore>,
+    store: &Arc<OnlineStore>,
     model: Option<&(Runtime, Arc<Active>, Bundle)>,
     stats: &Arc<Stats>,
     stop: &Stop,
-) -> anyhow::Result<Core<EmbeddedStore>> {
-    let lists = Lists::new(setup.policy.list_entries_max, store.lists_now()?);
+) -> anyhow::Result<Core<OnlineStore>> {
+    let lists = Lists::new(setup.policy.list_entries_max, store.lists().await?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
     let shards = setup.engine.shards;
     let limits = Limits { shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::clone(plan), Arc::clone(store), limits);
     pipeline.began(clock::now());
     for source in &setup.sources {
-        pipeline.take_up(&source.name, &store.positions_now(&source.name)?);
+        pipeline.take_up(&source.name, &store.positions(&source.name).await?);
     }
     Ok(Core {
         namespace: setup.namespace.clone(),
@@ -160,7 +172,7 @@ fn open_core(
 
 /// What the edge asks: the engine's thread, and the store beside it.
 fn open_desk(
-    core: &Core<EmbeddedStore>,
+    core: &Core<OnlineStore>,
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
     reached: Reached,
@@ -193,18 +205,18 @@ impl System {
     pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         let stats = Arc::new(Stats::register(&mut registry));
-        let store = Arc::new(open_store(setup)?);
+        let store = Arc::new(open_store(setup).await?);
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
-        let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources)?;
+        let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
         let mut starter = Starter {
             setup,
             intake,
             stop: &stop_sources,
-            confirms: Confirms::default(),
+            confirms: Confirms::after(setup.store.replay_window()),
             reached: Reached::default(),
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut registry),
@@ -229,7 +241,7 @@ impl System {
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
-                Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone())?)
+                Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone()).await?)
             }
             None => None,
         };
@@ -303,14 +315,14 @@ impl System {
 }
 
 fn start_engine(
-    mut core: Core<EmbeddedStore>,
+    mut core: Core<OnlineStore>,
     commands: mpsc::Receiver<Command>,
     deliveries: mpsc::Receiver<Intake>,
     open_sources: usize,
     ends_with_sources: bool,
     health: watch::Sender<Health>,
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<End>>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let runtime = tokio::runtime::Handle::current();
     let work = move || {
         health.send_replace(Health::Working);
         let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources));
@@ -325,7 +337,7 @@ fn start_engine(
 
 async fn start_deliveries(
     setup: &Setup,
-    store: &Arc<EmbeddedStore>,
+    store: &Arc<OnlineStore>,
     registry: &mut Registry,
     wake: &Arc<Notify>,
     stop: &CancellationToken,
@@ -336,7 +348,7 @@ async fn start_deliveries(
     let receivers = Receivers::open(&setup.policy, &environment)?;
     receivers.check().await?;
     let metrics = DeliveryMetrics::register(registry);
-    let limits = DeliveryLimits { intents: setup.store.outbox_capacity, ..DeliveryLimits::default() };
+    let limits = DeliveryLimits { intents: setup.store.outbox_capacity(), ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
     let (wake, stop) = (Arc::clone(wake), stop.clone());
     tasks.spawn(async move { Ok(delivery.run(wake, stop).await?) });

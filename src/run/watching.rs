@@ -14,9 +14,10 @@ use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::activation::Active;
 use interdict_scorer::bundle::Bundle;
-use interdict_store::embedded::EmbeddedStore;
 use interdict_store::error::{Class, StoreError};
-use interdict_store::port::LogName;
+use interdict_store::online::OnlineStore;
+use interdict_store::port::{Commit, Durability, LogName, Store as _};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +40,8 @@ pub(super) async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::
 }
 
 /// Sees that the decision log in Parquet is not ahead of the store that it is filled from.
-fn check(monitor: &Monitor, store: &EmbeddedStore) -> anyhow::Result<()> {
-    let (logged, stored) = (monitor.next_position(), store.log_next_now(LogName::DECISIONS)?);
+async fn check(monitor: &Monitor, store: &OnlineStore) -> anyhow::Result<()> {
+    let (logged, stored) = (monitor.next_position(), store.log_next(LogName::DECISIONS).await?);
     anyhow::ensure!(
         logged <= stored,
         "the decision log in Parquet holds decisions up to position {logged}, the store only {stored}: an older store stands beside a newer log, and new decisions would be taken for ones the log has; restore store and log of one moment together, or move the folder of [monitor] log_dir away so that a new log is begun"
@@ -48,17 +49,23 @@ fn check(monitor: &Monitor, store: &EmbeddedStore) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The store as the monitor's thread uses it.
+struct AtHand {
+    store: Arc<OnlineStore>,
+    runtime: Handle,
+}
+
 /// Moves decisions from the store's log to Parquet and the drift detector.
-pub(super) fn start(
+pub(super) async fn start(
     mut monitor: Monitor,
-    store: &Arc<EmbeddedStore>,
+    store: &Arc<OnlineStore>,
     logged: Arc<Notify>,
     shown: &Arc<Mutex<Option<MonitorState>>>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
-    check(&monitor, store)?;
-    let (store, shown) = (Arc::clone(store), Arc::clone(shown));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    check(&monitor, store).await?;
+    let store = AtHand { store: Arc::clone(store), runtime: Handle::current() };
+    let shown = Arc::clone(shown);
     let mut work = move || -> anyhow::Result<()> {
         loop {
             let is_last = stop.is_cancelled();
@@ -66,7 +73,7 @@ pub(super) fn start(
             let extent = if is_last && taken == 0 { Publish::All } else { Publish::WhenDue };
             let durable = publish(&mut monitor, &store, extent)?;
             if let Some(durable) = durable {
-                put_off(store.trim_log_now(LogName::DECISIONS, durable))?;
+                put_off(store.runtime.block_on(store.store.trim_log(LogName::DECISIONS, durable)))?;
             }
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
             if taken > 0 {
@@ -75,7 +82,7 @@ pub(super) fn start(
             if is_last {
                 return Ok(());
             }
-            runtime.block_on(async {
+            store.runtime.block_on(async {
                 tokio::select! {
                     () = logged.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
@@ -116,7 +123,7 @@ enum Publish {
 }
 
 /// Does what is due in the monitor; up to where decisions are durable, if that is known.
-fn publish(monitor: &mut Monitor, store: &EmbeddedStore, publish: Publish) -> anyhow::Result<Option<u64>> {
+fn publish(monitor: &mut Monitor, store: &AtHand, publish: Publish) -> anyhow::Result<Option<u64>> {
     let now = clock::now();
     let publishes = publish == Publish::All || monitor.is_due(now);
     if publishes && !is_synced(store)? {
@@ -126,13 +133,15 @@ fn publish(monitor: &mut Monitor, store: &EmbeddedStore, publish: Publish) -> an
 }
 
 /// Puts on the disk what Parquet is about to hold; whether it is there.
-fn is_synced(store: &EmbeddedStore) -> anyhow::Result<bool> {
-    put_off(store.sync_now().map(|()| true))
+fn is_synced(store: &AtHand) -> anyhow::Result<bool> {
+    let nothing = Commit { durability: Durability::Power, ..Commit::default() };
+    put_off(store.runtime.block_on(store.store.commit(nothing)).map(|_| true))
 }
 
 /// Hands the next decisions to the monitor; how many it took.
-fn take_decisions(monitor: &mut Monitor, store: &EmbeddedStore) -> anyhow::Result<usize> {
-    let entries = put_off(store.read_log_now(LogName::DECISIONS, monitor.next_position(), LOG_STEP))?;
+fn take_decisions(monitor: &mut Monitor, store: &AtHand) -> anyhow::Result<usize> {
+    let read = store.store.read_log(LogName::DECISIONS, monitor.next_position(), LOG_STEP);
+    let entries = put_off(store.runtime.block_on(read))?;
     for (taken, (position, bytes)) in entries.iter().enumerate() {
         let record = serde_json::from_slice(bytes).context("a record in the decision log")?;
         let now = clock::now();

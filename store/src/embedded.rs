@@ -270,14 +270,6 @@ impl EmbeddedStore {
         self.read(|engine| log::next(engine, &engine.snapshot(), name))
     }
 
-    /// Puts everything committed so far on the disk: after Ok it survives power failure.
-    ///
-    /// # Errors
-    /// As [`Store::commit`].
-    pub fn sync_now(&self) -> Result<(), StoreError> {
-        self.commit_now(&Commit { durability: Durability::Power, ..Commit::default() }).map(drop)
-    }
-
     /// [`Store::trim_log`] on this thread. A crash in between leaves a part of the entries; trimming again goes on.
     ///
     /// # Errors
@@ -403,6 +395,10 @@ impl Store for EmbeddedStore {
         self.offsets_now(source, incarnation)
     }
 
+    async fn positions(&self, source: &str) -> Result<Vec<Offset>, StoreError> {
+        self.positions_now(source)
+    }
+
     async fn decision(&self, id: Uuid) -> Result<Option<StoredDecision>, StoreError> {
         self.decision_now(id)
     }
@@ -421,6 +417,10 @@ impl Store for EmbeddedStore {
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
         self.read_log_now(log, position, limit)
+    }
+
+    async fn log_next(&self, log: LogName) -> Result<u64, StoreError> {
+        self.log_next_now(log)
     }
 
     async fn trim_log(&self, log: LogName, position: u64) -> Result<(), StoreError> {

@@ -337,6 +337,9 @@ pub trait Store: Send + Sync + 'static {
     /// once an offset is stored; until then nothing was applied, and another one takes its place.
     fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
 
+    /// The stored offsets of a source, whatever its identity: what the stored states hold of it.
+    fn positions(&self, source: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
+
     /// A decision with what was appended under its id.
     fn decision(&self, id: Uuid) -> impl Future<Output = Result<Option<StoredDecision>, StoreError>> + Send;
 
@@ -360,6 +363,9 @@ pub trait Store: Send + Sync + 'static {
         position: u64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + Send;
+
+    /// The position that the next entry of a log will have.
+    fn log_next(&self, log: LogName) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Forgets the entries of a log before `position`; positions after the newest entry are taken as all entries, and
     /// numbering goes on. Of [`LogName::DECISIONS`] only the log is trimmed: the records stay under their ids.

@@ -141,6 +141,10 @@ impl Store for RedisStore {
         self.bound_offsets(source, incarnation).await
     }
 
+    async fn positions(&self, source: &str) -> Result<Vec<Offset>, StoreError> {
+        Self::positions(self, source).await
+    }
+
     async fn decision(&self, id: Uuid) -> Result<Option<StoredDecision>, StoreError> {
         self.stored_decision(id).await
     }
@@ -159,6 +163,10 @@ impl Store for RedisStore {
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
         self.log_entries(log, position, limit).await
+    }
+
+    async fn log_next(&self, log: LogName) -> Result<u64, StoreError> {
+        Self::log_next(self, log).await
     }
 
     async fn trim_log(&self, log: LogName, position: u64) -> Result<(), StoreError> {

@@ -301,7 +301,7 @@ impl Shard<'_> {
             State::read_absent(program, Flags::NO_STATE, readouts);
         } else {
             let as_of = AsOf { time: record[TIME], version: first, subject: Some(id) };
-            state.read(program, as_of, scratch, readouts);
+            state.read_on(program, as_of, scratch, readouts);
         }
     }
 

@@ -18,6 +18,9 @@ use crate::expression::Expression;
 use crate::time::Span;
 use crate::value::ColumnType;
 
+/// How many windows a group may have: every feature is read once per window.
+pub(crate) const WINDOWS_MAX: usize = 16;
+
 /// Everything a deployment's `interdict.toml` declares about streams and features.
 #[derive(Clone, Debug)]
 pub struct Definitions {

@@ -1,19 +1,20 @@
 //! Step two: old versions leave their states, new ones enter, and judged events read their features.
 
 use crate::change::{Row, TextArena};
-use crate::definition::Stream;
 use crate::state::{AsOf, Inserted, Program, Readout, Scratch, Slot, State, StateError};
 use crate::time::Timestamp;
 use crate::value::NULL;
 use crate::vector::Flags;
 
+use super::StateImage;
 use super::entities::{EntityTable, expires, newest};
-use super::plan::{Key, Plan, Route, key_of};
-use super::resolve::{Resolution, Resolved, RowShard, VersionRef};
-use super::{Evaluate, StateImage};
+use super::plan::{Key, Plan, Route};
+use super::resolution::{Incoming, Resolved, RowPlace, VersionRef};
+use super::resolve::RowShard;
+use super::touch::{Coming, Effect, Touch};
 
-/// How many changes ahead states are brought near.
-const WARM_CHANGES: usize = 32;
+/// How many touches ahead states are brought near.
+const NEAR_TOUCHES: usize = 32;
 
 /// What one route read for one change.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +31,6 @@ pub(super) struct RouteReading {
 #[derive(Debug)]
 pub(super) struct StateShard {
     shard: usize,
-    shards: usize,
     tables: Vec<EntityTable>,
     pub(super) readings: Vec<RouteReading>,
     pub(super) readouts: Vec<Readout>,
@@ -38,9 +38,7 @@ pub(super) struct StateShard {
     pub(super) late: Vec<u32>,
     pub(super) scratch: Scratch,
     words: Words,
-    warm: Vec<(usize, u32)>,
-    key_old: Vec<u8>,
-    key_new: Vec<u8>,
+    near: Vec<Near>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -49,6 +47,16 @@ struct Words {
     new: Vec<i64>,
     old_texts: TextArena,
     new_texts: TextArena,
+}
+
+/// A touch whose states were brought near.
+#[derive(Clone, Copy, Debug)]
+struct Near {
+    touch: Touch,
+    /// The shard of rows it is from.
+    rows: u32,
+    /// Where its key stands; `None`: nowhere, and it only reads.
+    place: Option<u32>,
 }
 
 /// One version of the row as this shard sees it.
@@ -60,19 +68,16 @@ struct Side<'a> {
 }
 
 impl StateShard {
-    pub(super) fn new(plan: &Plan, shard: usize, shards: usize) -> Self {
+    pub(super) fn new(plan: &Plan, shard: usize) -> Self {
         Self {
             shard,
-            shards,
             tables: plan.entity_groups.iter().map(|groups| EntityTable::new(groups.len())).collect(),
             readings: Vec::new(),
             readouts: Vec::new(),
             late: Vec::new(),
             scratch: Scratch::default(),
             words: Words::default(),
-            warm: Vec::new(),
-            key_old: Vec::new(),
-            key_new: Vec::new(),
+            near: Vec::new(),
         }
     }
 
@@ -131,107 +136,99 @@ impl StateShard {
     }
 
     /// Applies a resolved batch to the states of this shard, in order.
-    pub(super) fn apply(
-        &mut self,
-        plan: &Plan,
-        stream: usize,
-        rows: &[RowShard],
-        places: &[(u32, u32)],
-        evaluate: Evaluate,
-    ) {
+    pub(super) fn apply(&mut self, plan: &Plan, incoming: Incoming<'_>, rows: &[RowShard], places: &[RowPlace]) {
         self.readings.clear();
         self.readouts.clear();
         self.late.clear();
         self.scratch.clear_texts();
-        let declared = &*plan.definitions.streams[stream];
-        for (at, &(shard, place)) in places.iter().enumerate() {
-            if at % WARM_CHANGES == 0 {
-                let ahead = &places[at..places.len().min(at + WARM_CHANGES)];
-                self.warm(plan, &plan.streams[stream].routes, declared, rows, ahead);
+        let routes = &plan.streams[incoming.stream.index].routes;
+        let mut coming = Coming::new(rows, self.shard, places);
+        let mut near = std::mem::take(&mut self.near);
+        loop {
+            self.bring_near(plan, routes, rows, &mut coming, &mut near);
+            if near.is_empty() {
+                break;
             }
-            let resolved = &rows[shard as usize].resolved;
-            let Some(resolution) = resolved.resolutions.get(place as usize) else { continue };
-            if resolution.old.is_none() && resolution.new.is_none() {
-                continue;
-            }
-            let is_read = match evaluate {
-                Evaluate::Nothing => false,
-                Evaluate::Judged => resolution.judgement.is_some(),
-                Evaluate::Everything => resolution.new.is_some(),
-            };
-            for (route, spec) in plan.streams[stream].routes.iter().enumerate() {
-                self.apply_route(plan, declared, (route, spec), resolved, resolution, is_read);
+            for near in &near {
+                self.meet(plan, incoming, &rows[near.rows as usize], near);
             }
         }
+        self.near = near;
     }
 
-    /// Brings the states of the next changes near, all at once: waiting for memory one state at a time took most of the time.
-    fn warm(&mut self, plan: &Plan, routes: &[Route], stream: &Stream, rows: &[RowShard], places: &[(u32, u32)]) {
-        self.warm.clear();
-        for &(shard, place) in places {
-            let resolved = &rows[shard as usize].resolved;
-            let Some(version) = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new) else {
-                continue;
-            };
-            let row = resolved.row(stream, &version);
-            for route in routes {
-                if let Some(key) = key_of(row, &route.key, &mut self.key_new)
-                    && key.hash() % self.shards as u64 == self.shard as u64
-                    && let Some(place) = self.tables[route.entity].find(&key)
-                {
-                    self.warm.push((route.entity, place));
-                }
-            }
-        }
-        let touched = self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm(place));
-        std::hint::black_box(touched);
-        let edges =
-            self.warm.iter().fold(0, |sum, &(entity, place)| sum ^ self.tables[entity].warm_edges(plan, entity, place));
-        std::hint::black_box(edges);
-    }
-
-    fn apply_route(
+    /// Finds the states of the next touches and brings them near, all at once: waiting for memory one state at a time took most of the
+    /// time.
+    fn bring_near(
         &mut self,
         plan: &Plan,
-        stream: &Stream,
-        (route, spec): (usize, &Route),
-        resolved: &Resolved,
-        resolution: &Resolution,
-        is_read: bool,
+        routes: &[Route],
+        rows: &[RowShard],
+        coming: &mut Coming<'_>,
+        near: &mut Vec<Near>,
     ) {
-        if spec.applies.is_empty() && !is_read {
-            return;
-        }
-        let old = resolution.old.as_ref().map(|version| Side::of(resolved, stream, version));
-        let new = resolution.new.as_ref().map(|version| Side::of(resolved, stream, version));
-        let (shard, shards) = (self.shard as u64, self.shards as u64);
-        let is_ours = |key: &Key<'_>| key.hash() % shards == shard;
-        let mut key_old = std::mem::take(&mut self.key_old);
-        let mut key_new = std::mem::take(&mut self.key_new);
-        let old_key = old.and_then(|side| key_of(side.row, &spec.key, &mut key_old)).filter(is_ours);
-        let new_key = new.and_then(|side| key_of(side.row, &spec.key, &mut key_new)).filter(is_ours);
-        let change = u32::try_from(resolution.change).expect("batches hold fewer than 2^32 changes");
-        if !resolution.is_transient {
-            if let (Some(key), Some(side)) = (&old_key, old)
-                && old_key != new_key
-            {
-                self.exchange(plan, spec, key, Some(side), None);
-            }
-            if let (Some(key), Some(side)) = (&new_key, new) {
-                let before = if old_key == new_key { old } else { None };
-                if self.exchange(plan, spec, key, before, Some(side)) {
-                    self.late.push(change);
-                }
+        near.clear();
+        near.extend(coming.take(NEAR_TOUCHES).map(|(shard, touch)| {
+            let route = &routes[touch.route as usize];
+            let table = &mut self.tables[route.entity];
+            let key = rows[shard as usize].touches.key(&touch);
+            let place = if touch.effect == Effect::Nothing { table.find(&key) } else { Some(table.place(&key)) };
+            Near { touch, rows: shard, place }
+        }));
+        let mut touched = 0;
+        for near in near.iter() {
+            if let Some(place) = near.place {
+                touched ^= self.tables[routes[near.touch.route as usize].entity].warm(place);
             }
         }
-        if is_read && let (Some(key), Some(side)) = (&new_key, new) {
-            let route = u32::try_from(route).expect("streams have few routes");
-            let as_of = self.read(plan, spec, key, side, resolution.is_transient);
-            let offset = u32::try_from(self.readouts.len() - spec.width).expect("batches are bounded");
-            self.readings.push(RouteReading { change, route, offset, as_of });
+        for near in near.iter() {
+            let route = &routes[near.touch.route as usize];
+            if let Some(place) = near.place {
+                touched ^= self.tables[route.entity].warm_edges(plan, route, place);
+            }
         }
-        self.key_old = key_old;
-        self.key_new = key_new;
+        std::hint::black_box(touched);
+    }
+
+    /// Lets a change meet the states of one key: its versions leave and enter, its features are read.
+    fn meet(&mut self, plan: &Plan, incoming: Incoming<'_>, rows: &RowShard, near: &Near) {
+        let Near { touch, place, .. } = near;
+        let route = &plan.streams[incoming.stream.index].routes[touch.route as usize];
+        let resolved = &rows.resolved;
+        let resolution = &resolved.resolutions[touch.at.resolution as usize];
+        let side = |version| resolved.version(version).map(|version| Side::of(resolved, incoming, version));
+        let new = side(resolution.new);
+        if let (Some(place), true) = (*place, touch.effect != Effect::Nothing) {
+            self.tables[route.entity].touch(place, || rows.touches.key(touch).to_bytes());
+            let is_late = match (touch.effect, new) {
+                (Effect::Enters, Some(new)) => self.enter(plan, route, place, new),
+                (Effect::Leaves, _) => self.exchange(plan, route, place, side(resolution.old), None),
+                (_, new) => self.exchange(plan, route, place, side(resolution.old), new),
+            };
+            if is_late {
+                self.late.push(touch.at.change);
+            }
+        }
+        if let (Some(side), true) = (new, touch.is_read) {
+            let as_of = self.read(plan, route, *place, side, resolution.is_transient);
+            let offset = u32::try_from(self.readouts.len() - route.width).expect("batches are bounded");
+            self.readings.push(RouteReading { change: touch.at.change, route: touch.route, offset, as_of });
+        }
+    }
+
+    /// Adds a version to every group of a key; true when every one of them found it too late.
+    fn enter(&mut self, plan: &Plan, route: &Route, place: u32, new: Side<'_>) -> bool {
+        let states = self.tables[route.entity].states_mut(place);
+        let (mut is_late, mut is_entered) = (false, false);
+        for step in route.steps.iter().filter(|step| step.is_own) {
+            let program = &plan.programs[step.group];
+            if program.admits(&new.row) {
+                let inserted = states[step.place]
+                    .insert(program, &new.slot_in(program, &mut self.words.new, &mut self.words.new_texts));
+                let is_refused = inserted == Inserted::TooLate;
+                (is_late, is_entered) = (is_late | is_refused, is_entered | !is_refused);
+            }
+        }
+        is_late && !is_entered
     }
 
     /// Replaces one version by another in every group of a key; true when every group found the new one too late.
@@ -239,33 +236,20 @@ impl StateShard {
         &mut self,
         plan: &Plan,
         route: &Route,
-        key: &Key<'_>,
+        place: u32,
         old: Option<Side<'_>>,
         new: Option<Side<'_>>,
     ) -> bool {
-        if route.applies.is_empty() {
-            return false;
-        }
-        let table = &mut self.tables[route.entity];
-        let place = table.place(key);
-        table.touch(key, place);
+        let states = self.tables[route.entity].states_mut(place);
         let (mut is_late, mut is_entered) = (false, false);
-        for &group in &route.applies {
-            let program = &plan.programs[plan.entity_groups[route.entity][group]];
-            let state = table.state_mut(place, group);
+        for step in route.steps.iter().filter(|step| step.is_own) {
+            let program = &plan.programs[step.group];
+            let state = &mut states[step.place];
             let words = &mut self.words;
-            let old = old.filter(|side| program.admits(&side.row)).map(|side| {
-                words.old.clear();
-                words.old_texts.clear();
-                program.words(side.row, &mut words.old, &mut words.old_texts);
-                side.slot(&words.old, &words.old_texts)
-            });
-            let new = new.filter(|side| program.admits(&side.row)).map(|side| {
-                words.new.clear();
-                words.new_texts.clear();
-                program.words(side.row, &mut words.new, &mut words.new_texts);
-                side.slot(&words.new, &words.new_texts)
-            });
+            let old = old.filter(|side| program.admits(&side.row));
+            let old = old.map(|side| side.slot_in(program, &mut words.old, &mut words.old_texts));
+            let new = new.filter(|side| program.admits(&side.row));
+            let new = new.map(|side| side.slot_in(program, &mut words.new, &mut words.new_texts));
             match replace(program, state, old, new) {
                 Some(Inserted::TooLate) => is_late = true,
                 Some(_) => is_entered = true,
@@ -276,40 +260,31 @@ impl StateShard {
     }
 
     /// Reads the groups of a route as the event sees them; returns the as-of.
-    fn read(&mut self, plan: &Plan, route: &Route, key: &Key<'_>, side: Side<'_>, is_transient: bool) -> i64 {
+    fn read(&mut self, plan: &Plan, route: &Route, place: Option<u32>, side: Side<'_>, is_transient: bool) -> i64 {
         let table = &mut self.tables[route.entity];
-        let place = table.find(key);
-        let as_of = as_of(plan, side.version, place.and_then(|place| newest(table.states(place))));
-        // Ids and versions of another stream's events do not compare with this one's.
-        let as_of_in = |group: usize| if route.applies.contains(&group) { as_of } else { AsOf::instant(as_of.time) };
-        if let Some(place) = place.filter(|_| !is_transient) {
-            for &group in &route.reads {
-                let program = &plan.programs[plan.entity_groups[route.entity][group]];
-                table.state_mut(place, group).settle(program, as_of_in(group));
-            }
-        }
-        let states = place.map_or(&[][..], |place| table.states(place));
+        let states = place.map_or(&mut [][..], |place| table.states_mut(place));
+        let as_of = as_of(plan, side.version, newest(states));
         let from = self.readouts.len();
         self.readouts.resize(from + route.width, Readout::default());
-        let mut offset = from;
-        for &group in &route.reads {
-            let program = &plan.programs[plan.entity_groups[route.entity][group]];
-            let out = &mut self.readouts[offset..offset + program.width()];
-            offset += program.width();
-            let is_own = route.applies.contains(&group);
-            let enters = is_transient && is_own && program.admits(&side.row);
-            let as_of = as_of_in(group);
-            match states.get(group) {
-                _ if enters => {
-                    self.words.new.clear();
-                    self.words.new_texts.clear();
-                    program.words(side.row, &mut self.words.new, &mut self.words.new_texts);
-                    let slot = side.slot(&self.words.new, &self.words.new_texts);
+        let mut out = &mut self.readouts[from..];
+        for step in &route.steps {
+            let program = &plan.programs[step.group];
+            let own;
+            (own, out) = std::mem::take(&mut out).split_at_mut(program.width());
+            // Ids and versions of another stream's events do not compare with this one's.
+            let as_of = if step.is_own { as_of } else { AsOf::instant(as_of.time) };
+            let enters = is_transient && step.is_own && program.admits(&side.row);
+            match states.get_mut(step.place) {
+                state if enters => {
+                    let slot = side.slot_in(program, &mut self.words.new, &mut self.words.new_texts);
                     let empty = State::default();
-                    states.get(group).unwrap_or(&empty).read_with(program, &slot, as_of, &mut self.scratch, out);
+                    let state = state.map_or(&empty, |state| &*state);
+                    state.read_with(program, &slot, as_of, &mut self.scratch, own);
                 }
-                Some(state) if !state.is_empty() => state.read(program, as_of, &mut self.scratch, out),
-                _ => State::read_absent(program, Flags::NO_STATE, out),
+                Some(state) if state.is_empty() => State::read_absent(program, Flags::NO_STATE, own),
+                Some(state) if is_transient => state.read(program, as_of, &mut self.scratch, own),
+                Some(state) => state.read_on(program, as_of, &mut self.scratch, own),
+                None => State::read_absent(program, Flags::NO_STATE, own),
             }
         }
         as_of.time
@@ -317,11 +292,18 @@ impl StateShard {
 }
 
 impl<'a> Side<'a> {
-    fn of(resolved: &'a Resolved, stream: &'a Stream, version: &'a VersionRef) -> Self {
-        Self { version, row: resolved.row(stream, version), labels: resolved.labels(version) }
+    fn of(resolved: &'a Resolved, incoming: Incoming<'a>, version: &'a VersionRef) -> Self {
+        Self { version, row: resolved.row(incoming, version), labels: resolved.labels(version) }
     }
 
-    fn slot(self, words: &'a [i64], texts: &'a TextArena) -> Slot<'a> {
+    /// The version as a group's state takes it; its words go to `words` and `texts`.
+    fn slot_in<'w>(self, program: &Program, words: &'w mut Vec<i64>, texts: &'w mut TextArena) -> Slot<'w>
+    where
+        'a: 'w,
+    {
+        words.clear();
+        texts.clear();
+        program.words(self.row, words, texts);
         let VersionRef { time, id, first, .. } = *self.version;
         Slot { time, id, first, labels: self.labels, words, texts }
     }

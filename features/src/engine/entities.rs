@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 
 use crate::state::{Program, State, StateError};
 
-use super::plan::{Key, Plan};
+use super::plan::{Key, Plan, Route};
 
 /// An index from keys to places.
 #[derive(Clone, Debug, Default)]
@@ -76,14 +76,16 @@ impl EntityTable {
     }
 
     /// Touches what an event of the key at `place` will need.
+    #[inline]
     pub(super) fn warm(&self, place: u32) -> i64 {
-        self.states(place).iter().fold(i64::from(self.dirty[place as usize]), |sum, state| sum ^ state.warm())
+        self.states(place).iter().fold(0, |sum, state| sum ^ state.warm())
     }
 
     /// Touches what reading it will need; [`Self::warm`] comes first.
-    pub(super) fn warm_edges(&self, plan: &Plan, entity: usize, place: u32) -> i64 {
-        let programs = plan.entity_groups[entity].iter().map(|&group| &plan.programs[group]);
-        self.states(place).iter().zip(programs).fold(0, |sum, (state, program)| sum ^ state.warm_edges(program))
+    #[inline]
+    pub(super) fn warm_edges(&self, plan: &Plan, route: &Route, place: u32) -> i64 {
+        let states = self.states(place);
+        route.steps.iter().fold(0, |sum, step| sum ^ states[step.place].warm_edges(&plan.programs[step.group]))
     }
 
     pub(super) fn states(&self, place: u32) -> &[State] {
@@ -91,15 +93,19 @@ impl EntityTable {
         &self.states[from..from + self.groups]
     }
 
-    pub(super) fn state_mut(&mut self, place: u32, group: usize) -> &mut State {
+    pub(super) fn states_mut(&mut self, place: u32) -> &mut [State] {
+        let from = place as usize * self.groups;
+        &mut self.states[from..from + self.groups]
+    }
+
+    fn state_mut(&mut self, place: u32, group: usize) -> &mut State {
         &mut self.states[place as usize * self.groups + group]
     }
 
-    /// Notes that the states at `place` are to be written.
-    pub(super) fn touch(&mut self, key: &Key<'_>, place: u32) {
-        if !self.dirty[place as usize] {
-            self.dirty[place as usize] = true;
-            self.dirty_keys.push((key.to_bytes(), place));
+    /// Notes that the states at `place` are to be written under `key`.
+    pub(super) fn touch(&mut self, place: u32, key: impl FnOnce() -> Box<[u8]>) {
+        if !std::mem::replace(&mut self.dirty[place as usize], true) {
+            self.dirty_keys.push((key(), place));
         }
     }
 

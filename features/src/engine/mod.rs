@@ -14,8 +14,10 @@ mod apply;
 mod entities;
 mod output;
 mod plan;
+mod resolution;
 mod resolve;
 mod rows;
+mod touch;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use crate::value::UNCHANGED;
 use crate::vector::Flags;
 
 use apply::StateShard;
+use resolution::{Incoming, RowPlace};
 use resolve::RowShard;
 
 /// Below this many changes a batch is worked off on the calling thread: handing it to others costs more.
@@ -116,6 +119,7 @@ pub struct Engine {
     plan: Arc<Plan>,
     rows: Vec<RowShard>,
     states: Vec<StateShard>,
+    places: Vec<RowPlace>,
 }
 
 impl Engine {
@@ -125,7 +129,8 @@ impl Engine {
         let shards = shards.max(1);
         Self {
             rows: (0..shards).map(|shard| RowShard::new(&plan, shard, shards)).collect(),
-            states: (0..shards).map(|shard| StateShard::new(&plan, shard, shards)).collect(),
+            states: (0..shards).map(|shard| StateShard::new(&plan, shard)).collect(),
+            places: Vec::new(),
             plan,
         }
     }
@@ -233,21 +238,22 @@ impl Engine {
     pub fn process(&mut self, batch: &ChangeBatch, evaluate: Evaluate, output: &mut Output) -> Result<(), Damaged> {
         let (stream, _) = self.target(batch);
         let plan = &self.plan;
-        let parallel = batch.len() >= PARALLEL_CHANGES_MIN && self.rows.len() > 1;
-        if parallel {
-            self.rows.par_iter_mut().try_for_each(|shard| shard.resolve(plan, stream, batch))?;
+        let incoming = Incoming { batch, stream: &plan.definitions.streams[stream], evaluate };
+        let is_parallel = batch.len() >= PARALLEL_CHANGES_MIN && self.rows.len() > 1;
+        if is_parallel {
+            self.rows.par_iter_mut().try_for_each(|shard| shard.resolve(plan, incoming))?;
         } else {
-            self.rows.iter_mut().try_for_each(|shard| shard.resolve(plan, stream, batch))?;
+            self.rows.iter_mut().try_for_each(|shard| shard.resolve(plan, incoming))?;
         }
-        let places = resolve::places(&self.rows, batch.len());
-        let rows = &self.rows;
-        let apply = |shard: &mut StateShard| shard.apply(plan, stream, rows, &places, evaluate);
-        if parallel {
+        resolution::note_places(&self.rows, batch.len(), &mut self.places);
+        let (rows, places) = (&*self.rows, &*self.places);
+        let apply = |shard: &mut StateShard| shard.apply(plan, incoming, rows, places);
+        if is_parallel {
             self.states.par_iter_mut().for_each(apply);
         } else {
             self.states.iter_mut().for_each(apply);
         }
-        output.assemble(plan, stream, &self.rows, &self.states, &places, batch);
+        output.assemble(plan, incoming, rows, &self.states, places);
         Ok(())
     }
 
@@ -333,9 +339,8 @@ impl Engine {
         (target, &self.plan.streams[target])
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "taken modulo the number of shards")]
     fn shard_of(&self, key: &Key<'_>) -> usize {
-        (key.hash() % self.states.len() as u64) as usize
+        key.shard(self.states.len())
     }
 
     fn row_shard(&self, id: &Key<'_>) -> &RowShard {

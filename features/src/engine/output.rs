@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::change::{ChangeBatch, Row};
+use crate::change::Row;
 use crate::expression::{Operand, Slots};
 use crate::row::Ignored;
 use crate::state::{Readout, ReadoutKind, State};
 use crate::value::double_of;
 use crate::vector::{Flags, Reading};
 
-use super::PARALLEL_CHANGES_MIN;
-use super::apply::StateShard;
+use super::apply::{RouteReading, StateShard};
 use super::plan::Plan;
+use super::resolution::{Incoming, RowPlace};
 use super::resolve::RowShard;
+
+/// Vectors that are filled together: they and what they are filled from stay in a core's cache.
+const PART_VECTORS: usize = 256;
 
 /// Why state refuses a change. Each is a dead letter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
@@ -98,97 +101,144 @@ impl Output {
     pub(super) fn assemble(
         &mut self,
         plan: &Plan,
-        stream: usize,
+        incoming: Incoming<'_>,
         rows: &[RowShard],
         states: &[StateShard],
-        places: &[(u32, u32)],
-        batch: &ChangeBatch,
+        places: &[RowPlace],
     ) {
         self.note_outcomes(rows, places, states);
+        self.texts.clear();
+        let text_bases: Vec<i64> = states.iter().map(|shard| self.take_texts(shard)).collect();
         self.width = plan.definitions.features.len();
         let entities = plan.entity_groups.len();
         let template = template(plan, self.width);
-        self.readouts.clear();
-        for _ in 0..self.changes.len() {
-            self.readouts.extend_from_slice(&template);
-        }
-        self.as_of.clear();
+        let filling = Filling { plan, incoming, rows, states, places, text_bases, template };
+        self.readouts.resize(self.changes.len() * self.width, Readout::default());
         self.as_of.resize(self.changes.len() * entities, i64::MIN);
-        self.texts.clear();
-        for shard in states {
-            let text_base = i64::try_from(self.texts.len()).expect("bounded by the batch");
-            self.texts.extend_from_slice(shard.scratch.texts());
-            for reading in &shard.readings {
-                let Some(vector) = self.vectors[reading.change as usize] else { continue };
-                let route = &plan.streams[stream].routes[reading.route as usize];
-                self.as_of[vector as usize * entities + route.entity] = reading.as_of;
-                let mut from = reading.offset as usize;
-                for &place in &route.reads {
-                    let group = plan.entity_groups[route.entity][place];
-                    let width = plan.programs[group].width();
-                    let to = vector as usize * self.width + plan.definitions.groups[group].first_feature;
-                    let target = &mut self.readouts[to..to + width];
-                    target.copy_from_slice(&shard.readouts[from..from + width]);
-                    for readout in target.iter_mut().filter(|readout| readout.kind == ReadoutKind::Text) {
-                        readout.bits += text_base;
-                    }
-                    from += width;
-                }
-            }
-        }
-        if !plan.definitions.derived.is_empty() {
-            self.derive(plan, stream, rows, places, batch);
+        let (mut readouts, mut as_of) = (&mut *self.readouts, &mut *self.as_of);
+        let part = |changes| {
+            let part;
+            (part, readouts) = std::mem::take(&mut readouts).split_at_mut(<[u32]>::len(changes) * self.width);
+            let instants;
+            (instants, as_of) = std::mem::take(&mut as_of).split_at_mut(changes.len() * entities);
+            Part { changes, readouts: part, as_of: instants }
+        };
+        let parts: Vec<Part<'_>> = self.changes.chunks(PART_VECTORS).map(part).collect();
+        let fill = |part: Part<'_>| filling.fill(part, &self.texts);
+        if parts.len() > 1 && states.len() > 1 {
+            parts.into_par_iter().for_each(fill);
+        } else {
+            parts.into_iter().for_each(fill);
         }
     }
 
-    fn note_outcomes(&mut self, rows: &[RowShard], places: &[(u32, u32)], states: &[StateShard]) {
+    /// Takes over the texts of a shard; returns where they begin.
+    fn take_texts(&mut self, shard: &StateShard) -> i64 {
+        let base = i64::try_from(self.texts.len()).expect("bounded by the batch");
+        self.texts.extend_from_slice(shard.scratch.texts());
+        base
+    }
+
+    fn note_outcomes(&mut self, rows: &[RowShard], places: &[RowPlace], states: &[StateShard]) {
         self.outcomes.clear();
         self.judgements.clear();
         self.vectors.clear();
         self.changes.clear();
-        for &(shard, place) in places {
-            let resolution = rows[shard as usize].resolved.resolutions.get(place as usize);
+        for (change, place) in (0_u32..).zip(places) {
+            let resolution = place.find(rows).map(|(_, resolution)| resolution);
             let outcome = resolution.map_or(Outcome::Refused(Refused::NoId), |resolution| resolution.outcome);
+            let judgement = resolution.and_then(|resolution| resolution.judgement);
             self.outcomes.push(outcome);
-            self.judgements.push(resolution.and_then(|resolution| resolution.judgement));
-            self.vectors.push(None);
-        }
-        for reading in states.iter().flat_map(|shard| &shard.readings) {
-            let change = reading.change as usize;
-            self.vectors[change] = Some(0);
+            self.judgements.push(judgement);
+            // A judged event none of whose entities has a key still has a vector, of missing features.
+            let is_evaluated = resolution.is_some_and(|resolution| resolution.is_read)
+                || (judgement.is_some() && !matches!(outcome, Outcome::Refused(_)));
+            let vector = is_evaluated.then(|| u32::try_from(self.changes.len()).expect("batches are bounded"));
+            self.vectors.push(vector);
+            if is_evaluated {
+                self.changes.push(change);
+            }
         }
         for &change in states.iter().flat_map(|shard| &shard.late) {
             self.outcomes[change as usize] = Outcome::Refused(Refused::TooLate);
         }
-        // A judged event none of whose entities has a key still has a vector, of missing features.
-        for (change, vector) in (0_u32..).zip(&mut self.vectors) {
-            let is_judged = self.judgements[change as usize].is_some();
-            let is_refused =
-                matches!(self.outcomes[change as usize], Outcome::Refused(refused) if refused != Refused::TooLate);
-            if vector.is_some() || (is_judged && !is_refused) {
-                *vector = Some(u32::try_from(self.changes.len()).expect("batches are bounded"));
-                self.changes.push(change);
+    }
+}
+
+/// What vectors are filled from.
+struct Filling<'a> {
+    plan: &'a Plan,
+    incoming: Incoming<'a>,
+    rows: &'a [RowShard],
+    states: &'a [StateShard],
+    places: &'a [RowPlace],
+    /// Per shard of states, where its texts begin.
+    text_bases: Vec<i64>,
+    template: Vec<Readout>,
+}
+
+/// Some vectors, and what is written for them.
+struct Part<'a> {
+    /// Whose vectors they are.
+    changes: &'a [u32],
+    readouts: &'a mut [Readout],
+    as_of: &'a mut [i64],
+}
+
+impl Filling<'_> {
+    /// Brings together what the shards read, and computes the derived features.
+    fn fill(&self, mut part: Part<'_>, texts: &[Arc<str>]) {
+        let (Some(&first), Some(&last)) = (part.changes.first(), part.changes.last()) else { return };
+        if !self.template.is_empty() {
+            let vectors = part.readouts.chunks_exact_mut(self.template.len());
+            vectors.for_each(|vector| vector.copy_from_slice(&self.template));
+        }
+        part.as_of.fill(i64::MIN);
+        for (shard, text_base) in self.states.iter().zip(&self.text_bases) {
+            let from = shard.readings.partition_point(|reading| reading.change < first);
+            let readings = shard.readings[from..].iter().take_while(|reading| reading.change <= last);
+            let mut vector = 0;
+            for reading in readings {
+                while part.changes[vector] != reading.change {
+                    vector += 1;
+                }
+                self.take(reading, &shard.readouts, *text_base, vector, &mut part);
+            }
+        }
+        if !self.plan.definitions.derived.is_empty() {
+            self.derive(&mut part, texts);
+        }
+    }
+
+    /// Takes over what one shard read under one key.
+    fn take(&self, reading: &RouteReading, from: &[Readout], text_base: i64, vector: usize, into: &mut Part<'_>) {
+        let plan = self.plan;
+        let route = &plan.streams[self.incoming.stream.index].routes[reading.route as usize];
+        into.as_of[vector * plan.entity_groups.len() + route.entity] = reading.as_of;
+        let mut from = &from[reading.offset as usize..];
+        for step in &route.steps {
+            let (own, rest) = from.split_at(plan.programs[step.group].width());
+            from = rest;
+            let to = vector * self.template.len() + plan.definitions.groups[step.group].first_feature;
+            let target = &mut into.readouts[to..to + own.len()];
+            target.copy_from_slice(own);
+            if text_base > 0 {
+                for readout in target.iter_mut().filter(|readout| readout.kind == ReadoutKind::Text) {
+                    readout.bits += text_base;
+                }
             }
         }
     }
 
-    fn derive(&mut self, plan: &Plan, stream: usize, rows: &[RowShard], places: &[(u32, u32)], batch: &ChangeBatch) {
-        let definitions = &plan.definitions;
-        let declared = &*definitions.streams[stream];
+    fn derive(&self, part: &mut Part<'_>, texts: &[Arc<str>]) {
+        let definitions = &self.plan.definitions;
         let first = definitions.features.len() - definitions.derived.len();
-        let (width, texts, changes) = (self.width, &self.texts, &self.changes);
-        let fill = |(vector, readouts): (usize, &mut [Readout])| {
-            let (shard, place) = places[changes[vector] as usize];
-            let resolved = &rows[shard as usize].resolved;
-            let new = resolved.resolutions.get(place as usize).and_then(|resolution| resolution.new.as_ref());
-            let row =
-                new.map_or_else(|| batch.row(changes[vector] as usize), |version| resolved.row(declared, version));
-            derive_into(plan, stream, row, texts, readouts, first);
-        };
-        if self.changes.len() >= PARALLEL_CHANGES_MIN {
-            self.readouts.par_chunks_exact_mut(width).with_min_len(64).enumerate().for_each(fill);
-        } else {
-            self.readouts.chunks_exact_mut(width).enumerate().for_each(fill);
+        for (&change, readouts) in part.changes.iter().zip(part.readouts.chunks_exact_mut(self.template.len())) {
+            let new = self.places[change as usize].find(self.rows).and_then(|(resolved, resolution)| {
+                Some(resolved.row(self.incoming, resolved.version(resolution.new)?))
+            });
+            let row = new.unwrap_or_else(|| self.incoming.batch.row(change as usize));
+            derive_into(self.plan, self.incoming.stream.index, row, texts, readouts, first);
         }
     }
 }

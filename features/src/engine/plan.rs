@@ -47,6 +47,19 @@ pub struct Route {
     pub reads: Vec<usize>,
     /// Readings of all groups in `reads` together.
     pub width: usize,
+    /// The groups in `reads` with what applying and reading them takes.
+    pub(super) steps: Vec<Step>,
+}
+
+/// One group of a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    /// Its place in the entity's list of groups.
+    pub(super) place: usize,
+    /// Its program.
+    pub(super) group: usize,
+    /// It takes the stream's events under the route's key.
+    pub(super) is_own: bool,
 }
 
 impl Plan {
@@ -79,7 +92,7 @@ impl StreamPlan {
         let mut route = |entity: usize, key: &[usize]| {
             routes.iter().position(|route| route.entity == entity && route.key == key).unwrap_or_else(|| {
                 let key = key.to_vec();
-                routes.push(Route { entity, key, applies: Vec::new(), reads: Vec::new(), width: 0 });
+                routes.push(Route { entity, key, applies: Vec::new(), reads: Vec::new(), width: 0, steps: Vec::new() });
                 routes.len() - 1
             })
         };
@@ -104,6 +117,7 @@ impl StreamPlan {
                 route.applies.push(place);
             }
             route.reads.push(place);
+            route.steps.push(Step { place, group, is_own: applies });
             route.width += programs[group].width();
         }
         let own_groups = || definitions.groups.iter().filter(|group| group.stream == stream.index);
@@ -199,6 +213,12 @@ impl Key<'_> {
         }
     }
 
+    /// Which of `shards` shards the key falls to.
+    pub(super) fn shard(&self, shards: usize) -> usize {
+        // The lower half scaled to the number of shards: a division would cost more than the hash.
+        usize::try_from(((self.hash() & 0xffff_ffff) * shards as u64) >> 32).expect("below the number of shards")
+    }
+
     /// The key as bytes: an integer as eight bytes, big-endian with its sign turned, so that order is kept.
     #[must_use]
     pub fn to_bytes(&self) -> Box<[u8]> {
@@ -211,6 +231,7 @@ impl Key<'_> {
 
 /// The key that `columns` of `row` make, `None` when one of them is null. Bytes are written to `buffer`.
 #[must_use]
+#[inline]
 pub fn key_of<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> Option<Key<'a>> {
     if let [column] = columns
         && !row.stream.columns[*column].kind.is_text()
@@ -218,6 +239,10 @@ pub fn key_of<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> O
         let cell = row.cells[*column];
         return (cell > UNCHANGED).then_some(Key::Int(cell));
     }
+    key_bytes(row, columns, buffer)
+}
+
+fn key_bytes<'a>(row: Row<'_>, columns: &[usize], buffer: &'a mut Vec<u8>) -> Option<Key<'a>> {
     buffer.clear();
     for &column in columns {
         let cell = row.cells[column];

@@ -1,82 +1,19 @@
 //! Step one: each change meets its row record and becomes an old and a new version of the row.
 
 use crate::bytes::Damaged;
-use crate::change::{Change, ChangeBatch, Op, Row, TextArena, Version};
+use crate::change::{Change, Op, Row, Version};
 use crate::definition::{Judge, OnDelete, OnTruncate, OnUnmatched, Stream};
 use crate::expression::{Operand, Slots};
-use crate::row::{Ignored, Presence, RowRecord};
-use crate::state::LabelWord;
+use crate::row::{FirstSight, Ignored, Presence, RowRecord};
 use crate::time::Timestamp;
 use crate::value::{NULL, UNCHANGED};
 
 use super::output::{Outcome, Refused};
-use super::plan::{Key, Plan, event_key, key_of};
+use super::plan::{Key, Plan, key_of};
+use super::resolution::{Incoming, Resolution, Resolved, narrow};
 use super::rows::RowTable;
-use super::{RowImage, can_be_judged};
-
-/// One version of a row, held in its shard's [`Resolved`].
-#[derive(Clone, Copy, Debug)]
-pub(super) struct VersionRef {
-    row: usize,
-    pub(super) time: i64,
-    pub(super) id: u64,
-    pub(super) first: Version,
-    labels: (usize, usize),
-}
-
-/// What became of one change.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Resolution {
-    pub(super) change: usize,
-    pub(super) outcome: Outcome,
-    /// Which judgement of the row this is, if it is to be judged.
-    pub(super) judgement: Option<u32>,
-    pub(super) old: Option<VersionRef>,
-    pub(super) new: Option<VersionRef>,
-    /// The new version is looked at and not kept.
-    pub(super) is_transient: bool,
-}
-
-/// The versions of a batch that one shard resolved.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Resolved {
-    width: usize,
-    cells: Vec<i64>,
-    text: TextArena,
-    labels: Vec<LabelWord>,
-    pub(super) resolutions: Vec<Resolution>,
-}
-
-impl Resolved {
-    fn clear(&mut self, width: usize) {
-        self.width = width;
-        self.cells.clear();
-        self.text.clear();
-        self.labels.clear();
-        self.resolutions.clear();
-    }
-
-    pub(super) fn row<'a>(&'a self, stream: &'a Stream, version: &VersionRef) -> Row<'a> {
-        let from = version.row * self.width;
-        Row { stream, cells: &self.cells[from..from + self.width], text: &self.text }
-    }
-
-    pub(super) fn labels(&self, version: &VersionRef) -> &[LabelWord] {
-        &self.labels[version.labels.0..version.labels.1]
-    }
-
-    fn push(&mut self, row: Row<'_>, first: Version, labels: impl FnOnce(&mut Vec<LabelWord>)) -> Option<VersionRef> {
-        let time = row.time()?.micros();
-        let place = self.cells.len() / self.width;
-        for (column, &cell) in row.stream.columns.iter().zip(row.cells) {
-            let is_text = column.kind.is_text() && cell > UNCHANGED;
-            self.cells.push(if is_text { self.text.push(row.text.get(cell)) } else { cell });
-        }
-        let from = self.labels.len();
-        labels(&mut self.labels);
-        Some(VersionRef { row: place, time, id: event_key(row), first, labels: (from, self.labels.len()) })
-    }
-}
+use super::touch::{TouchPlace, Touches, Versions};
+use super::{Evaluate, RowImage, can_be_judged};
 
 /// The row records whose ids fall to one shard.
 #[derive(Debug)]
@@ -85,6 +22,7 @@ pub(super) struct RowShard {
     shards: usize,
     tables: Vec<RowTable>,
     pub(super) resolved: Resolved,
+    pub(super) touches: Touches,
     before: RowRecord,
     record: RowRecord,
     buffer: Vec<u8>,
@@ -97,6 +35,7 @@ impl RowShard {
             shards,
             tables: vec![RowTable::default(); plan.streams.len()],
             resolved: Resolved::default(),
+            touches: Touches::new(shards),
             before: RowRecord::default(),
             record: RowRecord::default(),
             buffer: Vec::new(),
@@ -113,7 +52,13 @@ impl RowShard {
 
     pub(super) fn read(&self, plan: &Plan, stream: usize, id: &Key<'_>, record: &mut RowRecord) -> Result<(), Damaged> {
         let declared = &plan.definitions.streams[stream];
-        self.tables[stream].read(declared, &plan.streams[stream].needed, id, record)
+        match self.tables[stream].find(id) {
+            Some(place) => self.tables[stream].read(declared, &plan.streams[stream].needed, place, record),
+            None => {
+                record.reset(declared);
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -132,62 +77,77 @@ impl RowShard {
         }
     }
 
-    /// Resolves the changes of `batch` whose ids are this shard's.
-    pub(super) fn resolve(&mut self, plan: &Plan, stream: usize, batch: &ChangeBatch) -> Result<(), Damaged> {
-        let declared = &*plan.definitions.streams[stream];
-        self.resolved.clear(declared.columns.len());
-        let id_column = [batch.stream().id];
-        for index in 0..batch.len() {
-            let (change, row) = batch.get(index);
-            let mut buffer = std::mem::take(&mut self.buffer);
-            let id = key_of(row, &id_column, &mut buffer);
-            let is_ours = id.as_ref().map_or(self.shard == 0, |id| id.hash() % self.shards as u64 == self.shard as u64);
-            let done = match id {
-                _ if !is_ours => None,
-                None => Some(Ok(unidentified(change, declared))),
-                Some(_) if change.op == Op::Truncate => Some(Ok(unidentified(change, declared))),
-                Some(id) => Some(self.resolve_one(plan, declared, batch.stream(), change, row, &id)),
-            };
-            self.buffer = buffer;
-            if let Some(resolution) = done.transpose()? {
-                self.resolved.resolutions.push(Resolution { change: index, ..resolution });
+    /// Resolves the changes of a batch whose ids are this shard's, and notes the keys they touch.
+    pub(super) fn resolve(&mut self, plan: &Plan, incoming: Incoming<'_>) -> Result<(), Damaged> {
+        self.resolved.clear();
+        self.touches.clear();
+        let source = &**incoming.batch.stream();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for (at, (change, row)) in (0_u32..).zip(incoming.batch.iter()) {
+            let id = key_of(row, &[source.id], &mut buffer);
+            if id.as_ref().map_or(0, |id| id.shard(self.shards)) != self.shard {
+                continue;
             }
+            let resolution = match &id {
+                Some(id) if change.op != Op::Truncate => {
+                    self.resolve_one(plan, incoming.stream, (at, change, row), id)?
+                }
+                _ => unidentified(change, incoming.stream),
+            };
+            self.note(plan, incoming, Resolution { change: at, ..resolution });
         }
+        self.buffer = buffer;
         Ok(())
+    }
+
+    fn note(&mut self, plan: &Plan, incoming: Incoming<'_>, resolution: Resolution) {
+        let is_read = match incoming.evaluate {
+            Evaluate::Nothing => false,
+            Evaluate::Judged => resolution.judgement.is_some(),
+            Evaluate::Everything => resolution.new.is_some(),
+        };
+        let row = |place| self.resolved.version(place).map(|version| self.resolved.row(incoming, version));
+        let (old, new) = (row(resolution.old), row(resolution.new));
+        let versions = Versions { old, new, is_transient: resolution.is_transient, is_read };
+        let at = TouchPlace { change: resolution.change, resolution: narrow(self.resolved.resolutions.len()) };
+        let is_read = self.touches.note(&plan.streams[incoming.stream.index].routes, at, versions);
+        self.resolved.resolutions.push(Resolution { is_read, ..resolution });
     }
 
     fn resolve_one(
         &mut self,
         plan: &Plan,
         stream: &Stream,
-        source: &Stream,
-        change: &Change,
-        row: Row<'_>,
+        (at, change, row): (u32, &Change, Row<'_>),
         id: &Key<'_>,
     ) -> Result<Resolution, Damaged> {
-        let is_label = source.labels.is_some();
+        let is_label = row.stream.labels.is_some();
         if !is_label && let Some(refused) = refusal(plan, change, row) {
             return Ok(Resolution::refused(refused, is_judged_by_itself(stream, change.op)));
         }
         if !plan.streams[stream.index].keeps_records {
-            return Ok(self.resolve_append(stream, change, row));
+            return Ok(self.resolve_append(stream, at, change, row));
+        }
+        let place = self.tables[stream.index].place(id);
+        if !is_label
+            && self.tables[stream.index].is_blank(place)
+            && let Some(first) = FirstSight::of(change, row)
+        {
+            return Ok(self.resolve_first(plan, stream, (at, change, row), id, place, &first));
         }
         let needed = &plan.streams[stream.index].needed;
-        self.tables[stream.index].read(stream, needed, id, &mut self.before)?;
+        self.tables[stream.index].read(stream, needed, place, &mut self.before)?;
         self.record.clone_from(&self.before);
-        let applied = if is_label { self.apply_label(source, change, row) } else { self.record.apply(change, row) };
+        let applied = if is_label { self.apply_label(change, row) } else { self.record.apply(change, row) };
         let mut outcome = applied.map_or_else(Outcome::Ignored, |()| Outcome::Applied);
         let judgement = if is_label { None } else { self.judge(stream, change) };
         let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
         let is_changed = self.record != self.before;
-        let version = |resolved: &mut Resolved, record: &RowRecord| {
-            record.row(stream).and_then(|row| resolved.push(row, record.first, |labels| record.labels(labels)))
-        };
         let (mut old, mut new) = (None, None);
         if is_changed || judgement.is_some() {
             // An unchanged row that is judged all the same is replaced by itself, which leaves its states alone.
-            old = if is_transient { None } else { version(&mut self.resolved, &self.before) };
-            new = version(&mut self.resolved, &self.record);
+            old = if is_transient { None } else { self.resolved.copy(&self.before, stream) };
+            new = self.resolved.copy(&self.record, stream);
             if self.record.presence == Presence::Live && new.is_none() {
                 outcome = Outcome::Refused(Refused::NoTime);
             }
@@ -195,10 +155,29 @@ impl RowShard {
             if !is_transient {
                 let seen =
                     if self.record.presence == Presence::Deleted { self.last_seen(stream, change, row) } else { None };
-                self.tables[stream.index].write(stream, needed, id, &self.record, seen);
+                self.tables[stream.index].write(stream, needed, (id, place), &self.record, seen);
             }
         }
-        Ok(Resolution { change: 0, outcome, judgement, old, new, is_transient })
+        Ok(Resolution { judgement, old, new, is_transient, ..Resolution::of(outcome) })
+    }
+
+    /// A row of which nothing was known, brought whole: what nearly every change is. It becomes its record without a detour.
+    fn resolve_first(
+        &mut self,
+        plan: &Plan,
+        stream: &Stream,
+        (at, change, row): (u32, &Change, Row<'_>),
+        id: &Key<'_>,
+        place: u32,
+        first: &FirstSight<'_>,
+    ) -> Resolution {
+        let new = self.resolved.refer(row, at, change.version, first.label());
+        let judgement = is_judged_at_first_sight(stream, change.op, row).then_some(0);
+        let judgements = u32::from(judgement.is_some());
+        let needed = &plan.streams[stream.index].needed;
+        let write = |out: &mut Vec<u8>| first.encode(needed, judgements, out);
+        self.tables[stream.index].write_first((id, place), first.newest(), write);
+        Resolution { judgement, new, ..Resolution::of(Outcome::Applied) }
     }
 
     /// The latest time known of a row that is deleted: without one its tombstone would be kept for ever.
@@ -209,7 +188,7 @@ impl RowShard {
 
     /// A stream without row records takes each row as it comes; its states know a repeated one by time and id. A request is looked at and
     /// not kept, as nothing could replace it by the row that follows.
-    fn resolve_append(&mut self, stream: &Stream, change: &Change, row: Row<'_>) -> Resolution {
+    fn resolve_append(&mut self, stream: &Stream, at: u32, change: &Change, row: Row<'_>) -> Resolution {
         match change.op {
             Op::Delete if stream.on_delete == OnDelete::Ignore => {
                 return Resolution::of(Outcome::Ignored(Ignored::DeleteIgnored));
@@ -219,20 +198,14 @@ impl RowShard {
         }
         let is_transient = change.op == Op::Request;
         let first = if is_transient { Version::MAX } else { change.version };
-        let new = self.resolved.push(row, first, |_no_labels| {});
-        let is_judged = new.is_some()
-            && match &stream.judge {
-                Some(Judge::When(condition)) => {
-                    let input = BeforeAfter { before: None, after: row, width: stream.columns.len() };
-                    can_be_judged(change.op) && condition.evaluate(&input) == Operand::Bool(true)
-                }
-                _ => is_judged_by_itself(stream, change.op),
-            };
+        let new = self.resolved.refer(row, at, first, None);
+        let is_judged = new.is_some() && is_judged_at_first_sight(stream, change.op, row);
         let outcome = if new.is_some() { Outcome::Applied } else { Outcome::Refused(Refused::NoTime) };
         Resolution { judgement: is_judged.then_some(0), new, is_transient, ..Resolution::of(outcome) }
     }
 
-    fn apply_label(&mut self, source: &Stream, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
+    fn apply_label(&mut self, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
+        let source = row.stream;
         if change.op == Op::Delete && source.on_delete == OnDelete::Ignore {
             return Err(Ignored::DeleteIgnored);
         }
@@ -285,23 +258,23 @@ impl Slots for BeforeAfter<'_> {
     }
 }
 
-impl Resolution {
-    const fn of(outcome: Outcome) -> Self {
-        Self { change: 0, outcome, judgement: None, old: None, new: None, is_transient: false }
-    }
-
-    const fn refused(refused: Refused, is_judged: bool) -> Self {
-        let judgement = if is_judged { Some(0) } else { None };
-        Self { judgement, ..Self::of(Outcome::Refused(refused)) }
-    }
-}
-
 /// Whether a change of this kind is to be judged whatever is known of its row.
 fn is_judged_by_itself(stream: &Stream, op: Op) -> bool {
     match stream.judge {
         Some(Judge::Insert) => matches!(op, Op::Insert | Op::Request),
         Some(Judge::When(_)) => can_be_judged(op),
         None => false,
+    }
+}
+
+/// Whether a change that is all that is known of its row makes it one to be judged.
+fn is_judged_at_first_sight(stream: &Stream, op: Op, row: Row<'_>) -> bool {
+    match &stream.judge {
+        Some(Judge::When(condition)) => {
+            let input = BeforeAfter { before: None, after: row, width: stream.columns.len() };
+            can_be_judged(op) && condition.evaluate(&input) == Operand::Bool(true)
+        }
+        _ => is_judged_by_itself(stream, op),
     }
 }
 
@@ -327,15 +300,4 @@ fn refusal(plan: &Plan, change: &Change, row: Row<'_>) -> Option<Refused> {
     let Some(time) = row.time() else { return Some(Refused::NoTime) };
     let arrival = change.arrival?;
     (time > arrival.plus(plan.definitions.future_max)).then_some(Refused::Future)
-}
-
-/// Where the resolution of each change stands: shard and place in it.
-pub(super) fn places(shards: &[RowShard], changes: usize) -> Vec<(u32, u32)> {
-    let mut places = vec![(0, u32::MAX); changes];
-    for (shard, rows) in (0_u32..).zip(shards) {
-        for (place, resolution) in (0_u32..).zip(&rows.resolved.resolutions) {
-            places[resolution.change] = (shard, place);
-        }
-    }
-    places
 }

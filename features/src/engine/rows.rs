@@ -5,6 +5,7 @@ use crate::definition::Stream;
 use crate::row::RowRecord;
 use crate::time::Timestamp;
 
+use super::OwnedKey;
 use super::entities::KeyIndex;
 use super::plan::Key;
 
@@ -27,32 +28,49 @@ pub(super) struct RowTable {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     dead: usize,
-    dirty: Vec<(Box<[u8]>, u32)>,
+    dirty: Vec<(OwnedKey, u32)>,
     buffer: Vec<u8>,
 }
 
 impl RowTable {
     pub(super) fn contains(&self, id: &Key<'_>) -> bool {
-        self.index.get(id).is_some()
+        self.find(id).is_some()
     }
 
-    /// Reads the record of `id` into `record`; a row of which nothing is known gives an empty one.
+    pub(super) fn find(&self, id: &Key<'_>) -> Option<u32> {
+        self.index.get(id)
+    }
+
+    /// The place of `id`, made blank when it is new.
+    pub(super) fn place(&mut self, id: &Key<'_>) -> u32 {
+        if let Some(place) = self.index.get(id) {
+            return place;
+        }
+        let place = u32::try_from(self.entries.len()).expect("memory holds fewer than 2^32 rows");
+        self.index.insert(id, place);
+        self.entries.push(Entry { newest: i64::MIN, ..Entry::default() });
+        place
+    }
+
+    /// Whether nothing is known of the row at `place`.
+    pub(super) fn is_blank(&self, place: u32) -> bool {
+        self.entries[place as usize].len == 0
+    }
+
+    /// Reads the record at `place` into `record`; a row of which nothing is known gives an empty one.
     pub(super) fn read(
         &self,
         stream: &Stream,
         needed: &[usize],
-        id: &Key<'_>,
+        place: u32,
         record: &mut RowRecord,
     ) -> Result<(), Damaged> {
-        match self.index.get(id).map(|place| self.entries[place as usize]) {
-            Some(entry) if entry.len > 0 => {
-                record.decode(stream, needed, &self.bytes[entry.offset..entry.offset + entry.len as usize])
-            }
-            _ => {
-                record.reset(stream);
-                Ok(())
-            }
+        let entry = self.entries[place as usize];
+        if entry.len > 0 {
+            return record.decode(stream, needed, &self.bytes[entry.offset..entry.offset + entry.len as usize]);
         }
+        record.reset(stream);
+        Ok(())
     }
 
     /// Stores the record of `id`, to be written at the next checkpoint. `seen` is the latest time known of the row that the record itself
@@ -61,35 +79,50 @@ impl RowTable {
         &mut self,
         stream: &Stream,
         needed: &[usize],
-        id: &Key<'_>,
+        (id, place): (&Key<'_>, u32),
         record: &RowRecord,
         seen: Option<Timestamp>,
     ) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         record.encode(stream, needed, &mut buffer);
-        let place = self.put(id, &buffer);
+        self.put(place, &buffer);
         self.buffer = buffer;
-        self.entries[place as usize].newest = record.newest(stream).max(seen).map_or(i64::MIN, Timestamp::micros);
-        if !self.entries[place as usize].is_dirty {
-            self.entries[place as usize].is_dirty = true;
-            self.dirty.push((id.to_bytes(), place));
-        }
+        self.note(id, place, record.newest(stream).max(seen));
+    }
+
+    /// Stores the first record of a row: `write` appends its bytes. To be written at the next checkpoint.
+    pub(super) fn write_first(
+        &mut self,
+        (id, place): (&Key<'_>, u32),
+        newest: Option<Timestamp>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        debug_assert!(self.is_blank(place), "a record of the row would be lost");
+        let offset = self.bytes.len();
+        write(&mut self.bytes);
+        let entry = &mut self.entries[place as usize];
+        entry.offset = offset;
+        entry.len = length(self.bytes.len() - offset);
+        self.note(id, place, newest);
     }
 
     /// Takes over what the store holds of `id`; `None`: nothing.
     pub(super) fn load(&mut self, id: &Key<'_>, bytes: Option<&[u8]>) {
-        self.put(id, bytes.unwrap_or(&[]));
+        let place = self.place(id);
+        self.put(place, bytes.unwrap_or(&[]));
     }
 
-    fn put(&mut self, id: &Key<'_>, bytes: &[u8]) -> u32 {
-        let place = self.index.get(id).unwrap_or_else(|| {
-            let place = u32::try_from(self.entries.len()).expect("memory holds fewer than 2^32 rows");
-            self.index.insert(id, place);
-            self.entries.push(Entry::default());
-            place
-        });
-        let len = u32::try_from(bytes.len()).expect("a record is bounded by its columns");
+    fn note(&mut self, id: &Key<'_>, place: u32, newest: Option<Timestamp>) {
+        let entry = &mut self.entries[place as usize];
+        entry.newest = newest.map_or(i64::MIN, Timestamp::micros);
+        if !std::mem::replace(&mut entry.is_dirty, true) {
+            self.dirty.push((OwnedKey::from(*id), place));
+        }
+    }
+
+    fn put(&mut self, place: u32, bytes: &[u8]) {
+        let len = length(bytes.len());
         let entry = &mut self.entries[place as usize];
         if entry.len >= len {
             self.dead += (entry.len - len) as usize;
@@ -103,7 +136,6 @@ impl RowTable {
         if self.dead > DEAD_BYTES_MIN && self.dead > self.bytes.len() / 2 {
             self.compact();
         }
-        place
     }
 
     fn compact(&mut self) {
@@ -123,7 +155,7 @@ impl RowTable {
             let entry = &mut self.entries[place as usize];
             entry.is_dirty = false;
             let newest = (entry.newest != i64::MIN).then(|| Timestamp::from_micros(entry.newest));
-            visit(&id, &self.bytes[entry.offset..entry.offset + entry.len as usize], newest);
+            visit(&id.as_key().to_bytes(), &self.bytes[entry.offset..entry.offset + entry.len as usize], newest);
         }
     }
 
@@ -136,4 +168,8 @@ impl RowTable {
         // The memory goes too: kept, it would count as used, and every checkpoint would forget everything again.
         *self = Self::default();
     }
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a record is bounded by its columns")
 }

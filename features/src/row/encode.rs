@@ -8,7 +8,7 @@
 
 use super::{Carried, Origin, Presence, REPORTS_MAX, Report, RowRecord};
 use crate::bytes::{Damaged, Reader, put_signed, put_varint};
-use crate::change::Version;
+use crate::change::{TextArena, Version};
 use crate::definition::Stream;
 use crate::time::Timestamp;
 use crate::value::{ColumnType, UNCHANGED};
@@ -19,9 +19,23 @@ const HAS_FIRST: u8 = 8;
 const HAS_SNAPSHOT: u8 = 16;
 const HAS_CARRIED: u8 = 32;
 
-impl RowRecord {
-    /// Appends the record's bytes; of the columns only `needed` are kept.
-    pub fn encode(&self, stream: &Stream, needed: &[usize], out: &mut Vec<u8>) {
+/// What is written of a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Image<'a> {
+    pub(super) presence: Presence,
+    pub(super) version: Version,
+    pub(super) base: Version,
+    pub(super) snapshot: Version,
+    pub(super) first: Version,
+    pub(super) judgements: u32,
+    pub(super) cells: &'a [i64],
+    pub(super) text: &'a TextArena,
+    pub(super) carried: &'a [Carried],
+    pub(super) reports: &'a [Report],
+}
+
+impl Image<'_> {
+    pub(super) fn encode(&self, stream: &Stream, needed: &[usize], out: &mut Vec<u8>) {
         let presence = match self.presence {
             Presence::Unseen => 0,
             Presence::Live => 1,
@@ -73,7 +87,7 @@ impl RowRecord {
             }
         }
         put_varint(out, self.reports.len() as u64);
-        for report in &self.reports {
+        for report in self.reports {
             let value = report.value.map_or(0, |value| 1 + u8::from(value));
             let dated = u8::from(report.reported.is_some());
             out.push(u8::from(report.origin == Origin::Stream) | value << 1 | dated << 3);
@@ -82,6 +96,25 @@ impl RowRecord {
                 put_signed(out, reported.micros());
             }
         }
+    }
+}
+
+impl RowRecord {
+    /// Appends the record's bytes; of the columns only `needed` are kept.
+    pub fn encode(&self, stream: &Stream, needed: &[usize], out: &mut Vec<u8>) {
+        let image = Image {
+            presence: self.presence,
+            version: self.version,
+            base: self.base,
+            snapshot: self.snapshot,
+            first: self.first,
+            judgements: self.judgements,
+            cells: &self.cells,
+            text: &self.text,
+            carried: &self.carried,
+            reports: &self.reports,
+        };
+        image.encode(stream, needed, out);
     }
 
     /// Reads a record's bytes into `self`.

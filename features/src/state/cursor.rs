@@ -8,114 +8,61 @@
 //! event before its upper end makes it invalid.
 //!
 //! Layout, in words: [`TIME`] as-of (`i64::MIN`: invalid), [`VERSION`] major and minor, [`UNSEEN`] labels counted that were not reported by the as-of,
-//! [`HIGH`] end of all windows, then the beginning of each window, then per running sum and window its words. Places count from the beginning of a lane.
+//! [`HIGH`] end of all windows, then per window ([`WINDOWS`]) its beginning and its running sums. Places count from the beginning of a lane.
+
+mod course;
 
 use crate::change::Version;
-use crate::value::NULL;
 
 use super::label::LabelWord;
-use super::program::{Program, Read, WordKind};
-use super::read::{AsOf, Moments, Readout};
-use super::tile::{set_wide, wide};
-use super::{LABEL, Slot, State};
+use super::program::Program;
+use super::read::{AsOf, Readout};
+use super::{ID, LABEL, Slot, State};
+use crate::definition::WINDOWS_MAX;
+
+pub(crate) use course::{Course, Running};
+use course::{Move, Step};
 
 const TIME: usize = 0;
 const VERSION: usize = 1;
 const UNSEEN: usize = 3;
 const HIGH: usize = 4;
-const LOWS: usize = 5;
-
-/// A sum that can be carried on from read to read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Running {
-    /// Count and exact sum of a column of integers: three words.
-    Sum(usize),
-    /// Events that hold a condition: one word.
-    True(usize),
-    /// Events reported as fraud: one word.
-    Fraud,
-}
-
-impl Running {
-    const fn words(self) -> usize {
-        match self {
-            Self::Sum(_) => 3,
-            Self::True(_) | Self::Fraud => 1,
-        }
-    }
-
-    /// The running sum that `read` needs, if there is one.
-    pub(super) fn of(read: Read, kind: impl Fn(usize) -> WordKind) -> Option<Self> {
-        match read {
-            Read::Sum(column) | Read::Mean(column) if matches!(kind(column), WordKind::Integer { .. }) => {
-                Some(Self::Sum(column))
-            }
-            Read::Share(column) => Some(Self::True(column)),
-            Read::ShareLabel => Some(Self::Fraud),
-            _ => None,
-        }
-    }
-}
-
-/// Words of the cursor of a program.
-pub(super) fn words(program: &Program) -> usize {
-    if program.is_table {
-        return 0;
-    }
-    let sums: usize = program.running.iter().map(|running| running.words()).sum();
-    LOWS + program.windows.len() * (1 + sums)
-}
-
-/// Adds the event at `place` to the running sums of a window (`sign` 1), or takes it away (-1).
-#[inline]
-fn change(
-    program: &Program,
-    block: &[i64],
-    capacity: usize,
-    place: usize,
-    sums: &mut [i64],
-    window: usize,
-    (as_of, sign): (i64, i64),
-) {
-    let mut offset = 0;
-    for &running in &program.running {
-        let lane = match running {
-            Running::Sum(column) | Running::True(column) => program.first_column() + column,
-            Running::Fraud => LABEL,
-        };
-        let word = block[lane * capacity + place];
-        let into = &mut sums[offset + window * running.words()..][..running.words()];
-        match running {
-            Running::Sum(_) => {
-                if word != NULL {
-                    into[0] += sign;
-                    let sum = wide(&into[1..3]) + i128::from(sign) * i128::from(word);
-                    set_wide(&mut into[1..3], sum);
-                }
-            }
-            Running::True(_) => into[0] += sign * i64::from(word == 1),
-            Running::Fraud => into[0] += sign * i64::from(LabelWord::from_word(word).is_fraud_by(as_of)),
-        }
-        offset += running.words() * program.windows.len();
-    }
-}
+const WINDOWS: usize = 5;
 
 impl State {
     fn cursor(&self, program: &Program) -> &[i64] {
-        let words = words(program);
-        self.lanes.get(self.lanes.len().wrapping_sub(words)..).unwrap_or(&[])
+        self.lanes.get(self.lanes.len().wrapping_sub(program.course.words)..).unwrap_or(&[])
     }
 
     /// Moves the running sums to `as_of`, so that a read there is cheap. Changes nothing that a read returns.
     pub fn settle(&mut self, program: &Program, as_of: AsOf) {
+        if self.prepare(program, as_of) {
+            self.carry_on(program, as_of);
+        }
+    }
+
+    /// Moves the running sums to `as_of` and reads every feature from them, where they are all that the program needs; says whether it
+    /// did.
+    #[inline]
+    pub(super) fn follow(&mut self, program: &Program, as_of: AsOf, out: &mut [Readout]) -> bool {
+        self.settle(program, as_of);
+        self.read_settled(program, as_of, out)
+    }
+
+    /// Sees to it that the sums can be carried on to `as_of`; where there are none, or none that help, they begin anew. Says whether
+    /// they can be carried on at all.
+    fn prepare(&mut self, program: &Program, as_of: AsOf) -> bool {
         let has_earlier_labels = self.rare.as_ref().is_some_and(|rare| !rare.earlier.is_empty());
         if program.is_table || self.len == 0 || self.is_tiled() || has_earlier_labels {
-            return self.unsettle(program);
+            self.unsettle(program);
+            return false;
         }
         let cursor = self.cursor(program);
         let before = (cursor[TIME], version(cursor));
-        let is_valid = cursor[TIME] != i64::MIN && cursor[UNSEEN] == 0 && before <= (as_of.time, as_of.version);
-        if is_valid { self.carry_on(program, as_of) } else { self.begin(program, as_of) }
+        if cursor[TIME] == i64::MIN || cursor[UNSEEN] != 0 || before > (as_of.time, as_of.version) {
+            self.begin(program, as_of);
+        }
+        true
     }
 
     /// Whether the running sums hold for `as_of`.
@@ -127,26 +74,18 @@ impl State {
     /// Where window `window` begins and ends; only where the sums are settled.
     pub(super) fn settled_range(&self, program: &Program, window: usize) -> (usize, usize) {
         let cursor = self.cursor(program);
-        let place = |word: i64| usize::try_from(word).unwrap_or(0).saturating_sub(self.start as usize);
-        (place(cursor[LOWS + window]), place(cursor[HIGH]))
+        let place = |word: i64| place(word).saturating_sub(self.start as usize);
+        (place(cursor[WINDOWS + window * program.course.stride]), place(cursor[HIGH]))
     }
 
     /// The words of a running sum for a window; only where the sums are settled.
     pub(super) fn settled_sum(&self, program: &Program, running: Running, window: usize) -> Option<&[i64]> {
-        let mut offset = LOWS + program.windows.len();
-        for known in &program.running {
-            if *known == running {
-                let from = offset + window * known.words();
-                return self.cursor(program).get(from..from + known.words());
-            }
-            offset += known.words() * program.windows.len();
-        }
-        None
+        self.cursor(program).get(program.course.place(running, window)?)
     }
 
     /// Makes the running sums invalid.
     pub(super) fn unsettle(&mut self, program: &Program) {
-        let (words, len) = (words(program), self.lanes.len());
+        let (words, len) = (program.course.words, self.lanes.len());
         if words > 0 && len >= words {
             self.lanes[len - words + TIME] = i64::MIN;
         }
@@ -177,8 +116,8 @@ impl State {
 
     /// Notes that everything in the block moved `by` places towards its beginning.
     pub(super) fn shift_cursor(&mut self, program: &Program, by: usize) {
-        let (words, len) = (words(program), self.lanes.len());
-        if words == 0 || len < words {
+        let (words, len) = (program.course.words, self.lanes.len());
+        if by == 0 || words == 0 || len < words {
             return;
         }
         let by = i64::try_from(by).expect("a block holds a few thousand places");
@@ -186,18 +125,36 @@ impl State {
         if cursor[TIME] == i64::MIN {
             return;
         }
-        for place in &mut cursor[HIGH..LOWS + program.windows.len()] {
-            *place -= by;
-        }
+        cursor[HIGH] -= by;
+        cursor[WINDOWS..].chunks_exact_mut(program.course.stride).for_each(|window| window[0] -= by);
     }
 
-    /// Notes that events before `start` are gone: a window that still held one of them is not carried on.
+    /// Notes that the events before `start` are gone: they leave the windows that still held them. Their words still stand in the lanes.
     pub(super) fn forget_before(&mut self, program: &Program, start: u32) {
-        let cursor = self.cursor(program);
-        let widest = LOWS + program.windows.len().saturating_sub(1);
-        if cursor.get(widest).is_some_and(|low| *low < i64::from(start)) {
-            self.unsettle(program);
+        let course = &program.course;
+        let Some(from) = self.lanes.len().checked_sub(course.words).filter(|_| course.words > 0) else { return };
+        let (block, cursor) = self.lanes.split_at_mut(from);
+        let (head, windows) = cursor.split_at_mut(WINDOWS);
+        let (start, high) = (start as usize, place(head[HIGH]));
+        // The widest window comes last, and begins first.
+        let widest = windows.len().wrapping_sub(course.stride);
+        if head[TIME] == i64::MIN || windows.get(widest).is_none_or(|low| place(*low) >= start) {
+            return;
         }
+        let mut moves = [Move::default(); WINDOWS_MAX];
+        let moves = &mut moves[..program.windows.len()];
+        for (moved, window) in moves.iter_mut().zip(windows.chunks_exact_mut(course.stride)) {
+            let from = place(window[0]);
+            *moved = Move { from, to: from.max(start) };
+            window[0] = word(moved.to);
+        }
+        let step = Step { moves, high, as_of: head[TIME] };
+        for carry in &course.carries {
+            // What comes after the windows' end is neither in them nor enters them.
+            let lane = &block[carry.lane * self.capacity as usize..][..high];
+            carry.carry(windows, course.stride, lane, step);
+        }
+        head[HIGH] = word(high.max(start));
     }
 
     /// Touches the memory at the windows' ends, where the next settling begins.
@@ -207,121 +164,115 @@ impl State {
             return 0;
         }
         let capacity = self.capacity as usize;
-        let places =
-            cursor[HIGH..LOWS + program.windows.len()].iter().map(|place| usize::try_from(*place).unwrap_or(0));
-        places.fold(0, |sum, place| {
-            let values = (program.first_column() - 1..program.lane_count()).map(|lane| lane * capacity + place);
-            let touched = values.chain([place]).map(|at| self.lanes.get(at).copied().unwrap_or(0));
-            sum ^ touched.fold(0, |sum, word| sum ^ word)
-        })
+        let touch = |at: usize| self.lanes.get(at).copied().unwrap_or(0);
+        let edge = |at: usize| {
+            program.course.carries.iter().fold(touch(at), |sum, carry| sum ^ touch(carry.lane * capacity + at))
+        };
+        let windows = cursor[WINDOWS..].chunks_exact(program.course.stride);
+        // Without a delay the upper end is that of the lanes, where the event itself was just written.
+        let upper = if program.delay == 0 { 0 } else { edge(place(cursor[HIGH])) };
+        windows.fold(upper, |sum, window| sum ^ edge(place(window[0])))
     }
 
+    /// Puts the windows where the widest begins, empty.
     fn begin(&mut self, program: &Program, as_of: AsOf) {
-        let (words, len) = (words(program), self.lanes.len());
-        let start = i64::from(self.start);
+        let from = self.lanes.len() - program.course.words;
         let upper = as_of.time - program.delay;
         let oldest = program.windows.last().map_or(upper, |window| upper.saturating_sub(*window));
-        let low = i64::try_from(self.times().partition_point(|time| *time <= oldest)).unwrap_or(0);
-        let cursor = &mut self.lanes[len - words..];
+        let low = word(self.start as usize + self.times().partition_point(|time| *time <= oldest));
+        let cursor = &mut self.lanes[from..];
         cursor.fill(0);
-        cursor[HIGH..LOWS + program.windows.len()].fill(start + low);
-        self.carry_on(program, as_of);
+        cursor[HIGH] = low;
+        cursor[WINDOWS..].chunks_exact_mut(program.course.stride).for_each(|window| window[0] = low);
     }
 
+    /// Moves the windows to `as_of`.
     fn carry_on(&mut self, program: &Program, as_of: AsOf) {
-        let (count, lanes) = (words(program), self.lanes.len());
-        let (capacity, start, end) = (self.capacity as usize, self.start as usize, (self.start + self.len) as usize);
-        let upper = as_of.time - program.delay;
-        let place = |word: i64| usize::try_from(word).unwrap_or(0);
-        let old_high = place(self.lanes[lanes - count + HIGH]).max(start);
-        let high = self.high_from(program, old_high, end, as_of);
-        let (block, cursor) = self.lanes.split_at_mut(lanes - count);
-        let times = &block[..capacity];
-        let windows = program.windows.len();
+        let course = &program.course;
+        let from = self.lanes.len() - course.words;
+        let (capacity, start) = (self.capacity as usize, self.start as usize);
+        let old_high = place(self.lanes[from + HIGH]).max(start);
+        let high = self.high_from(program, old_high, as_of);
+        let (block, cursor) = self.lanes.split_at_mut(from);
+        let (head, windows) = cursor.split_at_mut(WINDOWS);
         if program.has_label {
-            let labels = &block[LABEL * capacity + old_high..LABEL * capacity + high];
-            let unseen = labels.iter().filter(|word| !LabelWord::from_word(**word).is_reported_by(as_of.time)).count();
-            cursor[UNSEEN] += i64::try_from(unseen).unwrap_or(i64::MAX);
+            let mut unseen = 0;
+            for place in old_high..high {
+                let label = LabelWord::from_word(block[LABEL * capacity + place]);
+                unseen += i64::from(!label.is_reported_by(as_of.time));
+            }
+            head[UNSEEN] += unseen;
         }
-        let (places, sums) = cursor.split_at_mut(LOWS + windows);
-        for (window, (low_word, span)) in places[LOWS..].iter_mut().zip(&program.windows).enumerate() {
+        let times = &block[..high];
+        let upper = as_of.time - program.delay;
+        let mut moves = [Move::default(); WINDOWS_MAX];
+        let moves = &mut moves[..program.windows.len()];
+        let mut at = 0;
+        for (moved, span) in moves.iter_mut().zip(&program.windows) {
             let lower = upper.saturating_sub(*span);
-            let mut low = place(*low_word).max(start);
-            while low < high && times[low] <= lower {
-                // What lies beyond the old end never entered.
-                if low < old_high {
-                    change(program, block, capacity, low, sums, window, (as_of.time, -1));
-                }
-                low += 1;
+            let from = place(windows[at]).max(start);
+            let mut to = from;
+            while to < times.len() && times[to] <= lower {
+                to += 1;
             }
-            *low_word = i64::try_from(low).unwrap_or(0);
-            for entering in old_high.max(low)..high {
-                change(program, block, capacity, entering, sums, window, (as_of.time, 1));
-            }
+            windows[at] = word(to);
+            at += course.stride;
+            *moved = Move { from, to };
         }
-        places[TIME] = as_of.time;
-        places[VERSION] = as_of.version.major.cast_signed();
-        places[VERSION + 1] = i64::from(as_of.version.minor);
-        places[HIGH] = i64::try_from(high).unwrap_or(0);
+        let step = Step { moves, high: old_high, as_of: as_of.time };
+        for carry in &course.carries {
+            let lane = &block[carry.lane * capacity..][..high];
+            carry.carry(windows, course.stride, lane, step);
+        }
+        head[TIME] = as_of.time;
+        head[VERSION] = as_of.version.major.cast_signed();
+        head[VERSION + 1] = i64::from(as_of.version.minor);
+        head[HIGH] = word(high);
     }
 
     /// Reads every feature from the running sums, where they hold for `as_of` and are all that the program needs; says whether it did.
-    #[expect(clippy::cast_precision_loss, reason = "counts and sums are rounded once, when they leave the integers")]
     pub(super) fn read_settled(&self, program: &Program, as_of: AsOf, out: &mut [Readout]) -> bool {
-        if !program.is_running || !self.is_settled(program, as_of) {
+        let Some(draws) = program.course.draws.as_deref().filter(|_| self.is_settled(program, as_of)) else {
             return false;
-        }
-        let cursor = self.cursor(program);
-        let windows = program.windows.len();
-        let (places, sums) = cursor.split_at(LOWS + windows);
-        let (high, lows) = (places[HIGH], &places[LOWS..]);
-        for (output, out) in program.outputs.iter().zip(out.chunks_exact_mut(windows)) {
-            let sum = match output.read {
-                Read::Count => {
-                    out.iter_mut().zip(lows).for_each(|(out, low)| *out = Readout::int(high - low));
-                    continue;
-                }
-                Read::Sum(column) | Read::Mean(column) => Running::Sum(column),
-                Read::Share(column) => Running::True(column),
-                _ => Running::Fraud,
-            };
-            let mut offset = 0;
-            for known in program.running.iter().take_while(|known| **known != sum) {
-                offset += known.words() * windows;
-            }
-            let sums = &sums[offset..offset + sum.words() * windows];
-            for (window, (out, low)) in out.iter_mut().zip(lows).enumerate() {
-                *out = match sum {
-                    Running::Sum(column) => {
-                        let kind = program.columns[column].kind;
-                        Moments::of_running(&sums[window * 3..window * 3 + 3]).readout(output.read, kind)
-                    }
-                    Running::True(_) | Running::Fraud if high > *low => {
-                        Readout::double(sums[window] as f64 / (high - low) as f64)
-                    }
-                    Running::True(_) | Running::Fraud => Readout::default(),
-                };
-            }
+        };
+        let (head, windows) = self.cursor(program).split_at(WINDOWS);
+        let mut rest = out;
+        for draw in draws {
+            let out;
+            (out, rest) = rest.split_at_mut(program.windows.len());
+            draw.read(windows, program.course.stride, head[HIGH], out);
         }
         true
     }
 
     /// The first place from `from` on whose event comes after the windows' end, by the version of the as-of among equal times.
-    fn high_from(&self, program: &Program, from: usize, end: usize, as_of: AsOf) -> usize {
+    fn high_from(&self, program: &Program, from: usize, as_of: AsOf) -> usize {
         let upper = as_of.time - program.delay;
-        let start = self.start as usize;
-        let mut high = from;
-        while high < end {
-            let at = high - start;
-            let time = self.times()[at];
-            let is_tie = time == upper && program.delay == 0 && as_of.version != Version::MAX;
-            if time > upper || (is_tie && self.comes_after(at, as_of)) {
-                break;
-            }
+        let (start, end) = (self.start as usize, (self.start + self.len) as usize);
+        let times = &self.lanes[..end];
+        let is_last = times.last() == Some(&upper)
+            && as_of.subject.is_some_and(|id| self.lanes[ID * self.capacity as usize + end - 1] == id.cast_signed());
+        if is_last && program.delay == 0 {
+            // The judged event itself is the last one, so that nothing comes after it.
+            return end;
+        }
+        let mut high = from + times[from..].iter().take_while(|time| **time < upper).count();
+        let is_open = program.delay != 0 || as_of.version == Version::MAX;
+        while high < end && times[high] == upper && (is_open || !self.comes_after(high - start, as_of)) {
             high += 1;
         }
         high
     }
+}
+
+/// The place that a word of the cursor names.
+fn place(word: i64) -> usize {
+    usize::try_from(word).unwrap_or(0)
+}
+
+/// A place or a count as a word of the cursor.
+fn word(place: usize) -> i64 {
+    i64::try_from(place).unwrap_or(i64::MAX)
 }
 
 fn version(cursor: &[i64]) -> Version {

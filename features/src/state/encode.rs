@@ -152,7 +152,7 @@ impl State {
         state.capacity = state.len;
         state.lanes = vec![0; len * program.lane_count()];
         // The running sums are not encoded: they begin anew, invalid.
-        state.lanes.resize(state.lanes.len() + super::cursor::words(program), i64::MIN);
+        state.lanes.resize(state.lanes.len() + program.course.words, i64::MIN);
         decode_times(state.lane_mut(TIME), &mut from)?;
         decode_ids(state.lane_mut(ID), flags & HAS_WIDE_IDS != 0, &mut from)?;
         decode_differences(state.lane_mut(MAJOR), &mut from)?;

@@ -12,6 +12,7 @@
 
 mod cursor;
 mod encode;
+mod insert;
 mod label;
 mod program;
 mod read;
@@ -30,7 +31,7 @@ pub use read::{AsOf, Readout, ReadoutKind, Scratch};
 pub(crate) use sketch::{hash_bytes, mix};
 
 use crate::change::{TextArena, Version};
-use program::{TABLE_ROWS_MAX, WordKind};
+use program::WordKind;
 use texts::Texts;
 use tile::Tiles;
 
@@ -38,8 +39,6 @@ const TIME: usize = 0;
 const ID: usize = 1;
 const MAJOR: usize = 2;
 const LABEL: usize = 3;
-/// The least capacity of a state's block, in events.
-const CAPACITY_MIN: usize = 8;
 /// Bytes of an earlier label: time 8, id 10, label 10.
 const EARLIER_BYTES: usize = 28;
 
@@ -178,14 +177,22 @@ impl State {
         size_of::<Self>() + self.lanes.capacity() * 8 + rare
     }
 
-    /// Touches the memory that the next event will need and returns something that depends on it. Called for many states in a row before
-    /// they are used, so that the machine waits for all of them at once.
+    /// Touches the memory that the next event will need first and returns something that depends on it. Called for many states in a row
+    /// before they are used, so that the machine waits for all of them at once. Where the event's words go is left to the machine: it
+    /// does not wait for what is only written.
+    #[inline]
     pub(crate) fn warm(&self) -> i64 {
-        let last = (self.start + self.len).saturating_sub(1) as usize;
-        let capacity = self.capacity as usize;
-        self.lanes.iter().skip(last).step_by(capacity.max(1)).fold(0, |sum, word| sum ^ word)
-            ^ self.times().first().copied().unwrap_or(0)
-            ^ self.lanes.last().copied().unwrap_or(0)
+        /// Words of a cache line.
+        const LINE: usize = 8;
+        let touch = |at: usize| self.lanes.get(at).copied().unwrap_or(0);
+        let last = (self.start + self.len).wrapping_sub(1) as usize;
+        // The running sums stand at the end.
+        let end = self.lanes.len().wrapping_sub(1);
+        touch(last)
+            ^ touch(self.start as usize)
+            ^ touch(end)
+            ^ touch(end.wrapping_sub(LINE))
+            ^ touch(end.wrapping_sub(2 * LINE))
     }
 
     fn tiles(&self) -> Option<&Tiles> {
@@ -217,147 +224,6 @@ impl State {
 
     fn order(&self, at: usize) -> (i64, Version, u64) {
         (self.times()[at], self.version(at), self.lane(ID)[at].cast_unsigned())
-    }
-
-    /// Adds an event.
-    pub fn insert(&mut self, program: &Program, slot: &Slot<'_>) -> Inserted {
-        let newest = self.newest();
-        if newest.is_some_and(|newest| slot.time <= newest - program.retention) {
-            if !self.is_tiled() {
-                self.dropped.note(slot.time);
-            }
-            return Inserted::TooLate;
-        }
-        if let Some(tiles) = self.rare.as_mut().and_then(|rare| rare.tiles.as_mut())
-            && (slot.time, slot.first, slot.id) <= tiles.boundary
-        {
-            self.tile_add(program, slot);
-            return Inserted::Tiled;
-        }
-        let Some(at) = self.place(slot) else { return Inserted::Duplicate };
-        self.enter(program, at, slot);
-        self.open(program, at);
-        self.write(program, at, slot);
-        if at + 1 == self.len as usize {
-            self.prune(program);
-        }
-        if program.is_table {
-            while self.len as usize > TABLE_ROWS_MAX {
-                self.drop_front(program, 1);
-            }
-        } else if self.raw_cost(program) > RAW_BYTES_MAX {
-            self.roll(program);
-        }
-        Inserted::Raw
-    }
-
-    /// Where `slot` belongs, `None` when it is there already.
-    fn place(&self, slot: &Slot<'_>) -> Option<usize> {
-        let times = self.times();
-        if times.last().is_none_or(|last| *last < slot.time) {
-            return Some(times.len());
-        }
-        let from = times.partition_point(|time| *time < slot.time);
-        let ids = self.lane(ID);
-        let mut at = from;
-        let mut place = None;
-        while at < times.len() && times[at] == slot.time {
-            if ids[at] == slot.id.cast_signed() {
-                return None;
-            }
-            if place.is_none() && self.order(at) > (slot.time, slot.first, slot.id) {
-                place = Some(at);
-            }
-            at += 1;
-        }
-        Some(place.unwrap_or(at))
-    }
-
-    /// Makes room for one event at `at` in every lane.
-    fn open(&mut self, program: &Program, at: usize) {
-        let lanes = program.lane_count();
-        let (capacity, start, len) = (self.capacity as usize, self.start as usize, self.len as usize);
-        if start + len == capacity {
-            if start > 0 && start >= capacity / 4 {
-                for lane in 0..lanes {
-                    self.lanes.copy_within(lane * capacity + start..lane * capacity + capacity, lane * capacity);
-                }
-                self.shift_cursor(program, start);
-            } else {
-                let wider = (capacity * 2).max(CAPACITY_MIN);
-                let cursor = cursor::words(program);
-                let mut block = vec![0; wider * lanes + cursor];
-                for lane in 0..lanes {
-                    let from = lane * capacity + start;
-                    block[lane * wider..lane * wider + len].copy_from_slice(&self.lanes[from..from + len]);
-                }
-                match self.lanes.len().checked_sub(cursor) {
-                    Some(from) if capacity > 0 => block[wider * lanes..].copy_from_slice(&self.lanes[from..]),
-                    _ => block[wider * lanes..].fill(i64::MIN),
-                }
-                self.lanes = block;
-                self.shift_cursor(program, start);
-                self.capacity = u32::try_from(wider).expect("the raw budget bounds a state's events");
-            }
-            self.start = 0;
-        }
-        self.len += 1;
-        if at < len {
-            for lane in 0..lanes {
-                self.lane_mut(lane).copy_within(at..len, at + 1);
-            }
-        }
-        if let Some(rare) = &mut self.rare
-            && !rare.minors.is_empty()
-        {
-            rare.minors.insert(at, 0);
-        }
-    }
-
-    /// Fills the opened place at `at`.
-    fn write(&mut self, program: &Program, at: usize, slot: &Slot<'_>) {
-        self.lane_mut(TIME)[at] = slot.time;
-        self.lane_mut(ID)[at] = slot.id.cast_signed();
-        self.lane_mut(MAJOR)[at] = slot.first.major.cast_signed();
-        if slot.first.minor != 0 {
-            let len = self.len as usize;
-            let minors = &mut self.rare().minors;
-            minors.resize(len, 0);
-            minors[at] = slot.first.minor;
-        }
-        if program.has_label {
-            self.set_labels(at, slot);
-        }
-        let first = program.first_column();
-        for (column, &word) in slot.words.iter().enumerate() {
-            let word = if program.columns[column].kind == WordKind::Text && word != crate::value::NULL {
-                let text = slot.texts.get(word);
-                let rare = self.rare();
-                rare.text_bytes += text.len();
-                rare.texts.intern(text)
-            } else {
-                word
-            };
-            self.lane_mut(first + column)[at] = word;
-        }
-    }
-
-    fn set_labels(&mut self, at: usize, slot: &Slot<'_>) {
-        let (newest, earlier) = match slot.labels.split_last() {
-            Some((newest, earlier)) => (*newest, earlier),
-            None => (LabelWord::UNKNOWN, slot.labels),
-        };
-        self.lane_mut(LABEL)[at] = newest.word();
-        let key = (slot.time, slot.id);
-        if let Some(rare) = &mut self.rare {
-            rare.earlier.retain(|label| (label.time, label.id) != key);
-        }
-        if !earlier.is_empty() {
-            let rare = self.rare();
-            let from = rare.earlier.partition_point(|label| (label.time, label.id) < key);
-            let labels = earlier.iter().map(|label| EarlierLabel { time: slot.time, id: slot.id, label: *label });
-            rare.earlier.splice(from..from, labels);
-        }
     }
 
     /// Takes an event out; `slot` is the event as it was added.
@@ -468,20 +334,5 @@ impl State {
     fn raw_cost(&self, program: &Program) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| rare.text_bytes + rare.earlier.len() * EARLIER_BYTES);
         self.len as usize * program.slot_bytes + rare
-    }
-}
-
-impl Program {
-    /// Whether the words of a slot column are texts.
-    pub(crate) fn is_text(&self, column: usize) -> bool {
-        self.columns[column].kind == WordKind::Text
-    }
-
-    fn first_column(&self) -> usize {
-        if self.has_label { LABEL + 1 } else { LABEL }
-    }
-
-    fn lane_count(&self) -> usize {
-        self.first_column() + self.columns.len()
     }
 }

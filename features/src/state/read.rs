@@ -201,6 +201,18 @@ impl State {
         scratch.ranges = ranges;
     }
 
+    /// Reads as [`Self::read`] does, and leaves running sums behind from which the next read of a later instant is cheap.
+    ///
+    /// # Panics
+    /// As [`Self::read`].
+    pub fn read_on(&mut self, program: &Program, as_of: AsOf, scratch: &mut Scratch, out: &mut [Readout]) {
+        if self.follow(program, as_of, out) {
+            self.finish_settled(program, as_of, out);
+        } else {
+            self.read(program, as_of, scratch, out);
+        }
+    }
+
     /// Defaults and flags of a read from the running sums.
     fn finish_settled(&self, program: &Program, as_of: AsOf, out: &mut [Readout]) {
         let horizon = self.horizon(program);

@@ -12,6 +12,8 @@ use super::{LABEL, Rare, Removed, Slot, State};
 impl State {
     /// Moves the oldest events into tiles until half the raw budget is free.
     pub(super) fn roll(&mut self, program: &Program) {
+        // Running sums know nothing of tiles.
+        self.unsettle(program);
         let mut tiles = self.rare().tiles.take().unwrap_or_else(|| Tiles::new(program));
         let newest = self.newest().unwrap_or(i64::MIN);
         tiles.newest = newest;

@@ -55,6 +55,9 @@ impl DeadLetterError {
     }
 }
 
+/// Hashes of letters by position and row.
+type Hashes = BTreeMap<(u64, Option<u32>), u64>;
+
 /// Appends dead letters to a file, once each.
 #[derive(Debug)]
 pub struct DeadLetterFile {
@@ -62,7 +65,7 @@ pub struct DeadLetterFile {
     bounds: Bounds,
     file: File,
     bytes: u64,
-    seen: HashMap<(String, u32), BTreeMap<(u64, Option<u32>), u64>>,
+    seen: HashMap<(String, u32), Hashes>,
     line: Vec<u8>,
 }
 

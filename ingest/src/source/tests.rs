@@ -475,7 +475,7 @@ fn mistakes_of_a_postgres_source_are_told() {
     let tables = "tables = { transactions = \"t\" }\n";
     let section = "[source]\ntype = \"postgres\"\n";
     for (text, expected) in [
-        (format!("{POSTGRES}"), "has no 'tables'"),
+        (POSTGRES.to_owned(), "has no 'tables'"),
         (format!("{section}{tables}"), "has no 'url'"),
         (format!("{section}host = \"h\"\nuser = \"u\"\n{tables}"), "has no 'database'"),
         (format!("{section}url = \"postgres://u:geheim@h/d\"\n{tables}"), "holds a password"),

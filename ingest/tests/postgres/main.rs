@@ -15,3 +15,4 @@ mod rows;
 mod schema;
 mod secure;
 mod standby;
+mod types;

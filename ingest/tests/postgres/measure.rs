@@ -77,18 +77,14 @@ fn commit_to_delivery() {
     let mut delays = Vec::new();
     while load.try_wait().unwrap().is_none() {
         let delivery = puller.source.next(4_096).unwrap().unwrap();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+        let now = i64::try_from(now).unwrap();
         for batch in &delivery.batches {
             delays.extend(batch.iter().map(|(change, _)| now - change.arrival.unwrap().micros()));
         }
     }
     delays.sort_unstable();
-    let at = |share: f64| delays[(delays.len() as f64 * share) as usize] as f64 / 1_000.0;
-    println!(
-        "{} transactions in {SECONDS} s: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
-        delays.len(),
-        at(0.5),
-        at(0.99),
-        at(0.999)
-    );
+    let at = |permille: usize| delays[delays.len() * permille / 1_000];
+    let (count, median, high, highest) = (delays.len(), at(500), at(990), at(999));
+    println!("{count} transactions in {SECONDS} s: p50 {median} us, p99 {high} us, p99.9 {highest} us");
 }

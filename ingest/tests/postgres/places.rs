@@ -27,6 +27,7 @@ fn the_server_hears_of_nothing_but_what_was_confirmed() {
     puller.rows(2);
     puller.source.handle().confirm(first);
     // The reader is not pulled from while the server hears of it: only its own thread works.
+    world.sql("SELECT pg_logical_emit_message(true, 'test', 'x')");
     let _told = puller.pull().unwrap();
     eventually("the server hears of the confirmation", || world.slot() == first);
     assert!(made < first && first < puller.position);
@@ -83,6 +84,7 @@ fn an_idle_slot_moves_with_the_servers_log() {
     assert!(puller.position > before && puller.seen.is_empty());
     puller.source.handle().confirm(puller.position);
     let position = puller.position;
+    world.sql("SELECT pg_logical_emit_message(true, 'test', 'x')");
     puller.pull().unwrap();
     eventually("the slot moves", || world.slot() >= position);
 }

@@ -172,7 +172,7 @@ impl Puller {
     pub(crate) fn pull(&mut self) -> Result<Delivery, SourceError> {
         let delivery = self.source.next(self.batch)?.expect("nobody stopped it");
         let rows: usize = delivery.batches.iter().map(|batch| batch.len()).sum();
-        assert_eq!(rows + delivery.dead.len() + delivery.skipped as usize, delivery.records as usize);
+        assert_eq!((rows + delivery.dead.len()) as u64 + delivery.skipped, delivery.records);
         assert!(delivery.position >= self.position, "a position never shrinks");
         self.position = delivery.position;
         for batch in &delivery.batches {

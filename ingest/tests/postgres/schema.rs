@@ -1,6 +1,6 @@
 //! Tables that change while they are captured.
 
-use crate::rig::{Puller, World, streams};
+use crate::rig::{Puller, World, refusal, streams};
 
 #[test]
 fn columns_that_are_added_reordered_or_not_declared_change_nothing() {
@@ -55,4 +55,58 @@ fn a_type_that_changes_under_way_is_told() {
         }
     };
     assert!(error.contains("column 'is_fraud' of public.chargebacks"), "{error}");
+}
+
+#[test]
+fn a_table_that_leaves_the_capture_is_told() {
+    let world = World::new("leaving");
+    let ended = |puller: &mut Puller| loop {
+        if let Err(error) = puller.pull() {
+            break error.to_string();
+        }
+    };
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("ALTER TABLE chargebacks RENAME TO old; INSERT INTO old VALUES (1, true)");
+    let error = ended(&mut puller);
+    assert!(
+        error.contains("public.chargebacks is called public.old now") || error.contains("no table public.chargebacks"),
+        "{error}"
+    );
+    let position = puller.position;
+    drop(puller);
+    world.sql("ALTER TABLE old RENAME TO chargebacks");
+    let mut puller = Puller::resume(&world.config(), &streams(), position).unwrap();
+    puller.source.handle().confirm(position);
+    world.sql("ALTER PUBLICATION interdict DROP TABLE chargebacks");
+    let error = ended(&mut puller);
+    assert!(error.contains("does not hold public.chargebacks"), "{error}");
+}
+
+#[test]
+fn columns_that_changes_would_not_carry_are_told() {
+    let world = World::new("uncarried");
+    world.sql("ALTER TABLE chargebacks DROP is_fraud, ADD is_fraud bool GENERATED ALWAYS AS (id > 0) STORED");
+    assert!(refusal(&world.config(), &streams()).contains("do not carry: is_fraud"));
+    world.sql("ALTER TABLE chargebacks DROP is_fraud, ADD is_fraud bool; CREATE PUBLICATION interdict FOR TABLE transactions (id, at, amount), chargebacks");
+    assert!(refusal(&world.config(), &streams()).contains("do not carry: customer, is_fraud, score"));
+}
+
+#[test]
+fn rows_that_are_hidden_from_the_role_are_told() {
+    let world = World::new("hidden");
+    world.sql("CREATE ROLE half LOGIN REPLICATION; GRANT SELECT ON transactions, chargebacks TO half; CREATE PUBLICATION interdict FOR TABLE transactions, chargebacks; ALTER TABLE chargebacks ENABLE ROW LEVEL SECURITY; CREATE POLICY part ON chargebacks USING (id > 5)");
+    let mut config = world.config();
+    config.address.user = "half".to_owned();
+    assert!(refusal(&config, &streams()).contains("row-level security"));
+}
+
+#[test]
+fn rows_of_inheriting_tables_are_not_those_of_the_table() {
+    let world = World::new("heirs");
+    world.sql("CREATE TABLE heir () INHERITS (chargebacks); ALTER TABLE heir REPLICA IDENTITY FULL; INSERT INTO heir VALUES (1, true); INSERT INTO chargebacks VALUES (2, true)");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("INSERT INTO heir VALUES (3, true); INSERT INTO chargebacks VALUES (4, true)");
+    assert_eq!(puller.rows(2), ["= chargebacks 2|1", "+ chargebacks 4|1"]);
 }

@@ -75,6 +75,8 @@ fn an_owner_that_lost_the_slot_to_another_one_starts_again() {
     let moved = other.position;
     other.source.handle().confirm(moved);
     while world.slot() < moved {
+        // Something to be told of, or the call would wait.
+        world.sql("SELECT pg_logical_emit_message(true, 'test', 'x')");
         other.pull().unwrap();
     }
     drop(other);

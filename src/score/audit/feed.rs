@@ -5,17 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
 use interdict_features::change::ChangeBatch;
 use interdict_features::definition::Definitions;
 use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::FileSource;
 use interdict_ingest::source::config::{AtEnd, Input, SourceConfig, SourceKind};
 use interdict_ingest::source::stop::Stop;
-use interdict_store::embedded::EmbeddedStore;
-use interdict_store::port::LogName;
+use interdict_store::error::StoreError;
+use interdict_store::online::OnlineStore;
+use interdict_store::port::{LogName, Store as _};
+use tokio::runtime::Runtime;
 
 use crate::run::input_log::Entry;
 use crate::run::sources::DELIVERY;
+use crate::run::system::open_store;
+use crate::setup::Setup;
 
 /// Entries of the input log read at once.
 const LOG_STEP: usize = 1_000;
@@ -41,7 +46,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 enum From {
     File(Box<FileSource>),
-    InputLog { store: Arc<EmbeddedStore>, definitions: Arc<Definitions>, next: u64 },
+    InputLog { store: Arc<StoredInput>, definitions: Arc<Definitions>, next: u64 },
 }
 
 impl Feed {
@@ -69,7 +74,7 @@ impl Feed {
     }
 
     /// What came over HTTP.
-    pub(super) fn of_input_log(store: Arc<EmbeddedStore>, definitions: Arc<Definitions>) -> Self {
+    pub(super) fn of_input_log(store: Arc<StoredInput>, definitions: Arc<Definitions>) -> Self {
         let from = From::InputLog { store, definitions, next: 0 };
         Self::new(crate::run::input_log::SOURCE.to_owned(), from)
     }
@@ -126,7 +131,7 @@ impl Feed {
                 None => self.is_at_end = true,
             },
             From::InputLog { store, definitions, next } => {
-                let entries = store.read_log_now(LogName::INPUT, *next, LOG_STEP)?;
+                let entries = store.read(*next, LOG_STEP)?;
                 self.is_at_end = entries.is_empty();
                 for (position, bytes) in entries {
                     let entry: Entry = serde_json::from_slice(&bytes).context("the input log")?;
@@ -137,6 +142,28 @@ impl Feed {
             }
         }
         Ok(())
+    }
+}
+
+/// The input log, where the store holds it.
+#[derive(Debug)]
+pub(super) struct StoredInput {
+    store: OnlineStore,
+    /// What the store's connections live on; dropped last.
+    runtime: Runtime,
+}
+
+impl StoredInput {
+    /// Opens the store of a deployment that is not running, or that shares it.
+    pub(super) fn open(setup: &Setup) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let store = runtime.block_on(open_store(setup))?;
+        Ok(Self { store, runtime })
+    }
+
+    /// Entries from `position` on.
+    pub(super) fn read(&self, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        self.runtime.block_on(self.store.read_log(LogName::INPUT, position, limit))
     }
 }
 

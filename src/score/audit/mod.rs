@@ -18,18 +18,16 @@ use std::sync::Arc;
 use interdict_features::engine::Plan;
 use interdict_scorer::activation::Active;
 use interdict_scorer::lists::Lists;
-use interdict_store::embedded::EmbeddedStore;
-use interdict_store::port::LogName;
 
 use crate::backfill::Progress;
 use crate::run::input_log;
 use crate::run::judging::Judging;
 use crate::run::sources::judged_sources;
-use crate::run::system::{load_model, open_store};
-use crate::setup::Setup;
+use crate::run::system::load_model;
+use crate::setup::{Setup, StoreSettings};
 
 use difference::Difference;
-use feed::Feed;
+use feed::{Feed, StoredInput};
 use ledger::{Ledger, Logged, compared};
 use replay::{Replay, Tally};
 
@@ -146,19 +144,20 @@ impl Audit<'_> {
     }
 
     /// The store that holds the input log, where a decision needs it; or why it cannot be read.
-    fn input_log(&self) -> Result<Option<Arc<EmbeddedStore>>, String> {
+    fn input_log(&self) -> Result<Option<Arc<StoredInput>>, String> {
         if !self.ledger.partitions.iter().any(|name| source_of(name) == input_log::SOURCE) {
             return Ok(None);
         }
-        let path = &self.setup.store.path;
-        if !path.is_dir() {
-            return Err(format!("there is no store at {}", path.display()));
+        if let StoreSettings::Embedded(settings) = &self.setup.store
+            && !settings.path.is_dir()
+        {
+            return Err(format!("there is no store at {}", settings.path.display()));
         }
-        let store = open_store(self.setup).map_err(|error| crate::told::told(&error))?;
-        let first = store.read_log_now(LogName::INPUT, 0, 1).map_err(|error| error.to_string())?;
+        let input = StoredInput::open(self.setup).map_err(|error| crate::told::told(&error))?;
+        let first = input.read(0, 1).map_err(|error| error.to_string())?;
         match first.first() {
-            Some((0, _)) => Ok(Some(Arc::new(store))),
-            _ => Err(format!("the store at {} no longer holds it from its beginning", path.display())),
+            Some((0, _)) => Ok(Some(Arc::new(input))),
+            _ => Err("the store no longer holds it from its beginning".to_owned()),
         }
     }
 
@@ -183,7 +182,7 @@ impl Audit<'_> {
     }
 
     /// Every partition at its beginning.
-    fn feeds(&self, input_log: Option<&Arc<EmbeddedStore>>) -> anyhow::Result<Vec<Option<Feed>>> {
+    fn feeds(&self, input_log: Option<&Arc<StoredInput>>) -> anyhow::Result<Vec<Option<Feed>>> {
         let definitions = &self.setup.definitions;
         let feed = |name: &String| {
             let source = source_of(name);

@@ -14,11 +14,9 @@ use super::entities::Entities;
 use super::streams::{StreamDraft, Streams};
 use super::{Doubt, GROUPS_MAX, SPAN_MAX, bounded, calls, compile, compile_condition, identity, names, refuse_keys};
 use crate::config::{ConfigFile, Section, Spanned};
+use crate::definition::WINDOWS_MAX;
 use crate::expression::{Expression, Scope, Type};
 use crate::time::Span;
-
-/// How many windows a group may have: every feature is read once per window.
-const WINDOWS_MAX: usize = 16;
 
 /// How many aggregations a group may have, before windows multiply them.
 const GROUP_FEATURES_MAX: usize = 256;

@@ -1,6 +1,6 @@
 //! Count, sum and sum of squares: exact in integers, and rounded once when a feature is read.
 
-use crate::value::{NULL, double_of};
+use crate::value::{NULL, double_of, minor_units};
 
 use super::super::program::{Read, WordKind};
 use super::super::tile::wide;
@@ -20,6 +20,7 @@ pub(in super::super) struct Moments {
 
 impl Moments {
     /// The sums that a state carries on.
+    #[inline]
     pub(in super::super) fn of_running(words: &[i64]) -> Self {
         Self { count: words[0], sum: wide(&words[1..3]), ..Self::default() }
     }
@@ -80,21 +81,17 @@ impl Moments {
         }
     }
 
+    #[inline]
     #[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
     pub(in super::super) fn readout(&self, read: Read, kind: WordKind) -> Readout {
         if self.count == 0 {
             return Readout::default();
         }
         let scale = match kind {
-            WordKind::Integer { scale, .. } => 10_i64.pow(u32::from(scale)) as f64,
+            WordKind::Integer { scale, .. } => minor_units(scale),
             _ => 1.0,
         };
-        let sum = match i64::try_from(self.sum) {
-            _ if kind == WordKind::Double => self.float_sum,
-            // The same bits, without a call: nearly every sum fits.
-            Ok(narrow) => narrow as f64,
-            Err(_wide) => self.sum as f64,
-        };
+        let sum = if kind == WordKind::Double { self.float_sum } else { rounded(self.sum) };
         match read {
             Read::Sum(_) => match (kind, i64::try_from(self.sum)) {
                 (WordKind::Integer { declared_int: true, .. }, Ok(sum)) => Readout::int(sum),
@@ -122,4 +119,16 @@ impl Moments {
             None => (self.squares as f64 - self.sum as f64 / n * self.sum as f64) / (n - 1.0),
         }
     }
+}
+
+/// A sum as a double. Nearly every sum fits 64 bits, which saves the call that the conversion of 128 bits is.
+#[inline]
+#[expect(clippy::cast_precision_loss, reason = "sums are rounded once, when they leave the integers")]
+fn rounded(sum: i128) -> f64 {
+    #[cold]
+    #[inline(never)]
+    fn wide(sum: i128) -> f64 {
+        sum as f64
+    }
+    i64::try_from(sum).map_or_else(|_wide| wide(sum), |narrow| narrow as f64)
 }

@@ -136,6 +136,15 @@ fn check(plan: &Plan, group: usize, state: &State, as_of: AsOf, what: &str) {
     assert_eq!(read(plan, group, state, as_of), expected, "{what} of group {group} as of {as_of:?}");
 }
 
+/// A read that leaves running sums behind.
+fn check_on(plan: &Plan, group: usize, state: &mut State, as_of: AsOf) {
+    let expected = read(plan, group, &fresh(plan, group, state), as_of);
+    let program = &plan.programs[group];
+    let mut out = vec![Readout::default(); program.width()];
+    state.read_on(program, as_of, &mut Scratch::default(), &mut out);
+    assert_eq!(out, expected, "a read of group {group} as of {as_of:?}");
+}
+
 /// A read with an event that is not there yet.
 fn check_with(plan: &Plan, group: usize, state: &State, slot: &Slot<'_>, as_of: AsOf) {
     let program = &plan.programs[group];
@@ -199,6 +208,10 @@ fn running_sums_give_what_a_walk_gives() {
                     events[at] = event;
                 }
                 7 if dice.below(12) == 0 => state = fresh(&plan, group, &state),
+                8 => {
+                    last = as_of(&mut dice, now, events.last());
+                    check_on(&plan, group, &mut state, last);
+                }
                 _ => {
                     last = as_of(&mut dice, now, events.last());
                     state.settle(program, last);
@@ -211,4 +224,35 @@ fn running_sums_give_what_a_walk_gives() {
         tiled += u32::from(was_tiled);
     }
     assert!(tiled > 20, "tiles were met in {tiled} of 400 runs");
+}
+
+/// Events that fall behind the retention leave the sums; that they are there is no reason to walk through all others again.
+#[test]
+fn running_sums_outlive_what_is_forgotten() {
+    let plan = plan();
+    let texts = TextArena::default();
+    for group in 0..4 {
+        let program = &plan.programs[group];
+        let mut state = State::default();
+        let mut forgot = 0;
+        for step in 0..200_u64 {
+            // Now and then a gap in which several events pass the retention, or all of them.
+            let time =
+                NOON + i64::try_from(step).unwrap() * 9 * SECOND + i64::try_from(step / 40).unwrap() * 80 * SECOND;
+            let words = [i64::try_from(step).unwrap() << 20, 1];
+            let words = &words[..program.raw_words()];
+            let first = Version::new(step + 1);
+            let before = (state.raw_events(), AsOf { time: time - 9 * SECOND, version: first, subject: None });
+            state.settle(program, before.1);
+            state.insert(program, &Slot { time, id: step, first, labels: &[], words, texts: &texts });
+            let is_forgetful = before.0 > 0 && state.raw_events() <= before.0;
+            forgot += u32::from(is_forgetful);
+            if before.0 > 0 {
+                assert!(state.is_settled(program, before.1), "group {group}, event {step}");
+                check(&plan, group, &state, before.1, "the read before");
+            }
+            check_on(&plan, group, &mut state, AsOf { time, version: first, subject: Some(step) });
+        }
+        assert!(forgot > 100, "group {group} forgot {forgot} times");
+    }
 }

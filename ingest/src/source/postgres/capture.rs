@@ -266,7 +266,14 @@ impl Capture {
             self.held_at(state, start).map_err(|error| self.moved(error))?;
         }
         self.identity = Some(identity);
-        let watch = Watch::start(Arc::clone(&control), &self.server, self.handle.clone(), self.metrics.clone());
+        self.changes.know_tables(checked.tables.iter().map(|table| table.id).collect());
+        let watch = Watch::start(
+            Arc::clone(&control),
+            &self.server,
+            self.changes.catalog().tables(),
+            self.handle.clone(),
+            self.metrics.clone(),
+        );
         Ok(Link { control, watch, checked, session })
     }
 
@@ -308,7 +315,7 @@ impl Capture {
         }
         tracing::info!("taking a snapshot of the tables; this waits for transactions that are under way");
         let tables = self.changes.catalog().tables();
-        let taken = or_stop(&self.stop, Snapshot::take(&self.server, tables, &link.checked.filters)).await;
+        let taken = or_stop(&self.stop, Snapshot::take(&self.server, tables, &link.checked.tables)).await;
         if let Some(snapshot) = taken.transpose()? {
             self.phase = Phase::Snapshot(Box::new(snapshot));
         }
@@ -390,7 +397,7 @@ impl Capture {
             }
             ReplicationEvent::XLogData { data, .. } => match self.changes.frame(&data, Lacking::Mistake) {
                 Ok(()) => {}
-                Err(Broken::Table(Unfit::Missing { .. })) => return Ok(Some(data)),
+                Err(Broken::Table(Unfit::Missing { .. } | Unfit::Renamed { .. })) => return Ok(Some(data)),
                 Err(broken) => return Err(self.broken(broken)),
             },
             ReplicationEvent::Commit { end_lsn, .. } => {
@@ -405,12 +412,18 @@ impl Capture {
         Ok(None)
     }
 
-    /// A relation lacks a declared column: its rows are from before the table got it, or the column is gone.
+    /// A relation lacks a declared column or has another name: its rows are from before the table got it, or it is gone.
     async fn settle_relation(&mut self, frame: &[u8]) -> Result<(), PostgresError> {
         let control = self.link.as_ref().map(|link| Arc::clone(&link.control));
         let control = control.ok_or_else(|| self.not_attached())?;
-        if let Err(Broken::Table(Unfit::Missing { table, .. })) = self.changes.frame(frame, Lacking::Mistake) {
-            check_columns(&control, &self.changes.catalog().tables()[table]).await?;
+        if let Err(broken) = self.changes.frame(frame, Lacking::Mistake) {
+            let Broken::Table(Unfit::Missing { table, .. } | Unfit::Renamed { table, .. }) = &broken else {
+                return Err(self.broken(broken));
+            };
+            match check_columns(&control, &self.changes.catalog().tables()[*table]).await {
+                Err(_) if matches!(broken, Broken::Table(Unfit::Renamed { .. })) => return Err(self.broken(broken)),
+                checked => checked?,
+            }
         }
         self.changes.frame(frame, Lacking::Null).map_err(|broken| self.broken(broken))
     }
@@ -419,6 +432,9 @@ impl Capture {
         let tables = self.changes.catalog().tables();
         match broken {
             Broken::Frame(malformed) => malformed.into(),
+            Broken::Table(Unfit::Renamed { table, now }) => {
+                PostgresError::Renamed { table: tables[table].to_string(), now }
+            }
             Broken::Table(Unfit::Missing { table, column, found }) => PostgresError::MissingColumn {
                 table: tables[table].to_string(),
                 stream: tables[table].stream.name.clone(),

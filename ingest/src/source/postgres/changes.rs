@@ -108,6 +108,11 @@ impl Changes {
         &self.catalog
     }
 
+    /// Takes note of the tables' object ids.
+    pub(super) fn know_tables(&mut self, ids: Vec<u32>) {
+        self.catalog.know(ids);
+    }
+
     /// The end of the last transaction that was delivered completely.
     pub(super) fn position(&self) -> u64 {
         self.position

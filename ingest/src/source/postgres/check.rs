@@ -22,8 +22,19 @@ const VERSION_FILTERS: u64 = 150_000;
 pub(super) struct Checked {
     /// The database's object id.
     pub(super) database: String,
-    /// Per table, the condition under which its rows are published.
-    pub(super) filters: Vec<Option<String>>,
+    /// Per table, what it is.
+    pub(super) tables: Vec<Found>,
+}
+
+/// What a table was found to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    /// Its object id.
+    pub(super) id: u32,
+    /// Whether its rows are those of its partitions.
+    pub(super) is_partitioned: bool,
+    /// The condition under which its rows are published.
+    pub(super) filter: Option<String>,
 }
 
 /// Checks server, tables and publication.
@@ -41,18 +52,18 @@ pub(super) async fn check(control: &Control, server: &Server, tables: &[Table]) 
         return Err(PostgresError::Version { found: row.text(2).to_owned() });
     }
     let (version, database) = (row.number(1), row.text(3).to_owned());
+    let mut found = Vec::with_capacity(tables.len());
     for table in tables {
-        check_table(control, server, table).await?;
+        found.push(check_table(control, server, table).await?);
     }
     check_publication(control, server, tables).await?;
-    let mut filters = Vec::new();
-    for table in tables {
-        filters.push(published(control, server, table, version).await?);
+    for (table, found) in tables.iter().zip(&mut found) {
+        found.filter = published(control, server, table, version).await?;
     }
-    Ok(Checked { database, filters })
+    Ok(Checked { database, tables: found })
 }
 
-async fn check_table(control: &Control, server: &Server, table: &Table) -> Result<(), PostgresError> {
+async fn check_table(control: &Control, server: &Server, table: &Table) -> Result<Found, PostgresError> {
     let sql = format!(
         "SELECT c.relkind, c.relpersistence, c.relreplident, c.oid, \
            coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false) \
@@ -79,21 +90,33 @@ async fn check_table(control: &Control, server: &Server, table: &Table) -> Resul
         return Err(PostgresError::NoSelectRight { user, table: table.to_string() });
     }
     check_columns(control, table).await?;
-    check_identity(control, table, row.text(2), row.text(3)).await
+    check_identity(control, table, row.text(2), row.text(3)).await?;
+    let id = row.text(3).parse().unwrap_or_default();
+    Ok(Found { id, is_partitioned: row.text(0) == "p", filter: None })
 }
 
-/// The names, type ids and type names of a table's columns.
-async fn columns_of(control: &Control, table: &Table) -> Result<Vec<(String, u32, String)>, PostgresError> {
+/// A column of a table.
+struct FoundColumn {
+    name: String,
+    kind: u32,
+    type_name: String,
+    is_generated: bool,
+}
+
+async fn columns_of(control: &Control, table: &Table) -> Result<Vec<FoundColumn>, PostgresError> {
     let sql = format!(
-        "SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) \
+        "SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), a.attgenerated <> '' \
          FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         literal(&table.schema),
         literal(&table.name)
     );
     let rows = control.ask("describe a table's columns", &sql).await?;
-    let column = |row: &super::connection::Row| {
-        (row.text(0).to_owned(), row.text(1).parse().unwrap_or_default(), row.text(2).to_owned())
+    let column = |row: &super::connection::Row| FoundColumn {
+        name: row.text(0).to_owned(),
+        kind: row.text(1).parse().unwrap_or_default(),
+        type_name: row.text(2).to_owned(),
+        is_generated: row.is_true(3),
     };
     Ok(rows.iter().map(column).collect())
 }
@@ -103,20 +126,23 @@ pub(super) async fn check_columns(control: &Control, table: &Table) -> Result<()
     let found = columns_of(control, table).await?;
     for declared in &table.stream.columns {
         let stream = table.stream.name.clone();
-        let Some((_, kind, type_name)) = found.iter().find(|(name, ..)| *name == declared.name) else {
+        let Some(column) = found.iter().find(|column| column.name == declared.name) else {
             return Err(PostgresError::MissingColumn {
                 table: table.to_string(),
                 stream,
                 column: declared.name.clone(),
-                found: found.into_iter().take(32).map(|(name, ..)| name).collect(),
+                found: found.into_iter().take(32).map(|column| column.name).collect(),
             });
         };
-        if !fits(*kind, declared.kind) {
+        if column.is_generated {
+            return Err(PostgresError::NotSent { table: table.to_string(), columns: column.name.clone() });
+        }
+        if !fits(column.kind, declared.kind) {
             return Err(PostgresError::ColumnType {
                 table: table.to_string(),
                 stream,
                 column: declared.name.clone(),
-                found: type_name.clone(),
+                found: column.type_name.clone(),
                 declared: declared.kind,
             });
         }
@@ -201,15 +227,27 @@ async fn published(
     version: u64,
 ) -> Result<Option<String>, PostgresError> {
     let publication = &server.config().publication;
-    let filter = if version >= VERSION_FILTERS { "rowfilter" } else { "NULL" };
+    let declared: Vec<String> = table.stream.columns.iter().map(|column| literal(&column.name)).collect();
+    let (filter, left_out) = if version >= VERSION_FILTERS {
+        let names = format!("unnest(ARRAY[{}]::name[]) AS declared", declared.join(", "));
+        let left_out =
+            format!("array_to_string(ARRAY(SELECT declared FROM {names} WHERE declared <> ALL (attnames)), ', ')");
+        ("rowfilter", left_out)
+    } else {
+        ("NULL", "''".to_owned())
+    };
     let sql = format!(
-        "SELECT {filter} FROM pg_publication_tables WHERE pubname = {} AND schemaname = {} AND tablename = {}",
+        "SELECT {filter}, {left_out} FROM pg_publication_tables \
+         WHERE pubname = {} AND schemaname = {} AND tablename = {}",
         literal(publication),
         literal(&table.schema),
         literal(&table.name)
     );
     let rows = control.ask("list the publication's tables", &sql).await?;
     match rows.first() {
+        Some(row) if !row.text(1).is_empty() => {
+            Err(PostgresError::NotSent { table: table.to_string(), columns: row.text(1).to_owned() })
+        }
         Some(row) => Ok(row.get(0).map(str::to_owned)),
         None => Err(PostgresError::NotPublished { publication: publication.clone(), table: table.to_string() }),
     }

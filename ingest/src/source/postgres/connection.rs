@@ -28,10 +28,11 @@ const STATUS_IDLE: Duration = Duration::from_secs(5);
 /// Messages between the connection and the decoder: about what two deliveries hold.
 const BUFFERED: usize = 8_192;
 /// The largest row: far above any that holds events.
-const ROW_BYTES_MAX: usize = 64 << 20;
+const ROW_BYTES_MAX: usize = 256 << 20;
 
+/// What every session is told. Without row security a table that hides rows from this role is an error.
 const SETTINGS: &str = "-c timezone=UTC -c datestyle=ISO,YMD -c extra_float_digits=1 -c statement_timeout=0 \
-     -c idle_in_transaction_session_timeout=0 -c lock_timeout=0 -c standard_conforming_strings=on";
+     -c idle_in_transaction_session_timeout=0 -c lock_timeout=0 -c standard_conforming_strings=on -c row_security=off";
 
 /// A database and how to get into it.
 #[derive(Clone)]

@@ -200,6 +200,24 @@ pub enum PostgresError {
         /// Its declared type.
         declared: ColumnType,
     },
+    /// Declared columns that changes will not carry.
+    #[error(
+        "changes of {table} do not carry: {columns}. Add what is missing to the publication's column list; PostgreSQL sends no generated column, so declare what it is made of instead"
+    )]
+    NotSent {
+        /// The table.
+        table: String,
+        /// The columns.
+        columns: String,
+    },
+    /// A captured table got another name.
+    #[error("{table} is called {now} now; name it so in 'tables' of [source], or give it its old name back")]
+    Renamed {
+        /// Its name so far.
+        table: String,
+        /// Its name now.
+        now: String,
+    },
     /// The slot is not there and is not to be made.
     #[error(
         "there is no replication slot '{slot}'; run: SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'), or write create = true"
@@ -302,7 +320,7 @@ pub enum PostgresError {
     },
     /// One row is larger than a message may be.
     #[error(
-        "a row of {bytes} bytes is more than this program takes ({limit}); leave its large columns out of the publication (a column list, PostgreSQL 15), or shorten the row"
+        "a row of {bytes} bytes is more than this program takes ({limit}); leave its large columns out of the publication (a column list, PostgreSQL 15), or shorten the row or logical message"
     )]
     RowTooLarge {
         /// Its size.

@@ -98,7 +98,7 @@ mod tests {
         handle.delivered(15, at(71));
         for (confirmed, expected) in [(0, 50), (9, 50), (10, 30), (20, 0)] {
             handle.confirm(confirmed);
-            assert_eq!(handle.lag(at(100)).seconds() as i64, expected, "confirmed {confirmed}");
+            assert_eq!(handle.lag(at(100)), at(expected).since(at(0)), "confirmed {confirmed}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! slot begins at, so that reading the lasting slot from that place leaves nothing out and repeats nothing. The lasting
 //! slot is older and is held all the while. A snapshot that is interrupted begins anew, at a later place.
 
+use super::check::Found;
 use super::connection::{Control, Row, Server};
 use super::error::PostgresError;
 use super::slot::Gate;
@@ -26,11 +27,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Takes a snapshot. Waits for every transaction that is under way.
-    pub(super) async fn take(
-        server: &Server,
-        tables: &[Table],
-        filters: &[Option<String>],
-    ) -> Result<Self, PostgresError> {
+    pub(super) async fn take(server: &Server, tables: &[Table], found: &[Found]) -> Result<Self, PostgresError> {
         let mut gate = Gate::open(server, 0, 0).await?;
         let name: String = server.config().slot.chars().take(50).collect();
         let sql = format!("CREATE_REPLICATION_SLOT {name}_snapshot TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
@@ -48,7 +45,7 @@ impl Snapshot {
         control.run("take up the snapshot", &begin).await?;
         // The transaction holds the snapshot from here on; the temporary slot goes with its connection.
         drop(gate);
-        let tables = tables.iter().zip(filters).map(|(table, filter)| select(table, filter.as_deref())).collect();
+        let tables = tables.iter().zip(found).map(|(table, found)| select(table, found)).collect();
         Ok(Self { control, lsn, tables, table: 0, is_open: false })
     }
 
@@ -71,8 +68,10 @@ impl Snapshot {
     }
 }
 
-fn select(table: &Table, filter: Option<&str>) -> String {
+fn select(table: &Table, found: &Found) -> String {
     let columns: Vec<String> = table.stream.columns.iter().map(|column| quote(&column.name)).collect();
-    let condition = filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
-    format!("SELECT {} FROM {}{condition}", columns.join(", "), table.quoted())
+    // Tables that inherit from this one are published under their own names.
+    let only = if found.is_partitioned { "" } else { "ONLY " };
+    let condition = found.filter.as_ref().map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
+    format!("SELECT {} FROM {only}{}{condition}", columns.join(", "), table.quoted())
 }

@@ -52,6 +52,8 @@ pub(super) enum Unfit {
     },
     /// A column's type cannot become what is declared.
     Type { table: usize, column: String, kind: u32, declared: ColumnType },
+    /// A captured table has another name now.
+    Renamed { table: usize, now: String },
 }
 
 /// What a missing column of a relation is.
@@ -59,7 +61,7 @@ pub(super) enum Unfit {
 pub(super) enum Lacking {
     /// A mistake.
     Mistake,
-    /// Null: the table has the column now, and the rows are from before.
+    /// Null: the table has the column now, and the rows are from before. The same holds for its name.
     Null,
 }
 
@@ -77,23 +79,38 @@ pub(super) struct Places {
 #[derive(Debug)]
 pub(super) struct Catalog {
     tables: Vec<Table>,
+    /// Per table, its object id, once known.
+    ids: Vec<u32>,
     /// `None`: a table of the publication that feeds no stream.
     relations: HashMap<u32, Option<Arc<Places>>>,
 }
 
 impl Catalog {
     pub(super) fn new(tables: Vec<Table>) -> Self {
-        Self { tables, relations: HashMap::new() }
+        Self { tables, ids: Vec::new(), relations: HashMap::new() }
     }
 
     pub(super) fn tables(&self) -> &[Table] {
         &self.tables
     }
 
+    /// Takes note of the tables' object ids, so that a table is known under another name.
+    pub(super) fn know(&mut self, ids: Vec<u32>) {
+        self.ids = ids;
+    }
+
     /// Takes note of a relation as rows of it will be written from now on.
     pub(super) fn describe(&mut self, relation: &Relation<'_>, lacking: Lacking) -> Result<(), Unfit> {
-        let found =
+        let named =
             self.tables.iter().position(|table| table.schema == relation.schema && table.name == relation.table);
+        let known = self.ids.iter().position(|id| *id == relation.id);
+        if named.is_none()
+            && lacking == Lacking::Mistake
+            && let Some(table) = known
+        {
+            return Err(Unfit::Renamed { table, now: format!("{}.{}", relation.schema, relation.table) });
+        }
+        let found = named.or(known);
         let places = found.map(|table| self.places(table, relation, lacking)).transpose()?;
         if self.relations.len() >= RELATIONS_MAX {
             self.relations.clear();

@@ -12,8 +12,10 @@ use super::connection::{Control, Row, Server, literal};
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
 use super::progress::PostgresHandle;
+use super::table::Table;
 
-/// The task that asks; it ends by itself when the server no longer answers.
+/// The task that asks; it ends by itself when the server no longer answers or no longer publishes a table: the capture
+/// connects anew then, and finds out.
 #[derive(Debug)]
 pub(super) struct Watch {
     task: JoinHandle<()>,
@@ -23,17 +25,25 @@ impl Watch {
     pub(super) fn start(
         control: Arc<Control>,
         server: &Server,
+        tables: &[Table],
         handle: PostgresHandle,
         metrics: SourceMetrics,
     ) -> Self {
         let mut beat = tokio::time::interval(server.config().heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let sql = question(server);
+        let sql = question(server, tables);
+        let tables = tables.len() as u64;
         let task = tokio::spawn(async move {
             loop {
                 beat.tick().await;
                 match control.ask("measure the slot's lag", &sql).await {
-                    Ok(rows) => note(&rows, &handle, &metrics),
+                    Ok(rows) => {
+                        note(&rows, &handle, &metrics);
+                        if rows.first().is_some_and(|row| row.number(0) < tables) {
+                            tracing::warn!("a table has left the publication");
+                            break;
+                        }
+                    }
                     Err(PostgresError::Server { code, why, .. }) => {
                         tracing::warn!(code, why, "the slot's lag cannot be measured");
                     }
@@ -48,7 +58,7 @@ impl Watch {
         Self { task }
     }
 
-    /// Whether the server no longer answers.
+    /// Whether the capture is to connect anew.
     pub(super) fn has_ended(&self) -> bool {
         self.task.is_finished()
     }
@@ -60,23 +70,31 @@ impl Drop for Watch {
     }
 }
 
-fn question(server: &Server) -> String {
+fn question(server: &Server, tables: &[Table]) -> String {
     let slot = literal(&server.config().slot);
+    let names: Vec<String> =
+        tables.iter().map(|table| format!("({}, {})", literal(&table.schema), literal(&table.name))).collect();
+    let published = format!(
+        "SELECT count(*) FROM pg_publication_tables WHERE pubname = {} AND (schemaname, tablename) IN ({})",
+        literal(&server.config().publication),
+        names.join(", ")
+    );
     let lag = format!(
         "SELECT greatest(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END \
            - confirmed_flush_lsn, 0)::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
          FROM pg_replication_slots WHERE slot_name = {slot}"
     );
     match server.config().heartbeat_message {
-        HeartbeatMessage::Silent => lag,
+        HeartbeatMessage::Silent => format!("{published}; {lag}"),
         HeartbeatMessage::Written => {
-            format!("SELECT pg_logical_emit_message(false, 'interdict', {slot}); {lag}")
+            format!("{published}; SELECT pg_logical_emit_message(false, 'interdict', {slot}); {lag}")
         }
     }
 }
 
 fn note(rows: &[Row], handle: &PostgresHandle, metrics: &SourceMetrics) {
-    let Some(row) = rows.last() else { return };
+    // Before the slot is made there is nothing to measure.
+    let Some(row) = rows.last().filter(|_| rows.len() > 1) else { return };
     metrics.lag_bytes.set(i64::try_from(row.number(0)).unwrap_or(i64::MAX));
     let now = i64::try_from(row.number(1)).unwrap_or_default();
     metrics.lag_seconds.set(handle.lag(Timestamp::from_micros(now)).seconds());
