@@ -18,7 +18,7 @@ use crate::parity::payments;
 use crate::place::{Caller, Place, Process};
 
 /// Kills while the snapshot is read, and while changes come.
-const SNAPSHOT_KILLS: usize = 5;
+const SNAPSHOT_KILLS: u64 = 5;
 const KILLS: usize = 14;
 /// What is written between two of them.
 const PIECES: usize = 3;
@@ -97,10 +97,11 @@ fn has_snapshot(place: &Place) -> bool {
 fn kill_in_snapshots(place: &Place, writer: &mut Writer<'_>) {
     let mut cut_off = 0;
     while cut_off < SNAPSHOT_KILLS {
+        writer.write(20);
         let mut process = place.start("run");
         process.wait_for("taking a snapshot");
-        writer.write(20);
-        process.work(writer.pause(60_000));
+        // The first one surely falls into it; the others come later and later.
+        process.work(writer.pause(1 + 20_000 * cut_off));
         process.kill();
         if has_snapshot(place) {
             break;
