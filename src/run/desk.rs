@@ -28,6 +28,7 @@ use super::commands::{Asked, Command, KeyRead, Reply};
 use super::input_log;
 use super::known::{KeyUse, Known};
 use super::promises::{Promise, Promises, Refusal};
+use super::sources::Reached;
 use super::stats::Stats;
 
 /// Commands that wait for the engine's thread at most; beyond it a caller is told to come back.
@@ -56,6 +57,7 @@ pub(crate) struct Desk {
     pub(crate) promises: Arc<Promises>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) health: watch::Receiver<Health>,
+    pub(crate) reached: Reached,
     pub(crate) model: Option<ModelEntry>,
 }
 
@@ -248,7 +250,13 @@ impl Backend for Desk {
             Health::Working if self.stats.has_full_lists() => {
                 not_ready("lists_full", "the block and allow lists are full, and intake waits; see the log")
             }
-            Health::Working => Vec::new(),
+            Health::Working => {
+                let missing = self.reached.missing().map(|source| NotReady {
+                    code: "source_not_reached",
+                    message: format!("source '{source}' is not reached yet, or another process reads it; see the log"),
+                });
+                missing.collect()
+            }
             Health::Starting => not_ready("starting", "the engine is reading its state"),
             Health::Ended => not_ready("engine_ended", "the engine has ended; see the log, then restart the process"),
         }

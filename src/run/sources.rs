@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -172,12 +173,30 @@ impl Confirms {
     }
 }
 
+/// Which sources in a database have been reached since the start: before, nothing is known of what committed meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reached(Vec<(String, Arc<AtomicBool>)>);
+
+impl Reached {
+    fn await_source(&mut self, name: &str) -> Arc<AtomicBool> {
+        let is_reached = Arc::new(AtomicBool::new(false));
+        self.0.push((name.to_owned(), Arc::clone(&is_reached)));
+        is_reached
+    }
+
+    /// The sources that were not reached yet.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, is_reached)| !is_reached.load(Ordering::Acquire)).map(|(name, _)| name.as_str())
+    }
+}
+
 /// Where sources are started from.
 pub(crate) struct Starter<'a> {
     pub(crate) setup: &'a Setup,
     pub(crate) intake: mpsc::Sender<Intake>,
     pub(crate) stop: &'a Stop,
     pub(crate) confirms: Confirms,
+    pub(crate) reached: Reached,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: &'a PostgresMetrics,
 }
@@ -189,7 +208,9 @@ impl Starter<'_> {
         match &config.kind {
             SourceKind::File(file) => {
                 let streams = &self.setup.definitions.streams;
-                self.pull(&config.name, FileSource::open(&config.name, file, streams, self.stop.clone())?)
+                let source = FileSource::open(&config.name, file, streams, self.stop.clone())?;
+                // A followed file may well be empty for days.
+                self.pull(&config.name, source, Arc::default())
             }
             #[cfg(feature = "postgres")]
             SourceKind::Postgres(database) => {
@@ -200,15 +221,17 @@ impl Starter<'_> {
                 let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
                 let handle = source.handle();
                 self.confirms.sources.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
-                self.pull(&config.name, source)
+                let is_reached = self.reached.await_source(&config.name);
+                self.pull(&config.name, source, is_reached)
             }
             _ => Err(anyhow!("source '{}' is of a kind that this program was built without", config.name)),
         }
     }
 
-    fn pull(&self, name: &str, mut source: impl Pull) -> anyhow::Result<()> {
+    fn pull(&self, name: &str, mut source: impl Pull, is_reached: Arc<AtomicBool>) -> anyhow::Result<()> {
         let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
             let incarnation = source.incarnation()?;
+            is_reached.store(true, Ordering::Release);
             if let Some(position) = intaker.attach(incarnation)? {
                 source.resume(position)?;
             }

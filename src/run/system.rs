@@ -48,7 +48,7 @@ use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
 use super::maintenance::sweep;
-use super::sources::{Confirms, OwnSource, Starter, judged_sources};
+use super::sources::{Confirms, OwnSource, Reached, Starter, judged_sources};
 use super::stats::Stats;
 use super::watching;
 
@@ -175,6 +175,7 @@ fn open_desk(
     core: &Core<OnlineStore>,
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
+    reached: Reached,
     model: Option<ModelEntry>,
 ) -> Desk {
     let plan = Arc::clone(core.pipeline.engine().plan());
@@ -187,6 +188,7 @@ fn open_desk(
         promises: Arc::clone(&core.promises),
         stats: Arc::clone(&core.stats),
         health,
+        reached,
         model,
     }
 }
@@ -210,22 +212,7 @@ impl System {
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
-        let mut starter = Starter {
-            setup,
-            intake,
-            stop: &stop_sources,
-            confirms: Confirms::after(setup.store.replay_window()),
-            #[cfg(feature = "postgres")]
-            postgres: &PostgresMetrics::register(&mut registry),
-        };
-        for config in &setup.sources {
-            starter.configured(config)?;
-        }
-        for own in start.sources {
-            let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
-            starter.own(own, position)?;
-        }
-        core.confirms = starter.confirms;
+        let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
@@ -247,7 +234,7 @@ impl System {
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
             let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
-            let desk = open_desk(&core, commands.clone(), health_seen.clone(), model);
+            let desk = open_desk(&core, commands.clone(), health_seen.clone(), reached, model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
             edge = Some(tokio::spawn(serve(server, stop_edge.clone())));
@@ -308,6 +295,36 @@ impl System {
         }
         end
     }
+}
+
+/// Starts every configured source and the caller's own.
+async fn start_sources(
+    setup: &Setup,
+    own: Vec<OwnSource>,
+    intake: mpsc::Sender<Intake>,
+    stop: &Stop,
+    core: &mut Core<OnlineStore>,
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "files have no metrics of their own"))]
+    registry: &mut Registry,
+) -> anyhow::Result<Reached> {
+    let mut starter = Starter {
+        setup,
+        intake,
+        stop,
+        confirms: Confirms::after(setup.store.replay_window()),
+        reached: Reached::default(),
+        #[cfg(feature = "postgres")]
+        postgres: &PostgresMetrics::register(registry),
+    };
+    for config in &setup.sources {
+        starter.configured(config)?;
+    }
+    for own in own {
+        let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
+        starter.own(own, position)?;
+    }
+    core.confirms = starter.confirms;
+    Ok(starter.reached)
 }
 
 fn start_engine(

@@ -1,95 +1,64 @@
-//! A PostgreSQL with accounts, of a test's own.
+//! A PostgreSQL with payments, chargebacks and accounts, of a test's own, and what the program is told of it.
 
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fmt::Write as _;
 
-use tempfile::TempDir;
+use interdict_features::change::Op;
 
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+use crate::parity::history::What;
+use crate::postgres_server::PostgresServer;
 
-/// A server with a database `bank` and accounts 1 to 20; stopped when dropped.
+const TABLES: &str = "
+CREATE TABLE accounts (id bigint PRIMARY KEY, status text DEFAULT 'active', blocks int DEFAULT 0);
+INSERT INTO accounts SELECT generate_series(0, 2000);
+CREATE TABLE transactions (transaction_id bigint PRIMARY KEY, tx_datetime timestamptz NOT NULL, customer_id bigint NOT NULL,
+  terminal_id bigint NOT NULL, amount numeric NOT NULL, is_fraud boolean);
+CREATE TABLE chargebacks (transaction_id bigint PRIMARY KEY, is_fraud boolean, reported_at timestamptz NOT NULL);
+CREATE PUBLICATION interdict FOR TABLE transactions, chargebacks WITH (publish_via_partition_root = true);
+CREATE ROLE interdict LOGIN REPLICATION;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO interdict;
+GRANT UPDATE ON accounts TO interdict;
+GRANT CREATE ON SCHEMA public TO interdict;
+";
+
+/// Labels of a stream of their own that know their payment by its id alone.
+pub(crate) const CHARGEBACKS: &str = r#"
+[stream.chargebacks]
+labels = "transactions"
+id = "transaction_id"
+value = "is_fraud"
+time = "reported_at"
+columns = { transaction_id = "int64", is_fraud = "bool", reported_at = "timestamp" }
+"#;
+
+/// A server with a database `bank`, its tables empty but for accounts 0 to 2000; stopped when dropped.
 pub(crate) struct Bank {
-    folder: TempDir,
-    port: u16,
-}
-
-/// A program of the server, as the user `postgres` where the tests run as root: the server refuses to.
-fn program(name: &str) -> Command {
-    let path = Path::new(PROGRAMS).join(name);
-    assert!(path.exists(), "{} is missing: install postgresql-15", path.display());
-    let Some((uid, gid)) = server_user() else { return Command::new(path) };
-    let mut command = Command::new("setpriv");
-    command.args([format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".to_owned()]).arg(path);
-    command
-}
-
-fn server_user() -> Option<(u32, u32)> {
-    let id = |arguments: &[&str]| {
-        let output = Command::new("id").args(arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().ok()
-    };
-    (id(&["-u"]) == Some(0)).then(|| (id(&["-u", "postgres"]).unwrap(), id(&["-g", "postgres"]).unwrap()))
-}
-
-fn run(mut command: Command) {
-    let status = command.current_dir("/").stdout(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{command:?}: {status}");
+    server: PostgresServer,
 }
 
 impl Bank {
     pub(crate) fn open() -> Self {
-        let folder = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let bank = Self { folder, port };
-        std::fs::create_dir(bank.data()).unwrap();
-        if let Some((uid, gid)) = server_user() {
-            chown(bank.data(), Some(uid), Some(gid)).unwrap();
-        }
-        let mut initdb = program("initdb");
-        initdb.args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync", "-D"]).arg(bank.data());
-        run(initdb);
-        bank.start();
-        bank.ask_in("postgres", "CREATE DATABASE bank");
-        bank.ask_in("postgres", "CREATE ROLE interdict LOGIN");
-        bank.ask(
-            "CREATE TABLE accounts (id bigint PRIMARY KEY, status text DEFAULT 'active', blocks int DEFAULT 0); \
-             INSERT INTO accounts SELECT generate_series(1, 20); GRANT SELECT, UPDATE ON accounts TO interdict; \
-             GRANT CREATE ON SCHEMA public TO interdict",
-        );
-        bank
+        let server = PostgresServer::start(&[]);
+        server.database("bank");
+        server.sql("bank", TABLES);
+        Self { server }
     }
 
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+    pub(crate) fn server(&self) -> &PostgresServer {
+        &self.server
     }
 
     pub(crate) fn start(&self) {
-        let mut start = program("pg_ctl");
-        let port = self.port;
-        let options = format!("-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off");
-        start.args(["-w", "-t", "60", "-o", &options, "-l"]).arg(self.data().join("log"));
-        start.arg("-D").arg(self.data()).arg("start");
-        run(start);
+        self.server.control(&["start", "-w", "-t", "60"]);
     }
 
     /// Ends the server as a crash would.
     pub(crate) fn crash(&self) {
-        let mut stop = program("pg_ctl");
-        stop.args(["-w", "-t", "60", "-m", "immediate", "-D"]).arg(self.data()).arg("stop");
-        run(stop);
+        self.server.control(&["stop", "-w", "-t", "60", "-m", "immediate"]);
     }
 
-    /// What a statement answers: rows by line, columns divided by `|`.
+    /// What statements answer: rows by line, columns divided by `|`.
     pub(crate) fn ask(&self, sql: &str) -> String {
-        self.ask_in("bank", sql)
-    }
-
-    fn ask_in(&self, database: &str, sql: &str) -> String {
-        let url = format!("postgres://postgres@127.0.0.1:{}/{database}", self.port);
-        let output = program("psql").current_dir("/").args(["-XqAt", "-c", sql, &url]).output().unwrap();
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        self.server.sql("bank", sql).join("\n")
     }
 
     /// Asks until the answer is `expected`.
@@ -102,23 +71,76 @@ impl Bank {
         assert!(is_there, "{sql}: '{last}' and never '{expected}'");
     }
 
+    fn url(&self) -> String {
+        format!("postgres://interdict@localhost:{}/bank", self.server.port)
+    }
+
     /// The action that blocks in it.
     pub(crate) fn action(&self) -> String {
         format!(
-            "[[action]]\nname = \"block_account\"\ntype = \"postgres\"\non = \"block\"\nentity = \"customer\"\n\
-             url = \"postgres://interdict@127.0.0.1:{}/bank\"\n\
+            "[[action]]\nname = \"block_account\"\ntype = \"postgres\"\non = \"block\"\nentity = \"customer\"\nurl = \"{}\"\n\
              block = \"UPDATE accounts SET status = 'blocked', blocks = blocks + 1 WHERE id = $1\"\n\
              unblock = \"UPDATE accounts SET status = 'active' WHERE id = $1\"\n\
              retry_first = \"10ms\"\nretry_max = \"50ms\"\n",
-            self.port
+            self.url()
         )
+    }
+
+    /// The source `bank`, which reads payments and chargebacks through `slot`.
+    pub(crate) fn source(&self, slot: &str) -> String {
+        format!(
+            "[[source]]\nname = \"bank\"\ntype = \"postgres\"\nurl = \"{}\"\nslot = \"{slot}\"\nheartbeat = \"200ms\"\n\
+             tables = {{ transactions = \"public.transactions\", chargebacks = \"public.chargebacks\" }}\n",
+            self.url()
+        )
+    }
+
+    /// The position up to which the server was told that everything is stored.
+    pub(crate) fn confirmed(&self) -> u64 {
+        let confirmed =
+            "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = 'interdict'";
+        self.ask(confirmed).parse().unwrap()
+    }
+
+    /// A payment of `customer` at the time of the newest one.
+    pub(crate) fn pay(&self, id: i64, customer: i64, amount: &str) {
+        let newest = "SELECT coalesce(max(tx_datetime), '2025-06-15 15:06:40+00') FROM transactions";
+        let terminal = 5_000 + customer;
+        self.ask(&format!("INSERT INTO transactions VALUES ({id}, ({newest}), {customer}, {terminal}, {amount})"));
     }
 }
 
-impl Drop for Bank {
-    fn drop(&mut self) {
-        if self.data().join("postmaster.pid").exists() {
-            self.crash();
+/// The statement that makes a change. A second report on a payment replaces the first one.
+pub(crate) fn statement(what: What, out: &mut String) {
+    let label = |label: Option<bool>| label.map_or("NULL".to_owned(), |label| label.to_string());
+    let instant = |micros: i64| format!("timestamptz 'epoch' + interval '1 microsecond' * {micros}");
+    let written = match what {
+        What::Row(Op::Delete, payment) => {
+            writeln!(out, "DELETE FROM transactions WHERE transaction_id = {};", payment.id)
         }
-    }
+        What::Row(op, payment) => {
+            let (time, amount) = (instant(payment.time), format!("{}.{:02}", payment.cents / 100, payment.cents % 100));
+            let (id, customer, terminal) = (payment.id, payment.customer, payment.terminal);
+            let label = label(payment.label);
+            match op {
+                Op::Update => writeln!(
+                    out,
+                    "UPDATE transactions SET tx_datetime = {time}, customer_id = {customer}, terminal_id = {terminal}, \
+                     amount = {amount}, is_fraud = {label} WHERE transaction_id = {id};"
+                ),
+                _ => writeln!(
+                    out,
+                    "INSERT INTO transactions VALUES ({id}, {time}, {customer}, {terminal}, {amount}, {label});"
+                ),
+            }
+        }
+        What::Report { id, value, reported } => writeln!(
+            out,
+            "INSERT INTO chargebacks VALUES ({id}, {}, {}) ON CONFLICT (transaction_id) DO UPDATE SET \
+             is_fraud = excluded.is_fraud, reported_at = excluded.reported_at;",
+            label(value),
+            instant(reported)
+        ),
+    };
+    written.expect("text takes everything");
 }

@@ -5,6 +5,7 @@ mod audit;
 mod backfill;
 mod bank;
 mod broken;
+mod captured;
 mod check;
 mod crash;
 mod deadline;
@@ -15,6 +16,8 @@ mod keys;
 mod ledger;
 mod parity;
 mod place;
+#[allow(dead_code, reason = "the tests of the capture use the rest")]
+mod postgres_server;
 mod program;
 mod requests;
 mod resume;

@@ -211,6 +211,7 @@ impl RowShard {
         }
         let column = source.labels.map_or(0, |labels| labels.value);
         let value = match row.cells[column] {
+            _ if change.op == Op::Delete => None,
             UNCHANGED => return Err(Ignored::Duplicate),
             NULL => None,
             cell => Some(cell != 0),

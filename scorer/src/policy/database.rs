@@ -8,8 +8,8 @@
 //! entity = "customer"
 //! url = "postgres://interdict@db.example.com/bank"   # without password
 //! password_env = "BANK_PASSWORD"                      # or password_file, or neither
-//! tls = "verify"                                      # or "off"; "off" is the default on this machine only
-//! ca_file = "bank-ca.pem"
+//! tls = "verify-full"                                 # or "verify-ca", "require", "disable"; as for a source
+//! tls_ca = "bank-ca.pem"                              # without it the authorities that Mozilla trusts
 //! block = "UPDATE accounts SET status = 'blocked', blocked_by = $2 WHERE customer_id = $1"
 //! unblock = "UPDATE accounts SET status = 'active', blocked_by = NULL WHERE customer_id = $1"
 //! block_parameters = ["customer_id", "decision_id"]   # $1, $2, ...; the entity's key by default
@@ -41,7 +41,7 @@ pub struct DatabaseConfig {
     pub url: String,
     /// Where the password is; `None`: none is needed.
     pub password: Option<SecretSource>,
-    /// How the connection is secured.
+    /// How the connection is protected.
     pub tls: Tls,
     /// Run to block.
     pub block: Statement,
@@ -127,16 +127,26 @@ pub(super) const SOURCES: [(&str, Source, ColumnType); 11] = [
     ("stream", Source::Stream, ColumnType::Text),
 ];
 
-/// How a connection to a database is secured.
+/// How a connection to a database is protected.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Tls {
-    /// Not at all.
-    Off,
-    /// Encrypted, and the server's certificate must come from this authority.
-    Verify {
-        /// The authority's certificates, PEM.
-        ca_file: PathBuf,
-    },
+pub struct Tls {
+    /// What is asked of the server.
+    pub mode: TlsMode,
+    /// Certificates to trust, in PEM; without it those of Mozilla.
+    pub ca: Option<PathBuf>,
+}
+
+/// What is asked of the server's certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsMode {
+    /// No TLS.
+    Disable,
+    /// Encrypted, to whoever answers.
+    Require,
+    /// Encrypted, and the certificate is signed by a trusted one.
+    VerifyCa,
+    /// The same, and the certificate names the host.
+    VerifyFull,
 }
 
 /// The name of a ledger's table, perhaps with its schema; plain identifiers.

@@ -50,7 +50,7 @@ use interdict_features::expression::Expression;
 use interdict_features::time::Span;
 
 use crate::retry::Backoff;
-use database::{DatabaseConfig, Tls};
+use database::DatabaseConfig;
 
 /// The most rules a policy may have; 20 take some microseconds per decision.
 pub const RULES_MAX: usize = 500;
@@ -198,9 +198,8 @@ impl Policy {
                     if let Some(password) = &mut database.password {
                         password.locate(folder);
                     }
-                    if let Tls::Verify { ca_file } = &mut database.tls {
-                        *ca_file = folder.join(&*ca_file);
-                    }
+                    let ca = database.tls.ca.take();
+                    database.tls.ca = ca.map(|ca| folder.join(ca));
                 }
             }
         }

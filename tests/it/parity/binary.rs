@@ -131,7 +131,7 @@ fn compare_log(place: &Place, deliveries: &[Delivery]) -> usize {
     count
 }
 
-fn compare_record(record: &DecisionRecord, expected: &[Expected], told: &dyn Fn() -> String) {
+pub(super) fn compare_record(record: &DecisionRecord, expected: &[Expected], told: &dyn Fn() -> String) {
     let names = names();
     assert_eq!(record.features.len(), names.len());
     for ((feature, expected), name) in record.features.iter().zip(expected).zip(names) {

@@ -11,18 +11,18 @@ pub(super) const DAY: i64 = 24 * HOUR;
 
 /// One version of a payment's row.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) struct Payment {
-    pub(super) id: i64,
-    pub(super) time: i64,
-    pub(super) customer: i64,
-    pub(super) terminal: i64,
-    pub(super) cents: i64,
-    pub(super) label: Option<bool>,
+pub(crate) struct Payment {
+    pub(crate) id: i64,
+    pub(crate) time: i64,
+    pub(crate) customer: i64,
+    pub(crate) terminal: i64,
+    pub(crate) cents: i64,
+    pub(crate) label: Option<bool>,
 }
 
 /// What a change says.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum What {
+pub(crate) enum What {
     /// A version of the row: insert, update or delete (then only the id counts).
     Row(Op, Payment),
     /// A report of the label stream.
@@ -172,7 +172,7 @@ impl Life<'_> {
 }
 
 /// Every change of these payments, in order of commit: that is the order of versions.
-fn commits(payments: &[(Payment, bool)], seed: u64) -> Vec<(i64, What)> {
+pub(crate) fn commits(payments: &[(Payment, bool)], seed: u64) -> Vec<(i64, What)> {
     let mut chance = ChaCha8Rng::seed_from_u64(seed);
     let mut commits = Vec::with_capacity(payments.len() * 3 / 2);
     for &(payment, is_fraud) in payments {

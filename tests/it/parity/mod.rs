@@ -7,7 +7,8 @@
 )]
 
 mod binary;
-mod history;
+mod captured;
+pub(crate) mod history;
 mod kept;
 mod side;
 mod twin;
@@ -38,7 +39,7 @@ const STEP: usize = 16_384;
 const REQUESTS: u64 = 4;
 
 /// The simulator's payments, and which of them are frauds.
-fn payments(folder: &Path, options: &str) -> Vec<(Payment, bool)> {
+pub(crate) fn payments(folder: &Path, options: &str) -> Vec<(Payment, bool)> {
     let options = format!("simulate --seed 5 {options} --output in.parquet");
     interdict(folder, &options.split(' ').collect::<Vec<_>>()).ok();
     let table = crate::backfill::read(&folder.join("in.parquet"));

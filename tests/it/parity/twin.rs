@@ -120,9 +120,11 @@ struct Event {
     time: i64,
     first: u64,
     payment: Payment,
-    /// Report time (`i64::MIN`: known at once) and label, in order.
-    labels: Option<Box<[(i64, Option<bool>)]>>,
+    labels: Option<Reports>,
 }
+
+/// Report time (`i64::MIN`: known at once) and label, in order.
+type Reports = Box<[(i64, Option<bool>)]>;
 
 impl Event {
     fn order(&self) -> (i64, u64, i64) {

@@ -19,22 +19,19 @@ mod error;
 mod gate;
 mod ledger;
 mod session;
+mod tls;
 mod values;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use interdict_store::error::Class;
 use tokio::time::Instant;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use self::error::ActError;
 use self::gate::Gate;
@@ -42,7 +39,7 @@ use self::session::Session;
 use super::act::Act;
 use super::receiver::{Ended, Failure};
 use crate::policy::SecretSource;
-use crate::policy::database::{DatabaseConfig, Tls};
+use crate::policy::database::DatabaseConfig;
 use crate::retry::Backoff;
 
 /// Why a database's action cannot be set up.
@@ -68,7 +65,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The file of certificates holds none.
-    #[error("action '{action}': {path} holds no usable certificates; name a file of PEM certificates in ca_file")]
+    #[error("action '{action}': {path} holds no usable certificates; name a file of PEM certificates in tls_ca")]
     Authority {
         /// The action.
         action: String,
@@ -138,7 +135,7 @@ impl Database {
                 server.password(password.trim_end_matches(['\r', '\n']));
             }
         }
-        let tls = connector(action, &config.tls)?;
+        let tls = tls::connector(action, &config.tls)?;
         server.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         bound(&mut server, config.timeout);
         Ok(Self {
@@ -269,29 +266,4 @@ fn bound(server: &mut tokio_postgres::Config, timeout: Duration) {
     if server.get_application_name().is_none() {
         server.application_name("interdict");
     }
-}
-
-fn connector(action: &str, tls: &Tls) -> Result<Option<MakeRustlsConnect>, OpenError> {
-    let Tls::Verify { ca_file } = tls else { return Ok(None) };
-    let action = || action.to_owned();
-    let pem = std::fs::read(ca_file).map_err(|source| OpenError::Unreadable {
-        action: action(),
-        path: ca_file.clone(),
-        source,
-    })?;
-    let mut roots = RootCertStore::empty();
-    let unusable = || OpenError::Authority { action: action(), path: ca_file.clone() };
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_quotes_the_file| unusable())?;
-        roots.add(certificate).map_err(|_not_one| unusable())?;
-    }
-    if roots.is_empty() {
-        return Err(unusable());
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|source| OpenError::Tls { action: action(), source })?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Some(MakeRustlsConnect::new(config)))
 }

@@ -1,6 +1,7 @@
 //! Reading `[[action]] type = "postgres"`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use interdict_features::config::Section;
@@ -9,7 +10,7 @@ use interdict_features::value::ColumnType;
 
 use super::action::read_duration;
 use crate::policy::SecretSource;
-use crate::policy::database::{DatabaseConfig, Ledger, Parameter, SOURCES, Source, Statement, Tls};
+use crate::policy::database::{DatabaseConfig, Ledger, Parameter, SOURCES, Source, Statement, Tls, TlsMode};
 use crate::retry::Backoff;
 
 /// Connections of one action unless configured otherwise: a block takes about a millisecond, so some thousands a second.
@@ -48,7 +49,7 @@ pub(super) fn read(section: &Section<'_>, definitions: &Definitions, entity: Opt
     Some(DatabaseConfig {
         url: url?,
         password: password?,
-        tls: tls?,
+        tls,
         block: block?,
         unblock: unblock?,
         key: key?,
@@ -89,22 +90,39 @@ fn check_url(section: &Section<'_>, _url: &str) -> bool {
     false
 }
 
-/// Whether every host of the connection string is this machine.
+/// What the hosts of a connection string ask of its protection.
+#[derive(Default)]
+struct Hosts {
+    /// Every one is this machine.
+    are_local: bool,
+    /// Every one is a Unix socket.
+    are_sockets: bool,
+}
+
 #[cfg(feature = "postgres")]
-fn is_local(url: &str) -> bool {
+fn hosts(url: &str) -> Hosts {
     use tokio_postgres::config::Host;
-    let Ok(parsed) = url.parse::<tokio_postgres::Config>() else { return false };
+    let Ok(parsed) = url.parse::<tokio_postgres::Config>() else { return Hosts::default() };
+    let is_socket = |host: &Host| match host {
+        Host::Tcp(_) => false,
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    };
     let is_local = |host: &Host| match host {
         Host::Tcp(name) => matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1"),
         #[cfg(unix)]
         Host::Unix(_) => true,
     };
-    parsed.get_hosts().iter().all(is_local) && parsed.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
+    let (hosts, addresses) = (parsed.get_hosts(), parsed.get_hostaddrs());
+    Hosts {
+        are_local: hosts.iter().all(is_local) && addresses.iter().all(std::net::IpAddr::is_loopback),
+        are_sockets: addresses.is_empty() && hosts.iter().all(is_socket),
+    }
 }
 
 #[cfg(not(feature = "postgres"))]
-fn is_local(_url: &str) -> bool {
-    false
+fn hosts(_url: &str) -> Hosts {
+    Hosts::default()
 }
 
 /// The outer `None` after a mistake.
@@ -121,30 +139,27 @@ fn read_password(section: &Section<'_>) -> Option<Option<SecretSource>> {
     }
 }
 
-fn read_tls(section: &Section<'_>, url: Option<&str>) -> Option<Tls> {
-    let choice = section.choice("tls", &["off", "verify"]);
-    let ca_file = section.text("ca_file");
-    match (choice, ca_file) {
-        (Some(0), Some(_)) => {
-            section.report("ca_file", "nothing is verified with tls = \"off\"", "write tls = \"verify\"");
-            None
-        }
-        (Some(0), None) => Some(Tls::Off),
-        (_, Some(path)) => Some(Tls::Verify { ca_file: path.into() }),
-        (Some(_), None) => {
-            section.report("tls", "there is nothing to verify the server with", "add ca_file = \"CA.pem\"");
-            None
-        }
-        (None, None) if section.has("tls") => None,
-        (None, None) if url.is_some_and(is_local) => Some(Tls::Off),
-        (None, None) => {
-            if url.is_some() {
-                let help = "add ca_file = \"CA.pem\"; or tls = \"off\" where the network is trusted";
-                section.report("url", "the way to this database is not said to be encrypted", help);
-            }
-            None
-        }
+const MODES: [(&str, TlsMode); 4] = [
+    ("disable", TlsMode::Disable),
+    ("require", TlsMode::Require),
+    ("verify-ca", TlsMode::VerifyCa),
+    ("verify-full", TlsMode::VerifyFull),
+];
+
+/// The keys and defaults are those of a source in a database.
+fn read_tls(section: &Section<'_>, url: Option<&str>) -> Tls {
+    let ca = section.text("tls_ca").map(PathBuf::from);
+    let chosen = section.choice("tls", &MODES.map(|(name, _)| name)).map(|index| MODES[index].1);
+    let hosts = url.map(hosts).unwrap_or_default();
+    // What leaves the machine is protected unless it is said otherwise.
+    let mode = chosen.unwrap_or(if hosts.are_local && ca.is_none() { TlsMode::Disable } else { TlsMode::VerifyFull });
+    if hosts.are_sockets && mode != TlsMode::Disable {
+        section.report("tls", "a Unix socket needs no TLS", "remove tls and tls_ca, or name a host");
     }
+    if ca.is_some() && matches!(mode, TlsMode::Disable | TlsMode::Require) {
+        section.report("tls_ca", "certificates that are not verified against", "write tls = \"verify-full\"");
+    }
+    Tls { mode, ca }
 }
 
 /// The declared types of the entity's key. A column's type is taken from the first stream that has it.

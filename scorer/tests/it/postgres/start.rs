@@ -107,34 +107,49 @@ async fn the_server_must_be_the_one_its_certificate_says() {
     let server = Arc::new(Server::start("localhost"));
     let rig = Rig::on(Arc::clone(&server), &[]).await;
     let other = Server::shared();
-    let verified = |host: &str, file: &std::path::Path| {
+    let (own, others) = (server.certificate(), other.certificate());
+    let secured = |host: &str, mode: &str, ca: Option<&std::path::PathBuf>| {
         let url = rig.url().replace("127.0.0.1", host);
-        let file = format!("{:?}", file.to_str().unwrap());
-        Outbox::new(&action(&url, &[("tls", "\"verify\""), ("ca_file", &file)]))
+        let mode = format!("{mode:?}");
+        let ca = ca.map_or(String::new(), |file| format!("{:?}", file.to_str().unwrap()));
+        Outbox::new(&action(&url, &[("tls", &mode), ("tls_ca", &ca)]))
     };
-    let outbox = verified("localhost", &server.certificate());
-    let id = outbox.decide(1, 7, 90);
-    let running = outbox.start();
-    outbox.wait_empty().await;
-    let sessions =
-        "SELECT bool_and(ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'interdict'";
-    let sessions = rig.bank.query_one(sessions, &[]).await.unwrap();
-    assert_eq!((sessions.get::<_, bool>(0), sessions.get::<_, i64>(1)), (true, 1));
-    running.end().await;
-    outbox.check_result(id, ActionStatus::Done, "1 rows");
-    for (host, ca) in [("localhost", other.certificate()), ("127.0.0.1", server.certificate())] {
-        let outbox = verified(host, &ca);
+    let good = [
+        ("localhost", "verify-full", Some(&own)),
+        ("127.0.0.1", "verify-ca", Some(&own)),
+        ("127.0.0.1", "require", None),
+    ];
+    for (host, mode, ca) in good {
+        let outbox = secured(host, mode, ca);
+        let id = outbox.decide(1, 7, 90);
+        let running = outbox.start();
+        outbox.wait_empty().await;
+        let sessions = "SELECT bool_and(ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'interdict'";
+        let sessions = rig.bank.query_one(sessions, &[]).await.unwrap();
+        assert_eq!((sessions.get::<_, bool>(0), sessions.get::<_, i64>(1) > 0), (true, true), "{mode}");
+        running.end().await;
+        outbox.check_result(id, ActionStatus::Done, "1 rows");
+        rig.bank.batch_execute("TRUNCATE interdict_ledger").await.unwrap();
+    }
+    let bad = [
+        ("localhost", "verify-full", Some(&others)),
+        ("127.0.0.1", "verify-full", Some(&own)),
+        ("localhost", "verify-ca", Some(&others)),
+        ("localhost", "verify-full", None),
+    ];
+    for (host, mode, ca) in bad {
+        let outbox = secured(host, mode, ca);
         outbox.decide(2, 8, 90);
         let running = outbox.start();
         until("it is refused", async || running.scrape().contains("interdict_scorer_action_retries_total")).await;
         running.end().await;
-        assert_eq!(outbox.store.outbox_now(10).unwrap().len(), 1, "{host}");
+        assert_eq!(outbox.store.outbox_now(10).unwrap().len(), 1, "{host} {mode}");
     }
     assert_eq!(rig.account(8).await.1, 0);
     let nothing = std::env::temp_dir().join("no-such-file.pem");
     let policy = read_policy(&action(
         "postgres://interdict@db.example.com/bank",
-        &[("ca_file", &format!("{:?}", nothing.to_str().unwrap()))],
+        &[("tls_ca", &format!("{:?}", nothing.to_str().unwrap()))],
     ));
     let error = Receivers::open(&policy.unwrap(), &environment).unwrap_err().to_string();
     assert!(error.contains("cannot be read"), "{error}");
@@ -146,7 +161,6 @@ fn mistakes_of_the_configuration_are_told_with_what_to_write() {
     read_policy(&action(url, &[])).unwrap();
     for (lines, expected) in [
         (("url", "\"postgres://interdict:hunter2@127.0.0.1/bank\""), "add password_env"),
-        (("url", "\"postgres://interdict@db.example.com/bank\""), "add ca_file = \"CA.pem\""),
         (("url", "\"postgres://127.0.0.1/bank\""), "names no user"),
         (("url", "\"postgres://interdict@127.0.0.1\""), "names no database"),
         (("url", "\"bank\""), "no PostgreSQL connection string"),
@@ -158,8 +172,10 @@ fn mistakes_of_the_configuration_are_told_with_what_to_write() {
         (("block_parameters", "[\"customer_id\", \"raeson\"]"), "reason"),
         (("unblock_parameters", "[\"customer_id\", \"amount\"]"), "an unblocking knows no event"),
         (("ledger", "\"x; DROP TABLE accounts\""), "is no name for the ledger"),
-        (("tls", "\"verify\""), "add ca_file"),
-        (("tls", "\"maybe\""), "off, verify"),
+        (("tls_ca", "\"ca.pem\"\ntls = \"require\""), "write tls = \"verify-full\""),
+        (("tls_ca", "\"ca.pem\"\ntls = \"disable\""), "write tls = \"verify-full\""),
+        (("url", "\"postgres://interdict@%2Fvar%2Frun/bank\"\ntls = \"require\""), "a Unix socket needs no TLS"),
+        (("tls", "\"verify\""), "disable, require, verify-ca, verify-full"),
         (("connections", "0"), "a number from 1"),
         (("rows_max", "0"), "a number from 1"),
         (("timeout", "\"5 minutes\""), "no length of time"),
