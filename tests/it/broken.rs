@@ -29,7 +29,7 @@ fn ten_mistakes_are_reported_at_once() {
         ("[[rule]]\nid = \"large\"\nreason = \"large\"\noutcome = \"review\"", "when = \"amuont > 3.0\""),
         ("[[action]]\nname = \"tell\"\ntype = \"store\"\nentity = \"customer\"", "rules = [\"larg\"]"),
         ("[source]\ntype = \"file\"\npath = \"a.csv\"", "format = \"cvs\""),
-        ("[store]", "type = \"redis\""),
+        ("[store]", "type = \"rocksdb\""),
         ("", "cache_mb = \"much\""),
         ("[engine]", "shards = 0"),
         ("[http]", "bind = \"localhost\""),

@@ -216,7 +216,9 @@ impl RowShard {
             NULL => None,
             cell => Some(cell != 0),
         };
-        self.record.apply_label(change.version, value, row.time().or(change.arrival))
+        // A report that is taken back names the time at which it was made; it counted until it was taken back.
+        let time = if change.op == Op::Delete { change.arrival.or(row.time()) } else { row.time().or(change.arrival) };
+        self.record.apply_label(change.version, value, time)
     }
 
     /// Whether this change makes its row one to be judged, and which judgement of it that is (DESIGN 3.15, 3.16).

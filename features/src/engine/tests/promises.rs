@@ -234,3 +234,12 @@ fn a_version_that_repeats_its_label_says_nothing_new() {
     let read = last(&mut shell, &[fraud(12, 80), update(insert(3, 0, "d"), 13, 90), insert(22, 95, "f")]);
     assert_eq!(read("shop.fraud").value, Value::Double(0.0));
 }
+
+#[test]
+fn a_report_that_is_deleted_counts_until_then() {
+    let taken_back = Delivery { op: Op::Delete, version: Version::new(2), ..report(1, true, Some(10), Some(40)) };
+    let mut shell = world(TIMED);
+    shell.all(&[insert(1, 0, "a"), report(1, true, Some(10), None), taken_back]);
+    assert_eq!(last(&mut shell, &[insert(2, 30, "b")])("shop.fraud").value, Value::Double(0.5));
+    assert_eq!(last(&mut shell, &[insert(3, 50, "c")])("shop.fraud").value, Value::Double(0.0));
+}

@@ -105,9 +105,20 @@ impl Capture {
         if position == 0 {
             return Ok(());
         }
-        let link = self.link.as_ref();
-        let control = link.map(|link| Arc::clone(&link.control)).ok_or_else(|| self.not_attached())?;
-        let state = look(&control, &self.server).await?;
+        let state = loop {
+            let link = self.link.as_ref();
+            let control = link.map(|link| Arc::clone(&link.control)).ok_or_else(|| self.not_attached())?;
+            match look(&control, &self.server).await {
+                Err(error) if error.class() == Class::Transient => {
+                    tracing::warn!(%error, "the capture is interrupted before it begins; it connects again");
+                    self.unlink();
+                    if self.link_up().await? == Wait::Stopped {
+                        return Ok(());
+                    }
+                }
+                looked => break looked?,
+            }
+        };
         self.held_at(state, position)?;
         self.changes.go_on_after(position);
         self.phase = Phase::Streaming;
@@ -140,7 +151,7 @@ impl Capture {
             if self.stop.is_stopped() {
                 return Ok(None);
             }
-            if self.link.as_ref().is_none_or(|link| link.control.is_closed() || link.watch.has_ended()) {
+            if !self.is_linked() {
                 self.unlink();
                 if self.link_up().await? == Wait::Stopped {
                     return Ok(None);
@@ -178,6 +189,11 @@ impl Capture {
     }
 
     // ------------------------------------------------------------------------------------------ connection
+
+    /// Whether the server still answers. One that shuts down ends the connection for questions and waits for the session to let go.
+    fn is_linked(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| !link.control.is_closed() && !link.watch.has_ended())
+    }
 
     /// Drops the connections; the server lets go of the slot.
     fn unlink(&mut self) {
@@ -363,6 +379,10 @@ impl Capture {
             let is_full = records >= records_max as u64;
             if is_full {
                 return Ok(Some(self.changes.take()));
+            }
+            // A server that shuts down keeps the session busy with questions whether it is there.
+            if !self.is_linked() {
+                return Err(self.server.peer.unreachable("the server no longer answers"));
             }
             // Within a transaction the rest is on its way: it has committed before its first row was sent.
             let may_wait = records == 0 || self.changes.is_within_transaction();
