@@ -230,7 +230,11 @@ fn read_secret(file: &ConfigFile, folder: &Path) -> Option<Vec<u8>> {
     secret
 }
 
-fn read_store(file: &ConfigFile, namespace: &str, folder: &Path) -> StoreSettings {
+fn read_store(
+    file: &ConfigFile,
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "a folder has no namespace"))] namespace: &str,
+    folder: &Path,
+) -> StoreSettings {
     let mut settings = EmbeddedSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
     if let Some(section) = file.section("store") {
         #[cfg(feature = "redis")]

@@ -178,6 +178,7 @@ impl Confirms {
 pub(crate) struct Reached(Vec<(String, Arc<AtomicBool>)>);
 
 impl Reached {
+    #[cfg(feature = "postgres")]
     fn await_source(&mut self, name: &str) -> Arc<AtomicBool> {
         let is_reached = Arc::new(AtomicBool::new(false));
         self.0.push((name.to_owned(), Arc::clone(&is_reached)));
