@@ -49,17 +49,17 @@ def download(requirements: Path, folder: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requirements", type=Path, required=True)
-    parser.add_argument("--library", type=Path, required=True)
+    parser.add_argument("--library", dest="destination", metavar="FILE", type=Path, required=True)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wheel = download(options.requirements, folder)
         with zipfile.ZipFile(wheel) as archive:
-            library = archive.read(f"onnxruntime/capi/{options.library.name}")
-    options.library.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = options.library.with_name(f"{options.library.name}.{os.getpid()}.tmp")
+            library = archive.read(f"onnxruntime/capi/{options.destination.name}")
+    options.destination.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = options.destination.with_name(f"{options.destination.name}.{os.getpid()}.tmp")
     unfinished.write_bytes(library)
-    unfinished.replace(options.library)
-    print(f"onnxruntime: {options.library}")
+    unfinished.replace(options.destination)
+    print(f"onnxruntime: {options.destination}")
 
 
 if __name__ == "__main__":
