@@ -273,7 +273,7 @@ pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) ->
     let place = letter.row.map_or_else(|| place_id(&own), |row| format!("{}/{row}", place_id(&own)));
     let context = Context { seen: vec![own.clone()], ..Context::at(place, own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
-    let record = judge.not_judged(&context, None, &[], &why, now);
+    let record = judge.not_judged(&context, None, &[], Vec::new(), &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
     Ok(Judged { record, claim })
 }
@@ -316,7 +316,7 @@ fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: T
 /// The record of a case whose entities meet the list entries `hits`.
 fn record(judge: &Judge, batch: &ChangeBatch, case: &Case, hits: Vec<ListHit>, now: Timestamp) -> DecisionRecord {
     if let Some(why) = case.refused {
-        return judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, why, now);
+        return judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, hits, why, now);
     }
     let subject = case.subject(batch);
     let decision = judge.decide(&subject, &case.scored.score, &hits);
