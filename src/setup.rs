@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use interdict_features::config::{ConfigFile, Problem, Problems};
+use interdict_features::config::{ConfigFile, Problem, Problems, Section};
 use interdict_features::definition::Definitions;
 use interdict_features::time::Span;
 use interdict_ingest::source::config::SourceConfig;
@@ -15,6 +15,8 @@ use interdict_scorer::http::config::HttpSettings;
 use interdict_scorer::policy::Policy;
 #[cfg(feature = "redis")]
 use interdict_store::redis::config::RedisConfig;
+
+use crate::run::trimming::Keep;
 
 /// Everything a deployment declares.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) serves_http: bool,
     pub(crate) monitor: Option<MonitorConfig>,
     pub(crate) store: StoreSettings,
+    /// How long the store's logs are kept.
+    pub(crate) keep: Keep,
     pub(crate) engine: EngineSettings,
     /// The folder that relative paths start from.
     pub(crate) folder: PathBuf,
@@ -157,7 +161,7 @@ impl Setup {
         let file = ConfigFile::parse(name, source)?;
         let namespace = read_namespace(&file);
         let secret = read_secret(&file, &folder);
-        let store = read_store(&file, &namespace, &folder);
+        let (store, keep) = read_store(&file, &namespace, &folder);
         let engine = read_engine(&file, &store, &folder);
         let serves_http = file.section("http").is_some();
         let http = HttpSettings::read(&file).located(&folder);
@@ -188,6 +192,7 @@ impl Setup {
             serves_http,
             monitor,
             store,
+            keep,
             engine,
             folder,
         })
@@ -234,19 +239,22 @@ fn read_store(
     file: &ConfigFile,
     #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "a folder has no namespace"))] namespace: &str,
     folder: &Path,
-) -> StoreSettings {
+) -> (StoreSettings, Keep) {
+    let mut keep = Keep::default();
     let mut settings = EmbeddedSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
     if let Some(section) = file.section("store") {
+        keep = read_keep(&section);
         #[cfg(feature = "redis")]
         if section.choice("type", &["embedded", "redis"]) == Some(1) {
             let config = RedisConfig::read(&section, namespace, folder);
             let replay_window = section.span_of_time("replay_window").unwrap_or(REPLAY_WINDOW);
             section.finish();
             // Without one a mistake was noted, and these settings are never used.
-            return config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
+            let store = config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
                 config: Box::new(config),
                 replay_window,
             });
+            return (store, keep);
         }
         #[cfg(not(feature = "redis"))]
         if section.text("type").is_some_and(|kind| kind == "redis") {
@@ -263,7 +271,15 @@ fn read_store(
         }
         section.finish();
     }
-    StoreSettings::Embedded(settings)
+    (StoreSettings::Embedded(settings), keep)
+}
+
+fn read_keep(section: &Section<'_>) -> Keep {
+    let default = Keep::default();
+    Keep {
+        input: section.span_of_time("input_log_keep").unwrap_or(default.input),
+        audit: section.span_of_time("audit_log_keep").unwrap_or(default.audit),
+    }
 }
 
 fn read_engine(file: &ConfigFile, store: &StoreSettings, folder: &Path) -> EngineSettings {

@@ -25,7 +25,7 @@ impl<S: Store> Core<S> {
             act(ActKind::ManualBlock, &entry.entity, &entry.reason, &entry.author, entry.created.max(clock::now()));
         let intents = if entry.list == ListKind::ManualBlock { self.judging.by_hand(&act)? } else { Vec::new() };
         let audit = serde_json::json!({
-            "act": "set_list_entry", "entry": set.entry, "author": *set.caller.name, "id": act_id(&act, &intents),
+            "act": "set_list_entry", "entry": set.entry, "author": *set.caller.name, "at": act.decided_at, "id": act_id(&act, &intents),
         });
         let commit = Commit {
             lists: vec![ListWrite::Set(set.entry)],

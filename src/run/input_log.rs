@@ -22,8 +22,16 @@ const LABEL_VERSIONS: u64 = 1 << 63;
 pub(crate) enum Entry {
     /// An event that was to be decided before the database knew it. `row`: the row record's bytes with every column, base64.
     Request { stream: String, received: Timestamp, row: String },
-    /// A label.
-    Label { stream: String, id: Value, value: Option<bool>, reported: Timestamp, author: String },
+    /// A label. `received` tells when the entry may be trimmed; the first versions did not write it.
+    Label {
+        stream: String,
+        id: Value,
+        value: Option<bool>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        received: Option<Timestamp>,
+        reported: Timestamp,
+        author: String,
+    },
 }
 
 /// Why an entry cannot be applied again.

@@ -17,6 +17,7 @@ pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod taking_over;
+pub(crate) mod trimming;
 mod watching;
 
 use std::path::PathBuf;

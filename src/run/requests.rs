@@ -84,6 +84,7 @@ impl<S: Store> Core<S> {
             stream: stream.name.clone(),
             id: request.id,
             value,
+            received: Some(request.budget.received),
             reported: request.reported_at,
             author: request.caller.name.to_string(),
         };

@@ -216,7 +216,7 @@ impl System {
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
-        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
+        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {

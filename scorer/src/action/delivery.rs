@@ -315,7 +315,7 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
 fn told_of_act(intent: &Intent, result: &ActionResult) -> Option<Append> {
     let act = Act::read(&intent.payload).ok().filter(|act| act.decision.is_none())?;
     let told = serde_json::json!({
-        "act": "action_result", "id": act.id, "kind": act.kind, "entity": act.target, "result": result,
+        "act": "action_result", "id": act.id, "kind": act.kind, "entity": act.target, "at": act.decided_at, "result": result,
     });
     Some(Append { log: LogName::AUDIT, bytes: told.to_string().into() })
 }

@@ -157,7 +157,10 @@ impl Audit<'_> {
         let first = input.read(0, 1).map_err(|error| error.to_string())?;
         match first.first() {
             Some((0, _)) => Ok(Some(Arc::new(input))),
-            _ => Err("the store no longer holds it from its beginning".to_owned()),
+            Some((position, _)) => Err(format!(
+                "its entries before {position} were trimmed as old ([store] input_log_keep), and what is decided may rest on them"
+            )),
+            None => Err("the store no longer holds it".to_owned()),
         }
     }
 
