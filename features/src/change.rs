@@ -6,6 +6,8 @@
 //!
 //! Invariant: every row has the width of its stream's schema; a text cell indexes this batch's own text.
 
+mod parts;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -49,7 +51,7 @@ pub enum Op {
     Update,
     /// The row is gone (`d`); only the id cell is certain.
     Delete,
-    /// All rows of the stream are gone (`t`); the row has no cells set.
+    /// All rows of the stream with a lower version are gone (`t`); the row has no cells set.
     Truncate,
     /// A request that asks for a decision before the database knows the row.
     Request,

@@ -6,6 +6,8 @@
 //!   all of them and of no others.
 //! - What a commit was filled with counts as written. A commit that fails is made again as it is, or the process ends.
 
+mod marks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use interdict_store::error::StoreError;
 use interdict_store::port::{Commit, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
 
 use crate::event_clock::EventClock;
+use marks::Marks;
 
 /// What bounds a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +90,7 @@ pub struct Pipeline<S> {
     began: Option<Timestamp>,
     checkpoints: u64,
     memory_bytes: usize,
+    marks: Marks,
 }
 
 /// Names that queries carry.
@@ -124,6 +128,7 @@ impl<S: Store> Pipeline<S> {
             began: None,
             checkpoints: 0,
             memory_bytes: 0,
+            marks: Marks::default(),
         }
     }
 
@@ -201,6 +206,7 @@ impl<S: Store> Pipeline<S> {
     /// # Errors
     /// Nothing was applied.
     pub async fn apply(&mut self, batch: &ChangeBatch, evaluate: Evaluate) -> Result<&Output, PipelineError> {
+        self.bring_marks().await?;
         self.bring_rows(batch).await?;
         let wanted = self.engine.wanted_states(batch).map_err(|source| self.damaged_row(batch, source))?;
         self.bring_states(&wanted).await?;
@@ -237,6 +243,7 @@ impl<S: Store> Pipeline<S> {
         groups: &[usize],
         as_of: AsOf,
     ) -> Result<(bool, Vec<Readout>), PipelineError> {
+        self.bring_marks().await?;
         if !self.engine.holds(entity, &key.as_key()) {
             self.bring_states(&[(entity, key.clone())]).await?;
         }
@@ -326,6 +333,7 @@ impl<S: Store> Pipeline<S> {
                 rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires });
             },
         );
+        rows.extend(self.mark_writes());
         commit.states.append(&mut states);
         commit.rows.append(&mut rows);
         for ((source, partition), standing) in &self.standings {
@@ -342,6 +350,7 @@ impl<S: Store> Pipeline<S> {
     /// Forgets what is in memory; it comes back from the store as needed. Call it right after [`Self::stored`].
     pub fn forget(&mut self) {
         self.engine.evict();
+        self.marks.are_known = false;
     }
 
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
@@ -349,6 +358,7 @@ impl<S: Store> Pipeline<S> {
         for standing in self.standings.values_mut() {
             standing.stored = standing.applied;
         }
+        self.marks_stored();
         self.checkpoints += 1;
         if self.checkpoints.is_multiple_of(MEMORY_LOOK) {
             self.memory_bytes = self.engine.memory_bytes();

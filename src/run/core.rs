@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, ListKind};
+use interdict_features::definition::OnTruncate;
 use interdict_features::engine::{Evaluate, Outcome, Refused};
 use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
@@ -340,9 +341,14 @@ impl<S: Store> Core<S> {
                 Outcome::Ignored(reason) => self.stats.count_ignored(reason),
                 Outcome::Refused(refused) => letters.push(letter(source, batch, index, *refused)),
                 Outcome::Truncated => anyhow::bail!(
-                    "the table of stream '{}' was truncated at position {} of {source}; set on_truncate = \"ignore\" to go on, or fill a new namespace",
+                    "the table of stream '{}' was truncated at position {} of {source}{}",
                     batch.stream().name,
-                    batch.get(index).0.position
+                    batch.get(index).0.position,
+                    if batch.stream().on_truncate == OnTruncate::Clear {
+                        ", and newer changes of it were applied before: fill a new namespace"
+                    } else {
+                        "; set on_truncate = \"clear\" to forget what came of its rows, \"ignore\" to keep it, or fill a new namespace"
+                    }
                 ),
             }
         }
@@ -380,6 +386,7 @@ fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> 
         // Rows of one transaction share its position.
         row: (change.version.minor > 0).then_some(change.version.minor),
         stream: None,
+        op: Some(change.op),
         reason,
         detail: detail.to_owned(),
         payload: if is_sensitive { None } else { row.event_id() },

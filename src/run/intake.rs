@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use interdict_features::change::ChangeBatch;
+use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
 use interdict_features::definition::{OnUnmatched, Stream};
-use interdict_features::engine::Evaluate;
+use interdict_features::engine::{Evaluate, Outcome, is_judged_by_itself};
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::Delivery;
 use interdict_scorer::judge::Judge;
@@ -34,9 +34,11 @@ impl<S: Store> Core<S> {
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
         self.bury(&delivery.dead)?;
         self.decide_undecodable(source, &delivery.dead).await?;
-        for batch in &delivery.batches {
+        for batch in delivery.batches.iter().flat_map(ChangeBatch::parts) {
+            let batch = &*batch;
             self.pipeline.apply(batch, Evaluate::Judged).await?;
             self.note_outcomes(source, batch)?;
+            self.tell_truncation(source, batch);
             let decided = self.decided_before(source, batch).await?;
             let count = self.judge(source, batch, &decided).await?;
             self.stats.decided(clock::instant() - read, count);
@@ -44,6 +46,15 @@ impl<S: Store> Core<S> {
         self.stats.count_events(delivery.records);
         self.pipeline.advance(source, 0, delivery.position);
         Ok(())
+    }
+
+    /// Says that a stream was cleared: a person should know why its features begin anew.
+    fn tell_truncation(&self, source: &str, batch: &ChangeBatch) {
+        let is_applied = self.pipeline.output().outcomes.first() == Some(&Outcome::Applied);
+        if batch.get(0).0.op == Op::Truncate && is_applied {
+            let (stream, position) = (&batch.stream().name, batch.get(0).0.position);
+            tracing::warn!(source, %stream, position, "the table was truncated; its rows and states are forgotten");
+        }
     }
 
     /// Judges and stores what a batch brought, but for the places in it that were `decided` before; how many decisions there are.
@@ -87,7 +98,8 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Who would have judged a record. Rows of a database that are not numbered within a transaction stem from its snapshot: history.
+    /// Who would have judged a record: nobody one that says it is history, or a change of a kind that is not judged. Rows of a database that
+    /// are not numbered within a transaction stem from its snapshot.
     fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
         let stream = match &letter.stream {
             _ if letter.reason == DeadReason::UnknownTable => None,
@@ -97,7 +109,10 @@ impl<S: Store> Core<S> {
             }
             None => self.judged_sources.get(source).copied(),
         };
-        self.judging.judge_of(stream?)
+        let stream = stream?;
+        let declared = &self.pipeline.definitions().streams[stream];
+        let is_judged = letter.op.is_none_or(|op| is_judged_by_itself(declared, op));
+        self.judging.judge_of(stream).filter(|_| is_judged)
     }
 
     /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.

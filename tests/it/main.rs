@@ -22,4 +22,5 @@ mod program;
 mod requests;
 mod resume;
 mod structure;
+mod truncate;
 mod webhook;

@@ -84,6 +84,10 @@ impl CsvRows {
             Some(text) => op_of(text)
                 .ok_or_else(|| Fault::new(DeadReason::UnknownOp, "'_op' holds no operation that is known"))?,
         };
+        self.read_row(op, position, batch).map_err(|fault| fault.of_op(op))
+    }
+
+    fn read_row(&self, op: Op, position: u64, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
         let mut writer = batch.begin();
         for (column, place) in self.places.iter().enumerate() {
             let text = self.line.get(*place);

@@ -169,6 +169,7 @@ fn letter(source: &str, position: u64, fault: Fault, record: &[u8], decoder: &Li
         position,
         row: None,
         stream: None,
+        op: fault.op,
         reason: fault.reason,
         detail,
         payload,
