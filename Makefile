@@ -6,6 +6,7 @@ ONNXRUNTIME := $(CURDIR)/.onnxruntime/libonnxruntime.so.$(ONNXRUNTIME_VERSION)
 PYTHON ?= python3
 VENV := .venv/ready
 TRAINING := target/training
+FUZZ_SECONDS ?= 10
 INTERDICT := cargo run --release --quiet --bin interdict --
 
 # An operator's own library wins over the pinned one.
@@ -13,7 +14,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers stack bench bench-block train clean-training
+.PHONY: help demo test lint onnxruntime servers stack bench bench-block train clean-training fuzz
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -27,6 +28,15 @@ test: onnxruntime servers ## Runs every test, real PostgreSQL and Redis included
 lint: ## Checks formatting and lints, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+fuzz: ## Runs every fuzz target for FUZZ_SECONDS (10), from the corpus in git
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	mkdir -p target/fuzz-found
+	set -e; for target in $$(ls fuzz/corpus); do \
+		mkdir -p target/fuzz-found/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run -s none $$target target/fuzz-found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=2048; \
+	done
 
 onnxruntime: $(INTERDICT_ONNXRUNTIME) ## Fetches the pinned ONNX Runtime library into .onnxruntime
 

@@ -128,3 +128,21 @@ fn labels_of(stream: &Stream) -> Stream {
     labels.labels = Some(LabelsOf { stream: stream.index, value: 1 });
     labels
 }
+
+#[cfg(test)]
+mod tests {
+    use interdict_features::config::ConfigFile;
+
+    use super::*;
+
+    #[test]
+    fn corpus_of_entries() {
+        crate::fuzz_corpus::replay("input_log", |bytes| {
+            let file = ConfigFile::parse("world.toml", include_str!("../../fuzz/world.toml")).unwrap();
+            let definitions = Definitions::read(&file, None).unwrap();
+            if let Ok(entry) = serde_json::from_slice::<Entry>(bytes) {
+                let _batch = entry.to_batch(&definitions, 7);
+            }
+        });
+    }
+}
