@@ -1,5 +1,5 @@
 # The commands people type. `make demo` needs Rust, Python 3 with pip, and nothing else; `make test` and `make stack` also PostgreSQL and Redis,
-# which `make servers` installs on Debian.
+# `make test` Prometheus as well, which `make servers` installs on Debian.
 
 ONNXRUNTIME_VERSION := 1.31.1
 ONNXRUNTIME := $(CURDIR)/.onnxruntime/libonnxruntime.so.$(ONNXRUNTIME_VERSION)
@@ -14,7 +14,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers stack bench bench-block train clean-training fuzz
+.PHONY: help demo test lint onnxruntime servers stack compose bench bench-block train clean-training fuzz
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -22,7 +22,7 @@ help: ## Lists these commands
 demo: onnxruntime ## Runs simulated payments through features, model, decision and block, on 127.0.0.1:8080
 	cargo run --release --no-default-features --bin interdict -- demo $(ARGS)
 
-test: onnxruntime servers ## Runs every test, real PostgreSQL and Redis included
+test: onnxruntime servers ## Runs every test, real PostgreSQL, Redis and Prometheus included
 	cargo test --workspace
 
 lint: ## Checks formatting and lints, warnings are errors
@@ -43,15 +43,19 @@ onnxruntime: $(INTERDICT_ONNXRUNTIME) ## Fetches the pinned ONNX Runtime library
 $(ONNXRUNTIME): training/onnxruntime.txt
 	$(PYTHON) training/fetch_onnxruntime.py --requirements training/onnxruntime.txt --library $@
 
-servers: ## Installs PostgreSQL and Redis from Debian's packages where they are missing
-	@if ! command -v redis-server >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
-		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL or Redis is missing: sudo make servers"; exit 1; fi; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server; \
+servers: ## Installs PostgreSQL, Redis and Prometheus from Debian's packages where they are missing
+	@if ! command -v redis-server >/dev/null || ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
+		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis or Prometheus is missing: sudo make servers"; exit 1; fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server prometheus; \
 	fi
 
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
 	cargo build --release --bin interdict
 	$(PYTHON) examples/postgres/stack.py $(ARGS)
+
+compose: ## Runs the whole stack in containers, Grafana on 127.0.0.1:3000; needs Docker with its compose plugin
+	examples/compose/secrets.sh
+	docker compose up --build $(ARGS)
 
 bench-block: onnxruntime servers ## Measures commit to block in a private PostgreSQL; ARGS="--json"
 	cargo build --release --bin interdict

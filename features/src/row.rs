@@ -96,6 +96,11 @@ pub enum Ignored {
     TruncateIgnored,
 }
 
+impl Ignored {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Duplicate, Self::Outdated, Self::DeleteIgnored, Self::TruncateIgnored];
+}
+
 /// A column that the newest version did not send, and which version its value is from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Carried {

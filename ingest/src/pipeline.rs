@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use interdict_features::bytes::Damaged;
-use interdict_features::change::ChangeBatch;
+use interdict_features::change::{Change, ChangeBatch, Op, Row};
 use interdict_features::decision::SeenPosition;
 use interdict_features::definition::Definitions;
 use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan, RowImage};
@@ -91,6 +91,7 @@ pub struct Pipeline<S> {
     checkpoints: u64,
     memory_bytes: usize,
     marks: Marks,
+    late: u64,
 }
 
 /// Names that queries carry.
@@ -129,6 +130,7 @@ impl<S: Store> Pipeline<S> {
             checkpoints: 0,
             memory_bytes: 0,
             marks: Marks::default(),
+            late: 0,
         }
     }
 
@@ -213,10 +215,26 @@ impl<S: Store> Pipeline<S> {
         if let Err(source) = self.engine.process(batch, evaluate, &mut self.output) {
             return Err(self.damaged_row(batch, source));
         }
+        self.late = 0;
         if batch.stream().labels.is_none() {
+            self.late = self.late_rows(batch);
             self.clock.observe(batch.len(), |row| batch.row(row).time());
         }
         Ok(&self.output)
+    }
+
+    /// New rows of the last [`Self::apply`] whose time lay before the stream clock by more than `disorder`.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    fn late_rows(&self, batch: &ChangeBatch) -> u64 {
+        let Some(clock) = self.clock.now() else { return 0 };
+        let is_new = |change: &Change| matches!(change.op, Op::Insert | Op::Request);
+        let lag = |row: Row<'_>| row.time().map(|time| clock.since(time));
+        let late = batch.iter().filter(|(change, row)| is_new(change) && lag(*row) > Some(self.definitions().disorder));
+        late.count() as u64
     }
 
     /// How far event time has come: what half of the newest events had reached, so that a few with a wrong time move nothing.

@@ -238,7 +238,7 @@ impl<S: Store> Core<S> {
     pub(super) async fn settle_claim(&mut self, record: &DecisionRecord, outcome: &ClaimOutcome) -> anyhow::Result<()> {
         match outcome {
             ClaimOutcome::Claimed { .. } => {
-                self.stats.count_decision(record);
+                self.stats.count_decision(record, clock::now());
                 Ok(())
             }
             ClaimOutcome::Existing(_) => self.restore_lists(&record.entities).await,
@@ -334,6 +334,7 @@ impl<S: Store> Core<S> {
 
     /// Counts what was ignored and buries what state refused.
     pub(super) fn note_outcomes(&mut self, source: &str, batch: &ChangeBatch) -> anyhow::Result<()> {
+        self.stats.count_late(self.pipeline.late());
         let mut letters = Vec::new();
         for (index, outcome) in self.pipeline.output().outcomes.iter().enumerate() {
             match outcome {

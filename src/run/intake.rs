@@ -42,6 +42,9 @@ impl<S: Store> Core<S> {
             let decided = self.decided_before(source, batch).await?;
             let count = self.judge(source, batch, &decided).await?;
             self.stats.decided(clock::instant() - read, count);
+            if let Some(arrival) = batch.iter().filter_map(|(change, _)| change.arrival).max() {
+                self.stats.lag(source, arrival, clock::now());
+            }
         }
         self.stats.count_events(delivery.records);
         self.pipeline.advance(source, 0, delivery.position);

@@ -18,6 +18,7 @@ pub(crate) mod stats;
 pub(crate) mod system;
 mod taking_over;
 pub(crate) mod trimming;
+mod waiting;
 mod watching;
 
 use std::path::PathBuf;

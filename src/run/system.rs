@@ -33,6 +33,7 @@ use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::metrics::StoreMetrics;
 use interdict_store::online::OnlineStore;
 use interdict_store::port::Store as _;
 use prometheus_client::registry::Registry;
@@ -50,7 +51,7 @@ use super::judging::Judging;
 use super::maintenance::sweep;
 use super::sources::{Confirms, OwnSource, Reached, Starter, judged_sources};
 use super::stats::Stats;
-use super::watching;
+use super::{waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
 const INTAKE: usize = 4;
@@ -117,12 +118,11 @@ pub(crate) async fn open_store(setup: &Setup) -> anyhow::Result<OnlineStore> {
         StoreSettings::Embedded(settings) => {
             let options =
                 EmbeddedOptions { cache_bytes: settings.cache_bytes, outbox_capacity: settings.outbox_capacity };
-            Ok(OnlineStore::Embedded(Box::new(EmbeddedStore::open(&settings.path, options)?)))
+            Ok(OnlineStore::embedded(EmbeddedStore::open(&settings.path, options)?))
         }
         #[cfg(feature = "redis")]
         StoreSettings::Redis { config, .. } => {
-            let store = interdict_store::redis::RedisStore::connect((**config).clone()).await?;
-            Ok(OnlineStore::Redis(Box::new(store)))
+            Ok(OnlineStore::redis(interdict_store::redis::RedisStore::connect((**config).clone()).await?))
         }
     }
 }
@@ -205,12 +205,14 @@ impl System {
     pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         let stats = Arc::new(Stats::register(&mut registry));
-        let store = Arc::new(open_store(setup).await?);
+        let store = open_store(setup).await?.measured_by(StoreMetrics::register(&mut registry));
+        let store = Arc::new(store);
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
+        waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         let stop_rest = CancellationToken::new();

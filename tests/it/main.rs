@@ -7,7 +7,9 @@ mod bank;
 mod broken;
 mod captured;
 mod check;
+mod compose;
 mod crash;
+mod dashboards;
 mod deadline;
 mod demo;
 mod disk;
@@ -19,6 +21,8 @@ mod place;
 #[allow(dead_code, reason = "the tests of the capture use the rest")]
 mod postgres_server;
 mod program;
+#[allow(dead_code, reason = "the tests of several processes use the rest")]
+mod redis_server;
 mod requests;
 mod resume;
 mod structure;

@@ -69,6 +69,33 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// Every reason.
+    pub const ALL: [Self; 23] = [
+        Self::BadJson,
+        Self::NotUtf8,
+        Self::LineTooLong,
+        Self::FieldCount,
+        Self::UnclosedQuote,
+        Self::MissingColumn,
+        Self::DuplicateColumn,
+        Self::WrongType,
+        Self::NotFinite,
+        Self::Inexact,
+        Self::OutOfRange,
+        Self::TextTooLong,
+        Self::TimeUnitUnknown,
+        Self::DecimalModeUnknown,
+        Self::NullId,
+        Self::NullTime,
+        Self::UnknownTable,
+        Self::UnknownOp,
+        Self::RowMissing,
+        Self::UnavailableValue,
+        Self::VersionMismatch,
+        Self::FutureTime,
+        Self::Refused,
+    ];
+
     /// The stable name.
     #[must_use]
     pub fn code(self) -> &'static str {
