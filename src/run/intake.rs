@@ -11,7 +11,7 @@ use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
 use interdict_features::definition::{OnUnmatched, Stream};
 use interdict_features::engine::Evaluate;
-use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
+use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::Delivery;
 use interdict_scorer::judge::Judge;
 use interdict_store::port::{Claim, Commit, Query, Store};
@@ -32,7 +32,7 @@ struct Settled {
 impl<S: Store> Core<S> {
     /// Applies and judges what a source delivered.
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
-        self.bury(&delivery.dead)?;
+        self.letters.bury(&delivery.dead)?;
         self.decide_undecodable(source, &delivery.dead).await?;
         for batch in &delivery.batches {
             self.pipeline.apply(batch, Evaluate::Judged).await?;
@@ -87,17 +87,8 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Who would have judged a record. Rows of a database that are not numbered within a transaction stem from its snapshot: history.
     fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
-        let stream = match &letter.stream {
-            _ if letter.reason == DeadReason::UnknownTable => None,
-            Some(name) => {
-                let streams = &self.pipeline.definitions().streams;
-                streams.iter().find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
-            }
-            None => self.judged_sources.get(source).copied(),
-        };
-        self.judging.judge_of(stream?)
+        self.judging.judge_of(self.judged_sources.stream_of(self.pipeline.definitions(), source, letter)?)
     }
 
     /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, Outcome};
+use interdict_features::engine::Outcome as Change;
 use interdict_scorer::lists::Lists;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -142,7 +143,16 @@ impl Stats {
         self.dead.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(count);
     }
 
-    pub(crate) fn count_ignored(&self, reason: &dyn std::fmt::Debug) {
+    /// Counts what altered nothing.
+    pub(crate) fn count_outcomes(&self, outcomes: &[Change]) {
+        for outcome in outcomes {
+            if let Change::Ignored(reason) = outcome {
+                self.count_ignored(reason);
+            }
+        }
+    }
+
+    fn count_ignored(&self, reason: &dyn std::fmt::Debug) {
         self.ignored.get_or_create(&ReasonLabel { reason: snake_case(&format!("{reason:?}")) }).inc();
     }
 

@@ -21,7 +21,7 @@ pub enum OnlineStore {
     Embedded(Box<EmbeddedStore>),
     /// In a Redis.
     #[cfg(feature = "redis")]
-    Redis(Box<RedisStore>),
+    Redis(std::sync::Arc<RedisStore>),
 }
 
 /// The same call on whichever adapter it is.

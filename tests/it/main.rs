@@ -11,6 +11,7 @@ mod crash;
 mod deadline;
 mod demo;
 mod disk;
+mod fleet;
 mod full;
 mod keys;
 mod ledger;
@@ -19,6 +20,7 @@ mod place;
 #[allow(dead_code, reason = "the tests of the capture use the rest")]
 mod postgres_server;
 mod program;
+mod redis_server;
 mod requests;
 mod resume;
 mod structure;
