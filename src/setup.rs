@@ -51,6 +51,8 @@ pub(crate) enum StoreSettings {
         /// How long after it was stored a source may forget a position: the last moments of a Redis go with its machine or a fail-over,
         /// and are read again from the source.
         replay_window: Span,
+        /// How long what one process of several does is left undone after it died.
+        lease: Duration,
     },
 }
 
@@ -73,6 +75,15 @@ impl StoreSettings {
         }
     }
 
+    /// How long a lease outlives its last renewal.
+    #[cfg(feature = "redis")]
+    pub(crate) fn lease(&self) -> Duration {
+        match self {
+            Self::Embedded(_) => LEASE,
+            Self::Redis { lease, .. } => *lease,
+        }
+    }
+
     /// Unfinished actions at most.
     pub(crate) fn outbox_capacity(&self) -> usize {
         match self {
@@ -86,6 +97,17 @@ impl StoreSettings {
 /// A Redis that writes its file every second loses two seconds at most; a fail-over loses what its replica lags.
 #[cfg(feature = "redis")]
 const REPLAY_WINDOW: Span = Span::from_micros(30_000_000);
+
+/// A process is missed for so long at most, unless configured.
+#[cfg(feature = "redis")]
+const LEASE: Duration = Duration::from_secs(6);
+
+/// Shorter leases end while a busy machine thinks of something else.
+#[cfg(feature = "redis")]
+const LEASE_MIN: Duration = Duration::from_millis(500);
+
+#[cfg(feature = "redis")]
+const LEASE_MAX: Duration = Duration::from_secs(600);
 
 /// `type = "embedded"`, the default.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -248,11 +270,15 @@ fn read_store(
         if section.choice("type", &["embedded", "redis"]) == Some(1) {
             let config = RedisConfig::read(&section, namespace, folder);
             let replay_window = section.span_of_time("replay_window").unwrap_or(REPLAY_WINDOW);
+            let lease = section.span_of_time("lease").map_or(LEASE, |lease| {
+                Duration::from_micros(lease.micros().unsigned_abs()).clamp(LEASE_MIN, LEASE_MAX)
+            });
             section.finish();
             // Without one a mistake was noted, and these settings are never used.
             let store = config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
                 config: Box::new(config),
                 replay_window,
+                lease,
             });
             return (store, keep);
         }

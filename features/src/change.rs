@@ -345,6 +345,11 @@ impl RowWriter<'_> {
         Ok(())
     }
 
+    /// Sets a text column to what a batch held before: a sensitive one is masked already.
+    pub fn set_masked(&mut self, column: usize, text: &str) {
+        self.batch.cells[self.start + column] = self.batch.text.push(text);
+    }
+
     /// The cell of a column as set so far.
     #[must_use]
     pub fn cell(&self, column: usize) -> i64 {

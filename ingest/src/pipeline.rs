@@ -9,6 +9,7 @@
 mod marks;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +22,9 @@ use interdict_features::state::{AsOf, Readout, Scratch, StateError};
 use interdict_features::time::Timestamp;
 use interdict_features::value::UNCHANGED;
 use interdict_store::error::StoreError;
-use interdict_store::port::{Commit, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
+use interdict_store::port::{
+    Commit, Fetched, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store,
+};
 
 use crate::event_clock::EventClock;
 use marks::Marks;
@@ -76,6 +79,25 @@ struct Standing {
     is_volatile: bool,
 }
 
+/// What a pipeline reads from: a store, or one that notes what was read.
+pub trait Reader: Send + Sync + 'static {
+    /// As [`Store::fetch`].
+    fn fetch(&self, query: &Query) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
+
+    /// As [`Store::offsets`].
+    fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
+}
+
+impl<S: Store> Reader for S {
+    fn fetch(&self, query: &Query) -> impl Future<Output = Result<Fetched, StoreError>> + Send {
+        Store::fetch(self, query)
+    }
+
+    fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send {
+        Store::offsets(self, source, incarnation)
+    }
+}
+
 /// Applies changes to an engine over a store.
 #[derive(Debug)]
 pub struct Pipeline<S> {
@@ -103,7 +125,7 @@ struct Names {
     groups: Vec<Arc<[u64]>>,
 }
 
-impl<S: Store> Pipeline<S> {
+impl<S: Reader> Pipeline<S> {
     /// A pipeline over `store` with nothing in memory.
     #[must_use]
     pub fn new(plan: Arc<Plan>, store: Arc<S>, limits: Limits) -> Self {
@@ -277,16 +299,48 @@ impl<S: Store> Pipeline<S> {
         self.scratch.texts()
     }
 
+    /// Row records and states that `batches` are known to need and that are not in memory: what one read can bring beforehand. States of
+    /// keys that only a stored row names are not among them.
+    ///
+    /// # Errors
+    /// [`PipelineError::Row`].
+    pub fn wants<'a>(&self, batches: impl IntoIterator<Item = &'a ChangeBatch>) -> Result<Query, PipelineError> {
+        let (mut rows, mut states) = (Vec::new(), Vec::new());
+        for batch in batches {
+            rows.append(&mut self.engine.wanted_rows(batch));
+            states.append(&mut self.engine.wanted_states(batch).map_err(|source| self.damaged_row(batch, source))?);
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        states.sort_unstable();
+        states.dedup();
+        let rows = self.mark_keys().chain(self.row_keys(&rows)).collect();
+        Ok(Query { rows, states: self.state_queries(&states), ..Query::default() })
+    }
+
+    fn row_keys(&self, wanted: &[(usize, OwnedKey)]) -> Vec<RowKey> {
+        let row = |(stream, id): &(usize, OwnedKey)| RowKey {
+            stream: Arc::clone(&self.names.streams[*stream]),
+            id: id.as_key().to_bytes(),
+        };
+        wanted.iter().map(row).collect()
+    }
+
+    fn state_queries(&self, wanted: &[(usize, OwnedKey)]) -> Vec<StateQuery> {
+        let state = |(entity, key): &(usize, OwnedKey)| StateQuery {
+            entity: Arc::clone(&self.names.entities[*entity]),
+            key: key.as_key().to_bytes(),
+            groups: Arc::clone(&self.names.groups[*entity]),
+        };
+        wanted.iter().map(state).collect()
+    }
+
     async fn bring_rows(&mut self, batch: &ChangeBatch) -> Result<(), PipelineError> {
         let wanted = self.engine.wanted_rows(batch);
         if wanted.is_empty() {
             return Ok(());
         }
-        let row = |(stream, id): &(usize, OwnedKey)| RowKey {
-            stream: Arc::clone(&self.names.streams[*stream]),
-            id: id.as_key().to_bytes(),
-        };
-        let query = Query { rows: wanted.iter().map(row).collect(), ..Query::default() };
+        let query = Query { rows: self.row_keys(&wanted), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
         for ((stream, id), bytes) in wanted.iter().zip(&fetched.rows) {
             self.engine.load_row(*stream, id, bytes.as_deref());
@@ -298,12 +352,7 @@ impl<S: Store> Pipeline<S> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let state = |(entity, key): &(usize, OwnedKey)| StateQuery {
-            entity: Arc::clone(&self.names.entities[*entity]),
-            key: key.as_key().to_bytes(),
-            groups: Arc::clone(&self.names.groups[*entity]),
-        };
-        let query = Query { states: wanted.iter().map(state).collect(), ..Query::default() };
+        let query = Query { states: self.state_queries(wanted), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
         for ((entity, key), bytes) in wanted.iter().zip(&fetched.states) {
             // A key of which nothing is stored takes no memory until an event of it comes: anyone may ask for keys that do not exist.
@@ -343,12 +392,13 @@ impl<S: Store> Pipeline<S> {
                     group: plan.definitions.groups[image.group].hash,
                     bytes: image.bytes.map(Bytes::from),
                     expires: image.expires,
+                    expected: None,
                 });
             },
             |image| {
                 let expires = row_expiry(&plan, &image, now);
                 let key = RowKey { stream: Arc::clone(&names.streams[image.stream]), id: image.id };
-                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires });
+                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires, expected: None });
             },
         );
         rows.extend(self.mark_writes());
@@ -369,6 +419,20 @@ impl<S: Store> Pipeline<S> {
     pub fn forget(&mut self) {
         self.engine.evict();
         self.marks.are_known = false;
+    }
+
+    /// Forgets what was applied since the last commit that went through: it is to be applied again on what the store holds by then.
+    pub fn rewind(&mut self) {
+        self.engine.evict();
+        self.marks = Marks::default();
+        for standing in self.standings.values_mut() {
+            standing.applied = standing.stored;
+        }
+    }
+
+    /// Lets go of a source's partition: another process goes on with it.
+    pub fn let_go(&mut self, source: &str, partition: u32) {
+        self.standings.remove(&(source.to_owned(), partition));
     }
 
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.

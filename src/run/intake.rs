@@ -10,8 +10,8 @@ use std::time::Instant;
 use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
 use interdict_features::definition::{OnUnmatched, Stream};
-use interdict_features::engine::{Evaluate, Outcome, is_judged_by_itself};
-use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
+use interdict_features::engine::{Evaluate, Outcome};
+use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::Delivery;
 use interdict_scorer::judge::Judge;
 use interdict_store::port::{Claim, Commit, Query, Store};
@@ -32,7 +32,7 @@ struct Settled {
 impl<S: Store> Core<S> {
     /// Applies and judges what a source delivered.
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
-        self.bury(&delivery.dead)?;
+        self.letters.bury(&delivery.dead)?;
         self.decide_undecodable(source, &delivery.dead).await?;
         for batch in delivery.batches.iter().flat_map(ChangeBatch::parts) {
             let batch = &*batch;
@@ -101,21 +101,8 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Who would have judged a record: nobody one that says it is history, or a change of a kind that is not judged. Rows of a database that
-    /// are not numbered within a transaction stem from its snapshot.
     fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
-        let stream = match &letter.stream {
-            _ if letter.reason == DeadReason::UnknownTable => None,
-            Some(name) => {
-                let streams = &self.pipeline.definitions().streams;
-                streams.iter().find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
-            }
-            None => self.judged_sources.get(source).copied(),
-        };
-        let stream = stream?;
-        let declared = &self.pipeline.definitions().streams[stream];
-        let is_judged = letter.op.is_none_or(|op| is_judged_by_itself(declared, op));
-        self.judging.judge_of(stream).filter(|_| is_judged)
+        self.judging.judge_of(self.judged_sources.stream_of(self.pipeline.definitions(), source, letter)?)
     }
 
     /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.

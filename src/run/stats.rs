@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, Outcome};
+use interdict_features::engine::Outcome as Change;
 use interdict_features::row::Ignored;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::DeadReason;
@@ -204,8 +205,13 @@ impl Stats {
         self.dead.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(count);
     }
 
-    pub(crate) fn count_ignored(&self, reason: &dyn std::fmt::Debug) {
-        self.ignored.get_or_create(&ReasonLabel::of(reason)).inc();
+    /// Counts what altered nothing.
+    pub(crate) fn count_outcomes(&self, outcomes: &[Change]) {
+        for outcome in outcomes {
+            if let Change::Ignored(reason) = outcome {
+                self.ignored.get_or_create(&ReasonLabel::of(reason)).inc();
+            }
+        }
     }
 
     pub(crate) fn count_late(&self, count: u64) {

@@ -31,6 +31,7 @@ use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
+use interdict_scorer::policy::Policy;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use interdict_store::metrics::StoreMetrics;
@@ -47,14 +48,17 @@ use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake};
 use super::desk::{Desk, Health, QUEUE, model_entry};
+#[cfg(feature = "redis")]
+use super::fleet;
 use super::judging::Judging;
+use super::letters::Letters;
 use super::maintenance::sweep;
-use super::sources::{Confirms, OwnSource, Reached, Starter, judged_sources};
+use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
 use super::{waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
-const INTAKE: usize = 4;
+pub(crate) const INTAKE: usize = 4;
 
 /// What runs.
 pub(crate) struct System {
@@ -80,7 +84,7 @@ pub(crate) struct Start {
 }
 
 /// The wall clock and chance for deliveries.
-struct Shell;
+pub(crate) struct Shell;
 
 impl Surroundings for Shell {
     fn now(&self) -> Timestamp {
@@ -150,15 +154,14 @@ async fn open_core(
         pipeline,
         judging: Judging::new(&setup.namespace, Arc::clone(plan), &setup.policy, in_force, shards, lists)?,
         store: Arc::clone(store),
-        dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
+        letters: open_letters(setup, stats, stop)?,
         stats: Arc::clone(stats),
         outbox: Arc::new(Notify::new()),
         logged: Arc::new(Notify::new()),
         checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
         last_checkpoint: clock::instant(),
         next_input: 0,
-        has_unflushed_letters: false,
-        judged_sources: judged_sources(setup),
+        judged_sources: JudgedSources::of(setup),
         confirms: Confirms::default(),
         is_confirmed: true,
         last_confirm: clock::instant(),
@@ -168,6 +171,12 @@ async fn open_core(
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
+}
+
+/// The dead-letter file.
+pub(crate) fn open_letters(setup: &Setup, stats: &Arc<Stats>, stop: &Stop) -> anyhow::Result<Letters> {
+    let file = DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?;
+    Ok(Letters::new(file, Arc::clone(stats), stop.clone()))
 }
 
 /// What the edge asks: the engine's thread, and the store beside it.
@@ -193,7 +202,7 @@ fn open_desk(
     }
 }
 
-async fn serve(server: Server, stop: CancellationToken) {
+pub(crate) async fn serve(server: Server, stop: CancellationToken) {
     let drained = server.serve(stop).await;
     if drained.cut_off > 0 {
         tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
@@ -207,6 +216,12 @@ impl System {
         let stats = Arc::new(Stats::register(&mut registry));
         let store = open_store(setup).await?.measured_by(StoreMetrics::register(&mut registry));
         let store = Arc::new(store);
+        let stop_rest = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        #[cfg(feature = "redis")]
+        if let Some(store) = store.shared() {
+            tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop_rest.clone()).await?);
+        }
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
@@ -215,8 +230,6 @@ impl System {
         waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
-        let stop_rest = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
@@ -350,6 +363,15 @@ fn start_engine(
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
 }
 
+/// Who carries the policy's actions out, checked.
+pub(crate) async fn open_receivers(policy: &Policy) -> anyhow::Result<Receivers> {
+    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
+    let environment = |name: &str| std::env::var(name).ok();
+    let receivers = Receivers::open(policy, &environment)?;
+    receivers.check().await?;
+    Ok(receivers)
+}
+
 async fn start_deliveries(
     setup: &Setup,
     store: &Arc<OnlineStore>,
@@ -358,10 +380,7 @@ async fn start_deliveries(
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
-    let environment = |name: &str| std::env::var(name).ok();
-    let receivers = Receivers::open(&setup.policy, &environment)?;
-    receivers.check().await?;
+    let receivers = open_receivers(&setup.policy).await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity(), ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
@@ -370,7 +389,7 @@ async fn start_deliveries(
     Ok(())
 }
 
-async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {
+pub(crate) async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {
     let metrics = HttpMetrics::register(&mut registry);
     #[expect(clippy::disallowed_methods, reason = "keys are configuration")]
     let keys = setup.http.load_keys(|name| std::env::var(name).ok())?;

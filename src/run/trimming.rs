@@ -37,6 +37,8 @@ impl Default for Keep {
 struct Dated {
     #[serde(alias = "received")]
     at: Option<Timestamp>,
+    /// One of several scorers applied the entry in the commit that appended it.
+    place: Option<serde::de::IgnoredAny>,
 }
 
 /// Trims both logs as of `now`; how many entries went.
@@ -54,9 +56,11 @@ async fn trim_one<S: Store>(store: &S, log: LogName, since: Timestamp, below: u6
     for _ in 0..STEPS_MAX {
         let entries = store.read_log(log, next, STEP_ENTRIES).await?;
         let Some(&(first, _)) = entries.first() else { break };
-        let times = entries.iter().take_while(|(position, _)| *position < below).map(|(position, bytes)| {
-            (*position, serde_json::from_slice::<Dated>(bytes).ok().and_then(|dated| dated.at))
-        });
+        let dated = entries.iter().map(|(position, bytes)| (*position, serde_json::from_slice::<Dated>(bytes).ok()));
+        let is_applied = |(position, dated): &(u64, Option<Dated>)| {
+            *position < below || dated.as_ref().is_some_and(|dated| dated.place.is_some())
+        };
+        let times = dated.take_while(is_applied).map(|(position, dated)| (position, dated.and_then(|dated| dated.at)));
         let is_old = |at: &Option<Timestamp>| at.is_none_or(|at| at < since);
         let old: Vec<(u64, Option<Timestamp>)> = times.take_while(|(_, at)| is_old(at)).collect();
         next = first + entries.len() as u64;

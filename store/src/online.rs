@@ -26,7 +26,7 @@ pub struct OnlineStore {
 enum Adapter {
     Embedded(Box<EmbeddedStore>),
     #[cfg(feature = "redis")]
-    Redis(Box<RedisStore>),
+    Redis(std::sync::Arc<RedisStore>),
 }
 
 impl OnlineStore {
@@ -40,7 +40,17 @@ impl OnlineStore {
     #[cfg(feature = "redis")]
     #[must_use]
     pub fn redis(store: RedisStore) -> Self {
-        Self { adapter: Adapter::Redis(Box::new(store)), metrics: StoreMetrics::default() }
+        Self { adapter: Adapter::Redis(std::sync::Arc::new(store)), metrics: StoreMetrics::default() }
+    }
+
+    /// The Redis that other processes may share.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn shared(&self) -> Option<&std::sync::Arc<RedisStore>> {
+        match &self.adapter {
+            Adapter::Embedded(_) => None,
+            Adapter::Redis(store) => Some(store),
+        }
     }
 
     /// The same store, with its calls measured by `metrics`.

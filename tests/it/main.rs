@@ -13,6 +13,7 @@ mod dashboards;
 mod deadline;
 mod demo;
 mod disk;
+mod fleet;
 mod full;
 mod keys;
 mod ledger;
@@ -21,7 +22,6 @@ mod place;
 #[allow(dead_code, reason = "the tests of the capture use the rest")]
 mod postgres_server;
 mod program;
-#[allow(dead_code, reason = "the tests of several processes use the rest")]
 mod redis_server;
 mod requests;
 mod resume;

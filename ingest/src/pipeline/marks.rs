@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use interdict_store::port::{Query, RowKey, RowWrite, Store};
+use interdict_store::port::{Query, RowKey, RowWrite};
 
-use super::{Names, Pipeline, PipelineError};
+use super::{Names, Pipeline, PipelineError, Reader};
 
 /// Where marks stand among row records: no stream has this name, and what stands there never expires.
 const MARKS: &str = "@marks";
@@ -26,7 +26,7 @@ impl Names {
     }
 }
 
-impl<S: Store> Pipeline<S> {
+impl<S: Reader> Pipeline<S> {
     /// Brings the marks, without which no row and no state that is brought can be judged old or new.
     pub(super) async fn bring_marks(&mut self) -> Result<(), PipelineError> {
         if self.marks.are_known {
@@ -34,8 +34,8 @@ impl<S: Store> Pipeline<S> {
         }
         let streams: Vec<usize> = self.engine.marked_streams().collect();
         if !streams.is_empty() {
-            let rows = streams.iter().map(|&stream| self.names.mark(stream)).collect();
-            let fetched = self.store.fetch(&Query { rows, ..Query::default() }).await?;
+            let query = Query { rows: self.mark_keys().collect(), ..Query::default() };
+            let fetched = self.store.fetch(&query).await?;
             for (stream, bytes) in streams.into_iter().zip(fetched.rows) {
                 let damaged = |source| PipelineError::Row { stream: self.names.streams[stream].to_string(), source };
                 self.engine.load_mark(stream, bytes.as_deref()).map_err(damaged)?;
@@ -45,6 +45,11 @@ impl<S: Store> Pipeline<S> {
         Ok(())
     }
 
+    /// Where the marks stand that [`Self::bring_marks`] brings.
+    pub(super) fn mark_keys(&self) -> impl Iterator<Item = RowKey> {
+        self.engine.marked_streams().map(|stream| self.names.mark(stream))
+    }
+
     /// The marks that changed since they were stored.
     pub(super) fn mark_writes(&self) -> impl Iterator<Item = RowWrite> {
         let changed = self.engine.marks().filter(|mark| !self.marks.stored.contains(mark));
@@ -52,6 +57,7 @@ impl<S: Store> Pipeline<S> {
             key: self.names.mark(stream),
             bytes: Some(Bytes::from(bytes)),
             expires: None,
+            expected: None,
         })
     }
 

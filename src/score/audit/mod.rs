@@ -22,7 +22,7 @@ use interdict_scorer::lists::Lists;
 use crate::backfill::Progress;
 use crate::run::input_log;
 use crate::run::judging::Judging;
-use crate::run::sources::judged_sources;
+use crate::run::sources::JudgedSources;
 use crate::run::system::load_model;
 use crate::setup::{Setup, StoreSettings};
 
@@ -131,7 +131,7 @@ impl Audit<'_> {
                 made += count;
             })?;
             if passes == 0 {
-                replay.make_undecodable(&undecodable, &judged_sources(self.setup))?;
+                replay.make_undecodable(&undecodable, &JudgedSources::of(self.setup))?;
             }
             passes += 1;
         }
