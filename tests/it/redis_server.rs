@@ -16,13 +16,7 @@ const WATCH: &str = "\"$@\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wa
 #[derive(Debug)]
 pub(crate) struct RedisServer {
     folder: TempDir,
-    running: Option<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    watch: Child,
-    pid: String,
+    running: Option<Child>,
 }
 
 impl RedisServer {
@@ -44,9 +38,9 @@ impl RedisServer {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut pid = String::new();
-        BufReader::new(watch.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-        self.running = Some(Running { watch, pid: pid.trim().to_owned() });
+        let mut started = String::new();
+        BufReader::new(watch.stdout.take().unwrap()).read_line(&mut started).unwrap();
+        self.running = Some(watch);
         // Refused until it listens.
         let is_there = (0..50_000_000).any(|_| UnixStream::connect(self.socket()).is_ok());
         assert!(is_there, "the server does not listen");
@@ -60,17 +54,11 @@ impl RedisServer {
         format!("unix://{}", self.socket().display())
     }
 
-    /// Sends it a signal, such as STOP or CONT.
-    pub(crate) fn signal(&self, signal: &str) {
-        let pid = &self.running.as_ref().expect("it runs").pid;
-        assert!(Command::new("kill").args([&format!("-{signal}"), pid]).status().unwrap().success());
-    }
-
     /// Kills it with signal 9; what it wrote to its file is there when it begins again.
     pub(crate) fn kill(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        drop(running.watch.stdin.take());
-        running.watch.wait().unwrap();
+        drop(running.stdin.take());
+        running.wait().unwrap();
     }
 
     /// Asks the server beside the program.

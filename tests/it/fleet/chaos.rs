@@ -182,7 +182,7 @@ fn whatever_dies_nothing_is_lost_and_nothing_is_doubled() {
     let payments = crate::parity::payments(&fleet.place.path("."), options);
     let first = number("INTERDICT_CHAOS_SEED", 1);
     for seed in first..first + number("INTERDICT_CHAOS_ROUNDS", 20) {
-        let name = format!("chaos-{seed}");
+        let name = format!("chaos_{seed}");
         fleet.renew(&name);
         let chance = ChaCha8Rng::seed_from_u64(seed);
         let mut round = Round { fleet: &mut fleet, name, chance, asked: 0, told: BTreeMap::new(), did: Vec::new() };

@@ -17,6 +17,7 @@ use crate::redis_server::RedisServer;
 
 /// The processes of a fleet, each with what it is started with.
 const PROCESSES: [&str; 5] = ["ingest", "ingest", "scorer", "scorer", "monitor"];
+const MONITOR: usize = 4;
 
 /// A bank, a Redis, and what works on them.
 pub(crate) struct Fleet {
@@ -124,15 +125,18 @@ impl Fleet {
         self.configure(namespace);
     }
 
-    /// Waits until no work and no action is left.
+    /// Waits until no work and no action is left, and the monitor has its lease: one that died keeps it for a while.
     pub(crate) fn settle(&mut self, namespace: &str) {
         for _ in 0..600 {
             self.revive();
+            let monitor = self.process(MONITOR);
+            monitor.works(Duration::from_millis(1));
+            let has_lease = monitor.said().contains("serving");
             let left = ["ZCARD", "XLEN"].map(|ask| {
                 let key = if ask == "ZCARD" { "outbox" } else { "work" };
                 self.redis.say(&[ask, &format!("{{{namespace}}}:{key}")])
             });
-            if left == ["0", "0"] {
+            if has_lease && left == ["0", "0"] {
                 return;
             }
             self.wait(Duration::from_millis(50));
