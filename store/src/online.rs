@@ -53,6 +53,21 @@ impl OnlineStore {
         }
     }
 
+    /// As [`RedisStore::snapshot`].
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`]: one process works on an embedded store, and has no use for it.
+    #[cfg(feature = "redis")]
+    pub async fn snapshot(&self, query: &Query) -> Result<crate::port::Snapshot, StoreError> {
+        match &self.adapter {
+            Adapter::Embedded(_) => {
+                let why = "one process works on an embedded store".to_owned();
+                Err(StoreError::Invalid { what: "a snapshot for one of several writers", why })
+            }
+            Adapter::Redis(store) => self.metrics.measure(Call::Fetch, store.snapshot(query)).await,
+        }
+    }
+
     /// The same store, with its calls measured by `metrics`.
     #[must_use]
     pub fn measured_by(self, metrics: StoreMetrics) -> Self {

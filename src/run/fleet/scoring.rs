@@ -17,6 +17,7 @@ use interdict_features::engine::Plan;
 use interdict_ingest::source::stop::Stop;
 use interdict_scorer::lists::Lists;
 use interdict_store::error::{Class, StoreError};
+use interdict_store::online::OnlineStore;
 use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, Query, Store as _, WorkId};
 use interdict_store::redis::RedisStore;
 use tokio::sync::Notify;
@@ -41,7 +42,9 @@ const ABANDONED: Duration = Duration::from_secs(5);
 pub(super) struct Scoring {
     pub(super) namespace: String,
     pub(super) plan: Arc<Plan>,
-    pub(super) store: Arc<RedisStore>,
+    /// Where work is taken from.
+    pub(super) queue: Arc<RedisStore>,
+    pub(super) store: Arc<OnlineStore>,
     pub(super) judging: Judging,
     pub(super) stats: Arc<Stats>,
     pub(super) outbox: Arc<Notify>,
@@ -66,7 +69,7 @@ impl Scoring {
     pub(super) async fn run(&mut self) -> anyhow::Result<()> {
         let worker = self.member.to_string();
         while !self.stop.is_stopped() {
-            let taken = match self.store.take_work(&worker, PIECES, WAIT, ABANDONED).await {
+            let taken = match self.queue.take_work(&worker, PIECES, WAIT, ABANDONED).await {
                 Ok(taken) => taken,
                 Err(error) if error.class() == Class::Transient => {
                     tracing::error!(%error, "no work is to be had from the store; it is tried again");
@@ -167,7 +170,7 @@ impl Scoring {
     }
 
     /// Asks the store, again and again while it fails for a while.
-    async fn with_store<T>(&self, ask: impl AsyncFn(&RedisStore) -> Result<T, StoreError>) -> anyhow::Result<T> {
+    async fn with_store<T>(&self, ask: impl AsyncFn(&OnlineStore) -> Result<T, StoreError>) -> anyhow::Result<T> {
         loop {
             match ask(&self.store).await {
                 Ok(answer) => return Ok(answer),

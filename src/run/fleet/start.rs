@@ -209,7 +209,7 @@ impl<'a> Process<'a> {
             starter.configured(config)?;
         }
         let Starter { confirms, reached, .. } = starter;
-        let tracked = Arc::new(Tracked::new(Arc::clone(&self.store)));
+        let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
         let mut ingestor = Ingestor {
             plan: Arc::clone(&self.plan),
             pipeline: self.pipeline(&tracked),
@@ -248,7 +248,8 @@ impl<'a> Process<'a> {
         let mut scoring = Scoring {
             namespace: self.setup.namespace.clone(),
             plan: Arc::clone(&self.plan),
-            store: Arc::clone(&self.store),
+            queue: Arc::clone(&self.store),
+            store: Arc::clone(&self.online),
             judging: for_work,
             stats: Arc::clone(&self.stats),
             outbox: Arc::clone(&self.outbox),
@@ -273,7 +274,7 @@ impl<'a> Process<'a> {
         let slot = self.slot().await?;
         let positions = self.store.positions(input_log::SOURCE).await?;
         let stored = positions.iter().find(|offset| offset.partition == slot).map(|offset| offset.position);
-        let tracked = Arc::new(Tracked::new(Arc::clone(&self.store)));
+        let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
         Ok(Answering {
             namespace: self.setup.namespace.clone(),
             plan: Arc::clone(&self.plan),

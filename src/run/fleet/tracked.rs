@@ -13,8 +13,8 @@ use bytes::Bytes;
 use interdict_features::decision::SeenPosition;
 use interdict_ingest::pipeline::Reader;
 use interdict_store::error::StoreError;
+use interdict_store::online::OnlineStore;
 use interdict_store::port::{Commit, Fetched, ListEntry, Offset, Query, RowKey, Stamp, StateQuery, Store};
-use interdict_store::redis::RedisStore;
 
 /// A stored value and who wrote it.
 type Read = (Option<Bytes>, Stamp);
@@ -22,7 +22,7 @@ type Read = (Option<Bytes>, Stamp);
 /// A store and what was read of it in the micro-batch under way.
 #[derive(Debug)]
 pub(super) struct Tracked {
-    store: Arc<RedisStore>,
+    store: Arc<OnlineStore>,
     reads: Mutex<Reads>,
 }
 
@@ -43,11 +43,12 @@ pub(super) struct Beside {
 }
 
 impl Tracked {
-    pub(super) fn new(store: Arc<RedisStore>) -> Self {
+    /// Over a store in a Redis.
+    pub(super) fn new(store: Arc<OnlineStore>) -> Self {
         Self { store, reads: Mutex::default() }
     }
 
-    pub(super) fn store(&self) -> &Arc<RedisStore> {
+    pub(super) fn store(&self) -> &OnlineStore {
         &self.store
     }
 
@@ -59,7 +60,7 @@ impl Tracked {
     /// Reads everything that a micro-batch is known to need, in one round trip and at one instant.
     ///
     /// # Errors
-    /// As [`RedisStore::snapshot`].
+    /// As [`OnlineStore::snapshot`].
     pub(super) async fn prefetch(&self, query: &Query) -> Result<Beside, StoreError> {
         let snapshot = self.store.snapshot(query).await?;
         let mut reads = self.reads();

@@ -31,13 +31,14 @@ fn substituted(expression: &str) -> String {
     expression
 }
 
-/// The stack of docker-compose.yml in one process: its configuration, with the addresses of this machine.
+/// The stack of docker-compose.yml with one process of each role: its configuration, with the addresses of this machine.
 struct Stack {
     place: Place,
     postgres: PostgresServer,
     _redis: RedisServer,
-    process: Process,
-    address: String,
+    /// Ingestor, scorer and monitor.
+    processes: [Process; 3],
+    addresses: [String; 3],
 }
 
 /// A receiver of webhooks that takes everything.
@@ -82,10 +83,11 @@ impl Stack {
             config.replace(from, &to)
         });
         place.write("compose/interdict.toml", config);
-        let mut process = place.start("run --config compose/interdict.toml");
-        let address = process.address();
-        process.wait_for("the snapshot is read");
-        Self { place, postgres, _redis: redis, process, address }
+        let start = |role: &str| place.start(&format!("run --config compose/interdict.toml --role {role}"));
+        let mut processes = ["ingest", "scorer", "monitor"].map(start);
+        let addresses = processes.each_mut().map(Process::address);
+        processes[0].wait_for("the snapshot is read");
+        Self { place, postgres, _redis: redis, processes, addresses }
     }
 
     /// Payments of days that follow, among them what is worth a look: blocks, a dead letter, a late one, a repeated one.
@@ -101,7 +103,7 @@ impl Stack {
                  INSERT INTO transactions VALUES ({id} + 101, {newest} - interval '2 hours', 11, 7, 5);"
             ),
         );
-        let caller = Caller::new(&self.address);
+        let caller = Caller::new(&self.addresses[1]);
         let key = text(&self.place.path("compose/secrets/admin_key"));
         let (status, answer) =
             caller.send("GET", "/v1/blocks", &[("authorization", &format!("Bearer {}", key.trim()))], &Value::Null);
@@ -109,7 +111,7 @@ impl Stack {
         assert_eq!(caller.get("/v1/blocks").0, 401, "without a key");
     }
 
-    /// A Prometheus on the shipped configuration, with this process in place of every role.
+    /// A Prometheus on the shipped configuration, with one process for each role.
     fn watch(&self) -> Prometheus {
         let own = free_address();
         let key = self.place.path("compose/secrets/metrics_key").display().to_string();
@@ -119,9 +121,9 @@ impl Stack {
             ("scrape_timeout: 4s", "scrape_timeout: 250ms"),
             ("evaluation_interval: 5s", "evaluation_interval: 250ms"),
             ("/run/secrets/metrics_key", &key),
-            ("\"ingest-1:8080\", \"ingest-2:8080\"", &self.address),
-            ("\"scorer-1:8080\", \"scorer-2:8080\"", &self.address),
-            ("\"monitor:8080\"", &self.address),
+            ("\"ingest-1:8080\", \"ingest-2:8080\"", &self.addresses[0]),
+            ("\"scorer-1:8080\", \"scorer-2:8080\"", &self.addresses[1]),
+            ("\"monitor:8080\"", &self.addresses[2]),
             ("localhost:9090", &own),
             ("rules/*.yml", &format!("{rules}/*.yml")),
         ];
@@ -157,9 +159,10 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
     let prometheus = stack.watch();
     // What begins with its first event shows a rise only from its second scrape on.
     stack.live(4);
-    prometheus.wait_for("interdict_scorer_commit_to_block_seconds_count > 0 and on (job) interdict_monitor_drift_last_batch_timestamp_seconds > 0");
+    prometheus.wait_for("interdict_scorer_commit_to_block_seconds_count > 0 and on (namespace) interdict_monitor_drift_last_batch_timestamp_seconds > 0");
     stack.live(7);
-    prometheus.wait_for("interdict_ingest_late_events_total > 1 and interdict_monitor_log_files_total > 1");
+    prometheus
+        .wait_for("interdict_ingest_late_events_total > 1 and on (namespace) interdict_monitor_log_files_total > 1");
     prometheus.wait_for("sum by (job) (increase(interdict_scorer_commit_to_block_seconds_count[1m])) > 3");
     prometheus.wait_for("namespace:interdict_scorer_commit_to_block_seconds:p99_5m");
     let up = prometheus.now("up{job=~\"interdict-.+\",namespace=\"bank\"} == 1");
@@ -187,9 +190,11 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
     every_rule_is_evaluated(&prometheus);
     every_variable_has_values(&prometheus);
     nobody_is_overlooked(&names, &used);
-    stack.process.terminate();
-    let (status, log) = stack.process.end();
-    assert!(status.success(), "{log}");
+    stack.processes.iter().for_each(Process::terminate);
+    for process in stack.processes {
+        let (status, log) = process.end();
+        assert!(status.success(), "{log}");
+    }
 }
 
 fn every_rule_is_evaluated(prometheus: &Prometheus) {
