@@ -1,9 +1,9 @@
-"""The real thing on one machine: private PostgreSQL and Redis, `interdict run` on them, a webhook receiver and live payments.
+"""The real thing on one machine: private PostgreSQL and Redis, an ingestor, two scorers and a monitor on them, a webhook receiver and live
+payments. With `--store embedded` one process plays every role.
 
     make stack                       or: python3 examples/postgres/stack.py --seconds 60 --rate 200
 
-Forty days of history are loaded first; `interdict run` reads them as a snapshot and goes on with every payment as it
-commits. Fraudulent accounts are blocked by an UPDATE in the same database. Shown once a second, by the database's own
+Forty days of history are loaded first; the ingestor reads them as a snapshot and goes on with every payment as it commits. Fraudulent accounts are blocked by an UPDATE in the same database. Shown once a second, by the database's own
 clock: payments, decisions, accounts blocked, and the time from the commit of a payment to the commit of its block.
 """
 
@@ -26,6 +26,8 @@ from receiver import Receiver, say  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 HISTORY_DAYS = 40
+#: What is started by what features live in; decisions are counted by scorers.
+ROLES = {"redis": ["ingest", "scorer", "scorer", "monitor"], "embedded": ["all"]}
 POPULATION = ["--customers", "2000", "--terminals", "4000", "--seed", "7", "--label-as", "stream"]
 #: Commit of the blocking payment to commit of the block, milliseconds, of the accounts blocked since the last look.
 LATENCY = """
@@ -43,14 +45,13 @@ def query(url, sql):
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def configure(folder, running, store, port, receiver):
+def configure(folder, running, store, receiver):
     """The example's configuration with this run's addresses; the example itself is what is run."""
     text = (HERE / "interdict.toml").read_text()
     text = text.replace("postgres://interdict@127.0.0.1:5432/bank", running.postgres)
     if store == "redis":
         redis = f'[store]\ntype = "redis"\nurl = "{running.redis}"\ndecisions_keep = "30d"'
         text = text.replace('[store]\npath = "data"', redis)
-    text = text.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
     bundle = (HERE / "../handbook/bundle").resolve()
     text = text.replace('bundle = "../handbook/bundle"', f'bundle = "{bundle}"')
     # Small windows of drift, so that a minute shows what a week would.
@@ -68,6 +69,27 @@ secret_env = "INTERDICT_STACK_SECRET"
     return path
 
 
+class Process:
+    """One process of the deployment, with an address of its own."""
+
+    def __init__(self, program, config, role, environment):
+        self.role, self.port = role, servers.free_port()
+        command = [program, "run", "--config", config, "--role", role, "--bind", f"127.0.0.1:{self.port}"]
+        self.run = subprocess.Popen(command, env=environment)
+
+    def is_ready(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=2) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def total(processes, name):
+    """A counter over all processes."""
+    return sum(metrics(process.port).get(name, 0) for process in processes)
+
+
 def metrics(port):
     """The sums of the counters by name; empty while nothing answers."""
     try:
@@ -83,33 +105,25 @@ def metrics(port):
     return sums
 
 
-def wait_for(what, condition, process, seconds=120):
+def wait_for(what, condition, processes, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        if process.poll() is not None:
-            sys.exit(f"{what}: the process ended with {process.returncode}; its log is above")
+        for process in processes:
+            if process.run.poll() is not None:
+                sys.exit(f"{what}: the {process.role} ended with {process.run.returncode}; its log is above")
         if time.monotonic() > end:
             sys.exit(f"{what}: not after {seconds} s")
         time.sleep(0.1)
 
 
-def is_ready(port):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def show(url, port, loaded, seconds, load):
+def show(url, processes, loaded, seconds, load):
     """A line a second until the load ends; the last line's values."""
     began = time.monotonic()
     while True:
         ended = load.poll() is not None
         paid = int(query(url, "SELECT count(*) FROM transactions")[0][0]) - loaded
         blocked, median, high, worst = (float(value) for value in query(url, LATENCY)[0])
-        values = metrics(port)
-        decided = values.get("interdict_scorer_decisions_total", 0)
+        decided = total(processes, "interdict_scorer_decisions_total")
         say(
             f"{time.monotonic() - began:5.0f} s   payments {paid:7d}   decisions {decided:7.0f}   accounts blocked {blocked:4.0f}"
             f"   commit to block p50 {median:6.1f} ms  p99 {high:6.1f} ms  max {worst:6.1f} ms"
@@ -130,20 +144,22 @@ def main():
     receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     with servers.Servers() as running:
-        url, port = running.postgres, servers.free_port()
+        url = running.postgres
         say(f"database  {url}")
         simulate = [program, "simulate", "--to", url, *POPULATION]
         subprocess.run([*simulate, "--create", "--days", str(HISTORY_DAYS)], check=True)
         loaded = int(query(url, "SELECT count(*) FROM transactions")[0][0])
-        config = configure(running.folder, running, given.store, port, receiver.server_address[1])
+        config = configure(running.folder, running, given.store, receiver.server_address[1])
         # A webhook secret as the receivers' libraries take it: whsec_ and base64.
         environment = os.environ | {"INTERDICT_STACK_SECRET": "whsec_c3RhY2stc2VjcmV0LXN0YWNrLXNlY3JldC1zdGFjaw=="}
-        run = subprocess.Popen([program, "run", "--config", config], env=environment)
+        processes = [Process(program, config, role, environment) for role in ROLES[given.store]]
         try:
-            wait_for("interdict run", lambda: is_ready(port), run)
+            wait_for("interdict run", lambda: all(process.is_ready() for process in processes), processes)
             snapshot = "interdict_ingest_postgres_rows_total"
-            wait_for("the snapshot", lambda: metrics(port).get(snapshot, 0) >= loaded, run)
-            say(f"snapshot  {loaded} payments of {HISTORY_DAYS} days are history now; http://127.0.0.1:{port}/metrics")
+            wait_for("the snapshot", lambda: total(processes, snapshot) >= loaded, processes)
+            say(f"snapshot  {loaded} payments of {HISTORY_DAYS} days are history now")
+            for process in processes:
+                say(f"{process.role:8}  http://127.0.0.1:{process.port}/metrics")
             changes = int(given.seconds * given.rate)
             days = HISTORY_DAYS + 2 + int(changes / 3_000)
             live = [*simulate, "--from-day", str(HISTORY_DAYS), "--days", str(days), "--rate", str(given.rate)]
@@ -151,17 +167,18 @@ def main():
             stopper = threading.Timer(given.seconds, load.terminate)
             stopper.start()
             try:
-                paid, decided, blocked = show(url, port, loaded, given.seconds, load)
+                paid, decided, blocked = show(url, processes, loaded, given.seconds, load)
             finally:
                 stopper.cancel()
                 load.terminate()
         finally:
-            run.terminate()
-            code = run.wait(60)
+            for process in processes:
+                process.run.terminate()
+            codes = [process.run.wait(60) for process in processes]
         say("kinds     " + ", ".join(f"{kind}: {count}" for kind, count in query(url, KINDS)))
         say(f"summary   {paid} payments, {decided:.0f} decisions, {blocked} accounts blocked in the database")
-        if code != 0 or decided < paid:
-            sys.exit(f"interdict run ended with {code}; {decided:.0f} of {paid} payments were decided")
+        if any(codes) or decided < paid:
+            sys.exit(f"interdict run ended with {codes}; {decided:.0f} of {paid} payments were decided")
 
 
 KINDS = "SELECT kind, count(*) FROM interdict_ledger GROUP BY kind ORDER BY kind"

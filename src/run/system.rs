@@ -174,8 +174,13 @@ async fn open_core(
 }
 
 /// The dead-letter file.
-pub(crate) fn open_letters(setup: &Setup, stats: &Arc<Stats>, stop: &Stop) -> anyhow::Result<Letters> {
-    let file = DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?;
+fn open_letters(setup: &Setup, stats: &Arc<Stats>, stop: &Stop) -> anyhow::Result<Letters> {
+    letters_at(&setup.engine.dead_letters, stats, stop)
+}
+
+/// The dead-letter file at `path`.
+pub(crate) fn letters_at(path: &Path, stats: &Arc<Stats>, stop: &Stop) -> anyhow::Result<Letters> {
+    let file = DeadLetterFile::open(path, Bounds::default())?;
     Ok(Letters::new(file, Arc::clone(stats), stop.clone()))
 }
 

@@ -1,5 +1,6 @@
 //! Starting and stopping the roles of one process.
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +37,7 @@ use super::super::commands::Command;
 use super::super::desk::{Desk, Health, QUEUE, model_entry};
 use super::super::input_log;
 use super::super::judging::Judging;
+use super::super::letters::Letters;
 use super::super::maintenance::{StreamClock, sweep};
 use super::super::sources::{Confirms, JudgedSources, Reached, Starter};
 use super::super::stats::Stats;
@@ -56,6 +58,9 @@ const OUTBOX_LOOK: Duration = Duration::from_millis(5);
 
 /// How often the length of the queue of work is shown.
 const WORK_LOOK: Duration = Duration::from_secs(1);
+
+/// Processes that write dead letters in one folder at most.
+const LETTER_FILES: u32 = 256;
 
 type Model = (Runtime, Arc<Active>, Bundle);
 
@@ -80,6 +85,8 @@ struct Process<'a> {
     /// Names of threads as they end.
     ends: (mpsc::Sender<&'static str>, mpsc::Receiver<&'static str>),
     tasks: JoinSet<anyhow::Result<()>>,
+    /// Held as long as the process works: what stands in its folder for it alone.
+    locks: Vec<File>,
 }
 
 /// Plays `roles` until told to stop, or until the sources end where `until_end` says so.
@@ -150,6 +157,7 @@ impl<'a> Process<'a> {
             threads: Vec::new(),
             ends: mpsc::channel(8),
             tasks: JoinSet::new(),
+            locks: Vec::new(),
         }
     }
 
@@ -168,6 +176,30 @@ impl<'a> Process<'a> {
         let mut pipeline = Pipeline::new(Arc::clone(&self.plan), Arc::clone(tracked), limits);
         pipeline.began(clock::now());
         pipeline
+    }
+
+    /// A dead-letter file that no other process of this folder writes: the configured one, or one beside it with a number.
+    fn letters(&mut self) -> anyhow::Result<Letters> {
+        let configured = &self.setup.engine.dead_letters;
+        let stem = configured.file_stem().unwrap_or_default().to_string_lossy();
+        let ending = configured.extension().unwrap_or_default().to_string_lossy();
+        for number in 0..LETTER_FILES {
+            let name = if number == 0 { format!("{stem}.{ending}") } else { format!("{stem}-{number}.{ending}") };
+            let path = configured.with_file_name(&name);
+            let beside = configured.with_file_name(format!("{name}.lock"));
+            let lock = File::create(&beside).with_context(|| format!("{} cannot be written", beside.display()))?;
+            match lock.try_lock() {
+                Ok(()) => {
+                    self.locks.push(lock);
+                    return system::letters_at(&path, &self.stats, &self.stop_taking);
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
+        }
+        Err(anyhow!(
+            "{LETTER_FILES} processes write dead letters in this folder already; give them folders of their own"
+        ))
     }
 
     /// Runs `work` on a thread of its own.
@@ -210,11 +242,12 @@ impl<'a> Process<'a> {
         }
         let Starter { confirms, reached, .. } = starter;
         let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
+        let letters = self.letters()?;
         let mut ingestor = Ingestor {
             plan: Arc::clone(&self.plan),
             pipeline: self.pipeline(&tracked),
             tracked,
-            letters: system::open_letters(setup, &self.stats, &self.stop_taking)?,
+            letters,
             stats: Arc::clone(&self.stats),
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
@@ -275,13 +308,14 @@ impl<'a> Process<'a> {
         let positions = self.store.positions(input_log::SOURCE).await?;
         let stored = positions.iter().find(|offset| offset.partition == slot).map(|offset| offset.position);
         let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
+        let letters = self.letters()?;
         Ok(Answering {
             namespace: self.setup.namespace.clone(),
             plan: Arc::clone(&self.plan),
             pipeline: self.pipeline(&tracked),
             tracked,
             judging,
-            letters: system::open_letters(self.setup, &self.stats, &self.stop_taking)?,
+            letters,
             stats: Arc::clone(&self.stats),
             fleet: Arc::clone(&self.fleet),
             outbox: Arc::clone(&self.outbox),
