@@ -113,8 +113,9 @@ impl Demo {
     async fn play(&self, setup: &Setup, place: &Place) -> anyhow::Result<()> {
         let asked = CancellationToken::new();
         let asks = asked.clone();
+        let told = told_to_stop();
         tokio::spawn(async move {
-            told_to_stop().await;
+            told.await;
             asks.cancel();
         });
         let tally = Arc::new(Mutex::new(Tally::default()));

@@ -82,6 +82,7 @@ impl Run {
     }
 
     async fn serve(&self, setup: &Setup) -> anyhow::Result<()> {
+        let told_to_stop = told_to_stop();
         let ends_with_sources = self.until_end || !setup.serves_http;
         if setup.sources.is_empty() && !setup.serves_http {
             anyhow::bail!("nothing to do: the configuration has neither [source] nor [http]");
@@ -93,7 +94,7 @@ impl Run {
         }
         let ended = tokio::select! {
             ended = system.ended() => ended,
-            () = told_to_stop() => {
+            () = told_to_stop => {
                 tracing::info!("stopping: what was taken is worked off first");
                 Ok(())
             }
@@ -106,12 +107,15 @@ impl Run {
     }
 }
 
-/// SIGINT or SIGTERM.
-pub(crate) async fn told_to_stop() {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .expect("a process may always listen for SIGTERM");
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// SIGINT or SIGTERM, from the call on: what comes before it is awaited is not lost.
+pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).expect("a process may always listen for signals");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

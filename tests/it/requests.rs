@@ -173,14 +173,15 @@ fn blocks_bind_the_next_decision() {
 #[test]
 fn a_deadline_is_kept_and_its_answer_is_what_is_stored() {
     let (place, process, caller) = serving(&config(""));
-    // While the engine works off a thousand payments, callers who will not wait are answered by default.
-    let work: String =
-        (200..4_200).map(|n| debezium("c", n, &row(n.cast_signed(), 10, 11 + n.cast_signed() % 500, "5.00"))).collect();
+    // While the engine works off thousands of payments, callers who will not wait are answered by default.
+    let work: String = (200..24_200)
+        .map(|n| debezium("c", n, &row(n.cast_signed(), 10, 11 + n.cast_signed() % 500, "5.00")))
+        .collect();
     place.append("live.jsonl", work);
     let mut asked = 0;
     loop {
-        let body = event(5_000 + asked, 60, 7, "1.00");
-        let (status, answer) = caller.send("POST", "/v1/decisions", &[("x-deadline-ms", "5")], &body);
+        let body = event(1_000_000 + asked, 60, 7, "1.00");
+        let (status, answer) = caller.send("POST", "/v1/decisions", &[("x-deadline-ms", "12")], &body);
         asked += 1;
         assert!(asked < 2_000, "the engine is never too busy");
         if status == 503 && answer["error"]["code"] == "deadline" {
@@ -206,10 +207,10 @@ fn a_deadline_is_kept_and_its_answer_is_what_is_stored() {
     assert_eq!(caller.apart().post("/v1/decisions", &large).0, 413);
     let (status, answer) = caller.post("/v1/decisions", &json!({ "event": { "transaction_id": 62 } }));
     assert!((400..500).contains(&status), "{answer}");
-    caller.until(|caller| (counted(caller, 11, "1d") == json!(8)).then_some(()));
+    caller.until(|caller| (counted(caller, 11, "1d") == json!(48)).then_some(()));
     process.terminate();
     assert!(process.end().0.success());
-    assert_eq!(place.remains().decisions.len(), 4_001 + usize::try_from(asked).unwrap());
+    assert_eq!(place.remains().decisions.len(), 24_001 + usize::try_from(asked).unwrap());
 }
 
 #[test]

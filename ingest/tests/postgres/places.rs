@@ -122,6 +122,10 @@ fn a_position_that_the_slot_has_passed_stops_with_a_message() {
     assert!(error.to_string().contains("only the changes up to"), "{error}");
     let error = Puller::resume(&world.config(), &streams(), u64::MAX / 2).unwrap_err();
     assert!(error.to_string().contains("restored"), "{error}");
+    // The last look at it may still be under way in the server.
+    eventually("the slot is free again", || {
+        world.sql("SELECT active FROM pg_replication_slots WHERE slot_name = 'moved'") == ["f"]
+    });
     world.sql("SELECT pg_drop_replication_slot('moved')");
     let error = Puller::resume(&world.config(), &streams(), stored).unwrap_err();
     assert!(error.to_string().contains("is gone"), "{error}");

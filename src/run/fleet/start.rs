@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ use super::super::maintenance::{StreamClock, sweep};
 use super::super::sources::{Confirms, JudgedSources, Reached, Starter};
 use super::super::stats::Stats;
 use super::super::system::{self, INTAKE, Shell};
-use super::super::{waiting, watching};
+use super::super::{told_to_stop, waiting, watching};
 use super::answering::Answering;
 use super::ingest::Ingestor;
 use super::lease::Claimant;
@@ -91,7 +92,7 @@ struct Process<'a> {
 
 /// Plays `roles` until told to stop, or until the sources end where `until_end` says so.
 pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> anyhow::Result<()> {
-    let plays = |role: Role| roles.contains(&role);
+    let mut told_to_stop = pin!(told_to_stop());
     let mut registry = Registry::default();
     let online = system::open_store(setup).await?.measured_by(StoreMetrics::register(&mut registry));
     let store = online.shared().cloned().context(
@@ -102,33 +103,15 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     process.tasks.spawn(mode);
     store.offsets(input_log::SOURCE, "input-log").await?;
     let (health, health_seen) = watch::channel(Health::Starting);
-    let reached = if plays(Role::Ingest) { process.ingest(until_end)? } else { Reached::default() };
-    let model = if plays(Role::Scorer) || plays(Role::Monitor) { system::load_model(setup)? } else { None };
-    if plays(Role::Monitor) && !process.monitor(model.as_ref()).await? {
-        return process.stop().await;
-    }
-    let (commands, queue) = mpsc::channel(QUEUE);
-    let judging = if plays(Role::Scorer) { Some(process.score(model.as_ref(), queue).await?) } else { None };
-    if setup.serves_http {
-        let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
-        let desk = process.desk(commands, health_seen, reached, judging.as_ref(), model);
-        let registry = std::mem::take(&mut process.registry);
-        let server = system::bind(setup, desk, registry).await?;
-        let address: SocketAddr = server.local_addr();
-        process.tasks.spawn({
-            let stop = process.stop_edge.clone();
-            async move {
-                system::serve(server, stop).await;
-                Ok(())
-            }
-        });
-        tracing::info!(?roles, %address, "serving");
-    } else {
-        drop(commands);
-        tracing::info!(?roles, "running");
-    }
-    health.send_replace(Health::Working);
-    let ended = process.ended().await;
+    // What has begun is stopped in order also where something after it does not begin.
+    let ended = match process.begin(roles, until_end, health_seen, told_to_stop.as_mut()).await {
+        Ok(Begun::Works) => {
+            health.send_replace(Health::Working);
+            process.ended(told_to_stop).await
+        }
+        Ok(Begun::IsTold) => Ok(()),
+        Err(error) => Err(error),
+    };
     health.send_replace(Health::Ended);
     let stats = Arc::clone(&process.stats);
     let stopped = process.stop().await;
@@ -137,7 +120,49 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     ended.and(stopped)
 }
 
+/// What came of a beginning.
+enum Begun {
+    Works,
+    /// The process was told to stop while it stood by.
+    IsTold,
+}
+
 impl<'a> Process<'a> {
+    /// Begins to play `roles`.
+    async fn begin(
+        &mut self,
+        roles: &[Role],
+        until_end: bool,
+        health: watch::Receiver<Health>,
+        told_to_stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<Begun> {
+        let plays = |role: Role| roles.contains(&role);
+        let setup = self.setup;
+        let reached = if plays(Role::Ingest) { self.ingest(until_end)? } else { Reached::default() };
+        let model = if plays(Role::Scorer) || plays(Role::Monitor) { system::load_model(setup)? } else { None };
+        if plays(Role::Monitor) && !self.monitor(model.as_ref(), told_to_stop).await? {
+            return Ok(Begun::IsTold);
+        }
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let judging = if plays(Role::Scorer) { Some(self.score(model.as_ref(), queue).await?) } else { None };
+        if !setup.serves_http {
+            drop(commands);
+            tracing::info!(?roles, "running");
+            return Ok(Begun::Works);
+        }
+        let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+        let desk = self.desk(commands, health, reached, judging.as_ref(), model);
+        let server = system::bind(setup, desk, std::mem::take(&mut self.registry)).await?;
+        let address: SocketAddr = server.local_addr();
+        let stop = self.stop_edge.clone();
+        self.tasks.spawn(async move {
+            system::serve(server, stop).await;
+            Ok(())
+        });
+        tracing::info!(?roles, %address, "serving");
+        Ok(Begun::Works)
+    }
+
     fn open(setup: &'a Setup, store: Arc<RedisStore>, online: Arc<OnlineStore>, mut registry: Registry) -> Self {
         Self {
             setup,
@@ -381,14 +406,14 @@ impl<'a> Process<'a> {
     }
 
     /// Starts the monitor once no other process is one; false when told to stop before.
-    async fn monitor(&mut self, model: Option<&Model>) -> anyhow::Result<bool> {
+    async fn monitor(&mut self, model: Option<&Model>, told_to_stop: impl Future<Output = ()>) -> anyhow::Result<bool> {
         let config = self.setup.monitor.clone();
         let config = config.context("--role monitor has nothing to write: the configuration has no [monitor]")?;
         let claimant = self.claimant("monitor");
         let told = CancellationToken::new();
         let is_mine = tokio::select! {
             is_mine = claimant.acquire(&told) => is_mine?,
-            () = super::super::told_to_stop() => false,
+            () = told_to_stop => false,
         };
         if !is_mine {
             return Ok(false);
@@ -434,9 +459,9 @@ impl<'a> Process<'a> {
     }
 
     /// Waits for the signal to stop, the end of a thread or that of a task.
-    async fn ended(&mut self) -> anyhow::Result<()> {
+    async fn ended(&mut self, told_to_stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::select! {
-            () = super::super::told_to_stop() => {
+            () = told_to_stop => {
                 tracing::info!("stopping: what was taken is worked off first");
                 Ok(())
             }

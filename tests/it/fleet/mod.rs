@@ -4,6 +4,7 @@ mod chaos;
 mod modes;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, decision_id};
@@ -183,6 +184,14 @@ impl Fleet {
     }
 }
 
+/// A port that stays free while its process is down: below those that the system gives to others.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() * 16 % 16_000;
+    let mut ports = (0..16_000).map(|_| 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000);
+    let free = ports.find_map(|port| {
+        let port = u16::try_from(port).unwrap();
+        std::net::TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    });
+    free.expect("some port is free")
 }
