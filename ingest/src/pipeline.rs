@@ -430,9 +430,14 @@ impl<S: Reader> Pipeline<S> {
         }
     }
 
-    /// Lets go of a source's partition: another process goes on with it.
-    pub fn let_go(&mut self, source: &str, partition: u32) {
-        self.standings.remove(&(source.to_owned(), partition));
+    /// Moves that say where every source stands and leave it there: a commit with them is refused where the store does not hold that.
+    #[must_use]
+    pub fn held(&self) -> Vec<OffsetMove> {
+        let held = |((source, partition), standing): (&(String, u32), &Standing)| {
+            let to = standing.stored.filter(|_| !standing.is_volatile)?;
+            Some(OffsetMove { source: source.clone(), partition: *partition, from: Some(to), to })
+        };
+        self.standings.iter().filter_map(held).collect()
     }
 
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.

@@ -30,6 +30,8 @@ pub(crate) enum Refusal {
     NotJudged,
     /// The lists take no block that it might bring.
     ListsFull,
+    /// Its event is known already and waits for its decision.
+    UnderWay,
 }
 
 impl Refusal {
@@ -38,6 +40,10 @@ impl Refusal {
         match self {
             Self::KeyReused => Err(BackendError::IdempotencyKeyReused),
             Self::NotJudged => Ok(Decided::NotJudged),
+            Self::UnderWay => Err(BackendError::Overloaded {
+                what: "the queue of decisions under way",
+                retry_after: Duration::from_secs(1),
+            }),
             Self::ListsFull => Err(BackendError::Overloaded { what: "the list of blocks", retry_after: FULL_RETRY }),
         }
     }
@@ -59,6 +65,8 @@ struct Table {
 struct Entry {
     holders: usize,
     told: Option<Box<DecisionRecord>>,
+    /// A caller has it.
+    is_given: bool,
     /// Requests that were refused.
     refused: Vec<(u64, Refusal)>,
 }
@@ -146,15 +154,32 @@ impl Promise {
         self.with(|entry| (**entry.told.get_or_insert_with(|| Box::new(record))).clone())
     }
 
+    /// For an engine whose commit was refused: what it settled is made anew, unless a caller has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn withdraw(&self) {
+        self.with(|entry| {
+            if !entry.is_given {
+                entry.told = None;
+            }
+            entry.refused.retain(|(request, _)| *request != self.request);
+        });
+    }
+
     /// For the caller's side: the record he is to be told, `default` unless another one is settled.
     ///
     /// # Errors
     /// The request was refused, and nothing else was told.
     pub(crate) fn tell(&self, default: impl FnOnce() -> DecisionRecord) -> Result<DecisionRecord, Refusal> {
         self.with(|entry| match (&entry.told, entry.refused.iter().find(|(request, _)| *request == self.request)) {
-            (Some(told), _) => Ok((**told).clone()),
+            (Some(told), _) => {
+                entry.is_given = true;
+                Ok((**told).clone())
+            }
             (None, Some((_, refusal))) => Err(*refusal),
-            (None, None) => Ok((**entry.told.insert(Box::new(default()))).clone()),
+            (None, None) => {
+                entry.is_given = true;
+                Ok((**entry.told.insert(Box::new(default()))).clone())
+            }
         })
     }
 

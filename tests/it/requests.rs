@@ -181,7 +181,7 @@ fn a_deadline_is_kept_and_its_answer_is_what_is_stored() {
     let mut asked = 0;
     loop {
         let body = event(1_000_000 + asked, 60, 7, "1.00");
-        let (status, answer) = caller.send("POST", "/v1/decisions", &[("x-deadline-ms", "12")], &body);
+        let (status, answer) = caller.send("POST", "/v1/decisions", &[("x-deadline-ms", "20")], &body);
         asked += 1;
         assert!(asked < 2_000, "the engine is never too busy");
         if status == 503 && answer["error"]["code"] == "deadline" {
@@ -196,8 +196,11 @@ fn a_deadline_is_kept_and_its_answer_is_what_is_stored() {
             (status == 200).then_some(stored)
         });
         assert_eq!(stored["decision"], *decision);
-        if decision["decided_by"] == "default" {
-            assert_eq!((&answer["unlogged"], &decision["outcome"]), (&json!(true), &json!("review")), "{answer}");
+        if answer["unlogged"] == json!(true) {
+            // The sixth payment within a day has blocked the customer, which binds what is told without the engine as well.
+            let told = (&decision["decided_by"], &decision["outcome"]);
+            let is_blocked = told == (&json!("list"), &json!("block"));
+            assert!(is_blocked || (asked <= 6 && told == (&json!("default"), &json!("review"))), "{answer}");
             break;
         }
     }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
+use interdict_features::definition::Judge as Judged;
 use interdict_features::engine::{Evaluate, Outcome, Plan};
 use interdict_features::state::AsOf;
 use interdict_ingest::pipeline::Pipeline;
@@ -152,13 +153,22 @@ impl Answering {
     /// Decides one round of requests, each for another event.
     async fn decide(&mut self, asked: Vec<Asked>) -> anyhow::Result<()> {
         let (round, committed) = loop {
-            let round = self.round(&asked).await?;
+            let round = match self.round(&asked).await {
+                Err(error) if super::is_passing(&error) => {
+                    tracing::error!(error = crate::told::told(&error), "the store does not answer; requests wait");
+                    wait_to_retry(&self.stop)?;
+                    asked.iter().for_each(|asked| asked.promise.withdraw());
+                    continue;
+                }
+                round => round?,
+            };
             self.letters.bury(&round.letters)?;
             self.letters.flush()?;
             match self.commit(&round.commit).await? {
                 Some(committed) => break (round, committed),
                 None => self.fleet.count_conflict(),
             }
+            asked.iter().for_each(|asked| asked.promise.withdraw());
         };
         self.pipeline.stored();
         self.pipeline.forget();
@@ -210,9 +220,10 @@ impl Answering {
     async fn round(&mut self, asked: &[Asked]) -> anyhow::Result<Round> {
         self.pipeline.rewind();
         let (beside, mut lists) = self.prefetch(asked).await?;
-        let mut round = Round { next: self.next, ..Round::default() };
+        // Places are the requests' own, so that a round that is done again gives each its place again.
+        let mut round = Round { next: self.next + asked.len() as u64, ..Round::default() };
         let mut keys: HashSet<Vec<u8>> = HashSet::new();
-        for (asked, stored) in asked.iter().zip(beside.decisions) {
+        for ((place, asked), stored) in (self.next..).zip(asked).zip(beside.decisions) {
             let key_row = Known::key_row(&asked.request);
             let fetched = Fetched {
                 rows: key_row.iter().map(|key| self.tracked.row(key)).collect(),
@@ -223,10 +234,10 @@ impl Answering {
             if let KeyUse::New(write) = &known.key
                 && !keys.insert(write.key.id.to_vec())
             {
-                // Another request of this round has the key: it comes again in a round of its own.
+                // Another request of this round has the key, for another event.
                 known.key = KeyUse::Other;
             }
-            let came = self.came(asked, known, &mut lists, &mut round).await?;
+            let came = self.came((asked, place), known, &mut lists, &mut round).await?;
             round.came.push(came);
         }
         self.pipeline.fill(&mut round.commit);
@@ -263,7 +274,7 @@ impl Answering {
     /// What comes of one request; its part of the commit joins the round's.
     async fn came(
         &mut self,
-        asked: &Asked,
+        (asked, position): (&Asked, u64),
         known: Known,
         lists: &mut Lists,
         round: &mut Round,
@@ -278,7 +289,6 @@ impl Answering {
         if let Some(record) = known.record {
             return Ok(Came::Stored(Box::new(record)));
         }
-        let position = round.next;
         let mut batch = ChangeBatch::new(Arc::clone(request.batch.stream()), self.slot);
         batch.push_row(request.batch.row(0), input_log::request_change(request.budget.received, position));
         self.pipeline.apply(&batch, Evaluate::Judged).await?;
@@ -287,15 +297,19 @@ impl Answering {
         let judged = self.judge(request, &batch, lists)?;
         let record = match judged {
             Some(record) => Some(promise.settle(record)),
+            // Whatever is inserted is judged: it waits for a scorer.
+            None if matches!(batch.stream().judge, Some(Judged::Insert)) => promise.refuse(Refusal::UnderWay),
             None => promise.refuse(Refusal::NotJudged),
         };
         if record.is_some() || is_applied {
             let entry = Entry::of_request(&request.batch, request.budget.received).at(self.slot, position);
             round.commit.appends.push(append(LogName::INPUT, &entry)?);
             self.pipeline.advance(input_log::SOURCE, self.slot, position);
-            round.next += 1;
         }
-        let Some(record) = record else { return Ok(Came::NotJudged) };
+        let Some(record) = record else {
+            let is_insert = matches!(batch.stream().judge, Some(Judged::Insert));
+            return Ok(if is_insert { Came::Refused(Refusal::UnderWay) } else { Came::NotJudged });
+        };
         let judge = self.judging.judge_of(batch.stream().index).context("a request for a stream that is not judged")?;
         let claim = judge.claim(&record)?;
         for entry in &claim.lists {
@@ -391,7 +405,14 @@ impl Answering {
         loop {
             self.pipeline.rewind();
             self.tracked.begin();
-            self.pipeline.apply(&batch, Evaluate::Nothing).await?;
+            match self.pipeline.apply(&batch, Evaluate::Nothing).await.map(drop).map_err(anyhow::Error::from) {
+                Err(error) if super::is_passing(&error) => {
+                    tracing::error!(error = crate::told::told(&error), "the store does not answer; a label waits");
+                    wait_to_retry(&self.stop)?;
+                    continue;
+                }
+                applied => applied?,
+            }
             self.pipeline.advance(input_log::SOURCE, self.slot, position);
             let mut commit = Commit {
                 appends: vec![append(LogName::INPUT, &entry)?],

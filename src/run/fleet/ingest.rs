@@ -33,7 +33,7 @@ use super::tracked::Tracked;
 use super::work::Work;
 
 /// Records applied in one commit at most, if more wait: a delivery is never split.
-const RECORDS: u64 = 8_192;
+const RECORDS: u64 = 4_096;
 
 /// How often sources that forget what was confirmed are told what is stored.
 const CONFIRM: Duration = Duration::from_secs(1);
@@ -122,7 +122,14 @@ impl Ingestor {
         }
         let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
         let applied = loop {
-            let mut applied = self.applied(batch).await?;
+            let mut applied = match self.applied(batch).await {
+                Err(error) if super::is_passing(&error) => {
+                    tracing::error!(error = crate::told::told(&error), "the store does not answer; intake waits");
+                    wait_to_retry(&self.stop)?;
+                    continue;
+                }
+                applied => applied?,
+            };
             applied.commit.durability = if confirms { Durability::Power } else { Durability::Process };
             self.letters.bury(&applied.refused)?;
             self.letters.flush()?;
@@ -238,7 +245,9 @@ impl Ingestor {
         if self.is_confirmed || now - self.last_confirm < CONFIRM {
             return Ok(());
         }
-        if self.commit(&Commit { durability: Durability::Power, ..Commit::default() }).await? {
+        // Only if the store still holds what it held: one that went back must not have what it lost confirmed.
+        let commit = Commit { durability: Durability::Power, offsets: self.pipeline.held(), ..Commit::default() };
+        if self.commit(&commit).await? {
             self.tell_confirmed(now);
         }
         Ok(())

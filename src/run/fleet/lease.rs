@@ -21,25 +21,31 @@ pub(super) struct Claimant {
     pub(super) time_to_live: Duration,
 }
 
+/// Who holds a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Held,
+    Another,
+    /// The store does not say.
+    Unknown,
+}
+
 impl Claimant {
     /// How often it is renewed, and asked for by those who wait.
     fn step(&self) -> Duration {
         self.time_to_live / 4
     }
 
-    /// Asks for the lease, or renews it; whether it is held. What fails for a while is tried again until `until` from now.
-    async fn ask(&self, until: Duration) -> anyhow::Result<bool> {
-        let started = tokio::time::Instant::now();
-        loop {
-            match self.store.lease(&self.name, self.holder, self.time_to_live).await {
-                Ok(lease) => return Ok(lease.is_some()),
-                Err(error) if error.class() == Class::Transient && started.elapsed() < until => {
-                    tracing::warn!(%error, lease = self.name, "a lease cannot be asked for; it is tried again");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                Err(error) if error.class() == Class::Transient => return Ok(false),
-                Err(error) => return Err(error.into()),
+    /// Asks for the lease, or renews it.
+    async fn ask(&self) -> anyhow::Result<Standing> {
+        match self.store.lease(&self.name, self.holder, self.time_to_live).await {
+            Ok(Some(_)) => Ok(Standing::Held),
+            Ok(None) => Ok(Standing::Another),
+            Err(error) if error.class() == Class::Transient => {
+                tracing::warn!(%error, lease = self.name, "a lease cannot be asked for; it is tried again");
+                Ok(Standing::Unknown)
             }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -47,11 +53,12 @@ impl Claimant {
     pub(super) async fn acquire(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
         let mut told = false;
         loop {
-            if self.ask(Duration::ZERO).await? {
-                return Ok(true);
-            }
-            if !std::mem::replace(&mut told, true) {
-                tracing::info!(lease = self.name, "another process does this; standing by");
+            match self.ask().await? {
+                Standing::Held => return Ok(true),
+                Standing::Another if !std::mem::replace(&mut told, true) => {
+                    tracing::info!(lease = self.name, "another process does this; standing by");
+                }
+                Standing::Another | Standing::Unknown => {}
             }
             tokio::select! {
                 () = tokio::time::sleep(self.step()) => {}
@@ -72,7 +79,8 @@ impl Claimant {
                     return Ok(true);
                 }
             }
-            if !self.ask(self.time_to_live / 2).await? {
+            // While nobody answers nobody else gets it either; what is done meanwhile is fenced by the store.
+            if self.ask().await? == Standing::Another {
                 tracing::warn!(lease = self.name, "the lease is lost");
                 return Ok(false);
             }

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - A piece of work is finished in the commit that stores its decision, so it is done again until there is one, and a second one changes
 //!   nothing.
-//! - Lists are those of the moment at which a batch is judged, whichever process changed them; within a batch a block binds the events behind it.
+//! - Lists are those of the moment at which a batch is judged, whichever process changed them; within a batch a block binds the
+//!   events of the same stream behind it.
 //! - What acts is on disk (and with the replicas configured) before anybody acts on it.
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use super::super::clock;
 use super::super::judging::{Case, Judged, Judging, undecodable};
 use super::super::letters::wait_to_retry;
 use super::super::stats::Stats;
-use super::work::Work;
+use super::work::{Work, WorkError};
 
 /// Pieces of work judged together at most.
 const PIECES: usize = 256;
@@ -137,7 +138,8 @@ impl Scoring {
     }
 
     fn judge_share(&mut self, share: &Share) -> anyhow::Result<Vec<Judged>> {
-        let Some(judge) = self.judging.judge_of(share.stream.index).cloned() else { return Ok(Vec::new()) };
+        let judge = self.judging.judge_of(share.stream.index).cloned();
+        let judge = judge.ok_or_else(|| WorkError::Stream { stream: share.stream.name.clone() })?;
         let now = clock::now();
         let mut judged = self.judging.judge_cases(&judge, &share.batch, &share.cases, now)?;
         for letter in &share.undecodable {

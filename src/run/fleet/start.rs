@@ -120,6 +120,18 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     ended.and(stopped)
 }
 
+/// Tells of a thread's end, however it ends: a process of which a part has gone must not look as if it worked.
+struct Ending {
+    name: &'static str,
+    ends: mpsc::Sender<&'static str>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _one_is_enough = self.ends.try_send(self.name);
+    }
+}
+
 /// What came of a beginning.
 enum Begun {
     Works,
@@ -234,11 +246,11 @@ impl<'a> Process<'a> {
     {
         let (runtime, ends) = (Handle::current(), self.ends.0.clone());
         let work = move || {
+            let _told_also_by_a_panic = Ending { name, ends };
             let ended = runtime.block_on(work());
             if let Err(error) = &ended {
                 tracing::error!(error = crate::told::told(error), "the {name} has ended");
             }
-            let _stopped_already = ends.blocking_send(name);
             ended
         };
         self.threads.push((name, std::thread::Builder::new().name(name.to_owned()).spawn(work)?));
@@ -426,7 +438,12 @@ impl<'a> Process<'a> {
         let shown = Arc::new(Mutex::new(None));
         let thread =
             watching::start(opened, &self.online, Arc::clone(&self.logged), &shown, self.stop_rest.clone()).await?;
-        self.threads.push(("monitor", thread));
+        let ends = self.ends.0.clone();
+        let watch = move || {
+            let _told_also_by_a_panic = Ending { name: "monitor", ends };
+            thread.join().unwrap_or_else(|_panic| Err(anyhow!("the monitor's thread panicked")))
+        };
+        self.threads.push(("monitor", std::thread::Builder::new().name("monitor-watch".to_owned()).spawn(watch)?));
         let stop = self.stop_rest.clone();
         self.tasks.spawn(async move {
             anyhow::ensure!(claimant.keep(&stop).await?, "another process is the monitor now; start this one again");

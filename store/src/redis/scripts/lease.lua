@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Acquires or renews a lease (with a time to live), or gives it back (without): its epoch, or 0 when another one holds it.
 local leases, name, holder, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local clock = redis.call('TIME')
