@@ -350,7 +350,7 @@ impl Answering {
         loop {
             match self.tracked.store().commit(commit.clone()).await {
                 Ok(committed) => return Ok(Some(committed)),
-                Err(StoreError::Conflict { .. }) => return Ok(None),
+                Err(StoreError::Conflict) => return Ok(None),
                 Err(error) if error.class() == Class::Transient => {
                     tracing::error!(%error, "the store does not take a commit; requests wait");
                     wait_to_retry(&self.stop)?;

@@ -229,7 +229,7 @@ impl Ingestor {
         loop {
             match self.tracked.store().commit(commit.clone()).await {
                 Ok(_) => return Ok(true),
-                Err(StoreError::Conflict { .. }) => return Ok(false),
+                Err(StoreError::Conflict) => return Ok(false),
                 Err(error) if error.class() == Class::Transient => {
                     tracing::error!(%error, "the store does not take a commit; intake waits");
                     wait_to_retry(&self.stop)?;

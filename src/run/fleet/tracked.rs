@@ -19,6 +19,9 @@ use interdict_store::port::{Commit, Fetched, ListEntry, Offset, Query, RowKey, S
 /// A stored value and who wrote it.
 type Read = (Option<Bytes>, Stamp);
 
+/// What was read of an entity's key, by group.
+type OfKey = HashMap<u64, Read>;
+
 /// A store and what was read of it in the micro-batch under way.
 #[derive(Debug)]
 pub(super) struct Tracked {
@@ -28,7 +31,7 @@ pub(super) struct Tracked {
 
 #[derive(Debug, Default)]
 struct Reads {
-    states: HashMap<Arc<str>, HashMap<Box<[u8]>, HashMap<u64, Read>>>,
+    states: HashMap<Arc<str>, HashMap<Box<[u8]>, OfKey>>,
     rows: HashMap<RowKey, Read>,
     positions: Vec<SeenPosition>,
 }
@@ -129,7 +132,7 @@ impl Tracked {
 }
 
 impl Reads {
-    fn state(&mut self, asked: &StateQuery) -> &mut HashMap<u64, Read> {
+    fn state(&mut self, asked: &StateQuery) -> &mut OfKey {
         self.states.entry(Arc::clone(&asked.entity)).or_default().entry(asked.key.clone()).or_default()
     }
 }
