@@ -78,6 +78,7 @@ impl Entry {
     }
 
     /// The entry as one of several scorers writes it.
+    #[cfg(feature = "redis")]
     pub(crate) fn at(mut self, partition: u32, position: u64) -> Self {
         let (Self::Request { place, .. } | Self::Label { place, .. }) = &mut self;
         *place = Some(Place { partition, position });
@@ -121,6 +122,7 @@ pub(crate) fn label_version(position: u64) -> Version {
 }
 
 /// The version of a label that came to one of several scorers: later ones are newer, and over those of the only process before.
+#[cfg(feature = "redis")]
 pub(crate) fn label_version_at(received: Timestamp, partition: u32) -> Version {
     Version { major: LABEL_VERSIONS + received.micros().max(0).unsigned_abs(), minor: partition }
 }

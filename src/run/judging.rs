@@ -145,6 +145,7 @@ impl Judging {
     }
 
     /// Judges cases that were made elsewhere, in order; their events are the rows of `batch`.
+    #[cfg(feature = "redis")]
     pub(crate) fn judge_cases(
         &mut self,
         judge: &Judge,

@@ -31,6 +31,7 @@ pub(crate) enum Refusal {
     /// The lists take no block that it might bring.
     ListsFull,
     /// Its event is known already and waits for its decision.
+    #[cfg(feature = "redis")]
     UnderWay,
 }
 
@@ -40,6 +41,7 @@ impl Refusal {
         match self {
             Self::KeyReused => Err(BackendError::IdempotencyKeyReused),
             Self::NotJudged => Ok(Decided::NotJudged),
+            #[cfg(feature = "redis")]
             Self::UnderWay => Err(BackendError::Overloaded {
                 what: "the queue of decisions under way",
                 retry_after: Duration::from_secs(1),
