@@ -5,6 +5,8 @@ ONNXRUNTIME_VERSION := 1.31.1
 ONNXRUNTIME := $(CURDIR)/.onnxruntime/libonnxruntime.so.$(ONNXRUNTIME_VERSION)
 PYTHON ?= python3
 VENV := .venv/ready
+ROUNDS ?= 200
+SEED ?= 1
 TRAINING := target/training
 FUZZ_SECONDS ?= 10
 INTERDICT := cargo run --release --quiet --bin interdict --
@@ -14,7 +16,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers stack compose bench bench-block train clean-training fuzz
+.PHONY: help demo test lint onnxruntime servers stack compose bench bench-block train clean-training fuzz chaos
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -48,6 +50,9 @@ servers: ## Installs PostgreSQL, Redis and Prometheus from Debian's packages whe
 		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis or Prometheus is missing: sudo make servers"; exit 1; fi; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server prometheus; \
 	fi
+
+chaos: onnxruntime servers ## Kills, pauses and cuts off roles in seeded rounds; ROUNDS=200 SEED=1
+	INTERDICT_CHAOS_ROUNDS=$(ROUNDS) INTERDICT_CHAOS_SEED=$(SEED) cargo test --workspace --test it fleet::chaos
 
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
 	cargo build --release --bin interdict
