@@ -30,7 +30,8 @@ impl RedisServer {
     pub(crate) fn begin(&mut self) {
         let mut watch = Command::new("sh")
             .args(["-c", WATCH, "sh", "redis-server", "--port", "0", "--daemonize", "no", "--appendonly", "yes"])
-            .args(["--save", "", "--unixsocket"])
+            // With a sync every second a write may wait behind a slow one, and what was answered is gone with the process.
+            .args(["--appendfsync", "always", "--save", "", "--unixsocket"])
             .arg(self.socket())
             .arg("--dir")
             .arg(self.folder.path())
