@@ -68,7 +68,7 @@ async fn a_locked_account_keeps_no_other_waiting() {
     let left = rig.outbox.store.outbox_now(100).unwrap();
     assert!(left.iter().all(|intent| intent.payload.contains("\"key\":\"7\"")), "{left:?}");
     let watcher = rig.server.connect(&rig.name).await;
-    until("it is tried again", async || running.scrape().contains("interdict_scorer_action_retries_total")).await;
+    until("it is tried again", async || running.has_retried()).await;
     assert!(waiting(&watcher).await <= 1, "the others of the account stand behind the first");
     rig.bank.batch_execute("COMMIT").await.unwrap();
     rig.outbox.wait_empty().await;
@@ -115,7 +115,7 @@ async fn a_server_that_crashes_and_comes_back_gets_everything_once() {
         rig.outbox.decide(number, (number - 20).cast_signed(), 91);
     }
     running.wake();
-    until("it is tried in vain", async || running.scrape().contains("interdict_scorer_action_retries_total")).await;
+    until("it is tried in vain", async || running.has_retried()).await;
     server.resume();
     rig.outbox.wait_empty().await;
     running.end().await;
@@ -181,7 +181,7 @@ async fn a_database_that_takes_no_writes_or_connections_is_waited_for() {
         // Whoever starts now starts all the same.
         rig.outbox.receivers().check().await.unwrap();
         let running = rig.outbox.start();
-        until("it is tried in vain", async || running.scrape().contains("interdict_scorer_action_retries_total")).await;
+        until("it is tried in vain", async || running.has_retried()).await;
         assert_eq!(rig.outbox.store.outbox_now(10).unwrap().len(), 1, "{away}");
         other.batch_execute(&back).await.unwrap();
         rig.outbox.wait_empty().await;

@@ -251,6 +251,13 @@ impl Running {
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
+    /// Whether an action was tried again: the counter itself is there from the beginning.
+    pub(super) fn has_retried(&self) -> bool {
+        let is_retried =
+            |line: &str| line.starts_with("interdict_scorer_action_retries_total") && !line.ends_with(" 0");
+        self.scrape().lines().any(is_retried)
+    }
+
     pub(super) fn scrape(&self) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();

@@ -90,7 +90,7 @@ async fn a_password_is_read_from_the_environment_and_a_wrong_one_is_waited_out()
     outbox.receivers().check().await.unwrap();
     let id = outbox.decide(2, 8, 90);
     let running = outbox.start();
-    until("it is tried in vain", async || running.scrape().contains("interdict_scorer_action_retries_total")).await;
+    until("it is tried in vain", async || running.has_retried()).await;
     running.end().await;
     assert_eq!(outbox.store.outbox_now(10).unwrap().len(), 1, "nothing is lost");
     std::fs::write(&file, format!("{}\n", super::server::PASSWORD)).unwrap();
@@ -141,7 +141,7 @@ async fn the_server_must_be_the_one_its_certificate_says() {
         let outbox = secured(host, mode, ca);
         outbox.decide(2, 8, 90);
         let running = outbox.start();
-        until("it is refused", async || running.scrape().contains("interdict_scorer_action_retries_total")).await;
+        until("it is refused", async || running.has_retried()).await;
         running.end().await;
         assert_eq!(outbox.store.outbox_now(10).unwrap().len(), 1, "{host} {mode}");
     }
