@@ -23,7 +23,7 @@ use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
-use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Query, Store};
+use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock;
@@ -54,8 +54,10 @@ pub(crate) enum Intake {
         /// When it was read.
         read: Instant,
     },
-    /// A source knows its identity and asks after which position it goes on.
-    Attach { source: Arc<str>, incarnation: Option<String>, reply: oneshot::Sender<anyhow::Result<Option<u64>>> },
+    /// A source knows its identity and asks after which positions it goes on.
+    Attach { source: Arc<str>, incarnation: Option<String>, reply: oneshot::Sender<anyhow::Result<Vec<Offset>>> },
+    /// Partitions are to be read elsewhere: what was taken of them is to be stored first.
+    Release { source: Arc<str>, partitions: Vec<u32>, reply: oneshot::Sender<()> },
     /// The source has ended.
     Ended,
     /// The source failed for good.
@@ -179,8 +181,8 @@ impl<S: Store> Core<S> {
 
     /// Applies what the input log holds beyond the stored states.
     pub(super) async fn replay_input(&mut self) -> anyhow::Result<()> {
-        let from = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
-        let mut position = from.map_or(0, |applied| applied + 1);
+        let stored = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
+        let mut position = position_of(&stored, 0).map_or(0, |applied| applied + 1);
         loop {
             let entries = self.store.read_log(LogName::INPUT, position, 1_000).await?;
             if entries.is_empty() {
@@ -208,8 +210,14 @@ impl<S: Store> Core<S> {
             }
             Intake::Attach { source, incarnation, reply } => {
                 self.catch_up().await?;
-                let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
-                let _reader_stopped = reply.send(position.map_err(Into::into));
+                let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                let _reader_stopped = reply.send(positions.map_err(Into::into));
+                Ok(0)
+            }
+            Intake::Release { source, partitions, reply } => {
+                self.store_all().await?;
+                self.pipeline.let_go(&source, &partitions);
+                let _reader_stopped = reply.send(());
                 Ok(0)
             }
             Intake::Ended => Ok(1),
@@ -323,7 +331,7 @@ impl<S: Store> Core<S> {
         self.pipeline.stored();
         if confirms {
             self.last_confirm = start;
-            self.confirms.stored(start, |source| self.pipeline.stored_position(source));
+            self.confirms.stored(start, |source| self.pipeline.stored_positions(source).collect());
         }
         self.is_confirmed = self.confirms.is_empty() || (confirms && self.confirms.are_done());
         let engine = self.pipeline.engine();
@@ -361,6 +369,11 @@ impl<S: Store> Core<S> {
         }
         Ok(())
     }
+}
+
+/// Where a partition stands; `None` at its beginning.
+pub(super) fn position_of(offsets: &[Offset], partition: u32) -> Option<u64> {
+    offsets.iter().find(|offset| offset.partition == partition).map(|offset| offset.position)
 }
 
 fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> DeadLetter {

@@ -42,7 +42,7 @@ impl<S: Store> Core<S> {
             self.stats.decided(clock::instant() - read, count);
         }
         self.stats.count_events(delivery.records);
-        self.pipeline.advance(source, 0, delivery.position);
+        self.pipeline.advance(source, delivery.partition, delivery.position);
         Ok(())
     }
 

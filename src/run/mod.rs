@@ -17,6 +17,7 @@ pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod taking_over;
+mod topics;
 mod watching;
 
 use std::path::PathBuf;

@@ -20,6 +20,7 @@ use interdict_ingest::pipeline::{Limits, Pipeline};
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
+use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
@@ -44,7 +45,7 @@ use crate::setup::{Setup, StoreSettings};
 
 use super::clock;
 use super::commands::Command;
-use super::core::{Core, End, Intake};
+use super::core::{Core, End, Intake, position_of};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
 use super::maintenance::sweep;
@@ -304,7 +305,6 @@ async fn start_sources(
     intake: mpsc::Sender<Intake>,
     stop: &Stop,
     core: &mut Core<OnlineStore>,
-    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "files have no metrics of their own"))]
     registry: &mut Registry,
 ) -> anyhow::Result<Reached> {
     let mut starter = Starter {
@@ -313,6 +313,7 @@ async fn start_sources(
         stop,
         confirms: Confirms::after(setup.store.replay_window()),
         reached: Reached::default(),
+        topics: TopicMetrics::register(registry),
         #[cfg(feature = "postgres")]
         postgres: &PostgresMetrics::register(registry),
     };
@@ -320,8 +321,8 @@ async fn start_sources(
         starter.configured(config)?;
     }
     for own in own {
-        let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
-        starter.own(own, position)?;
+        let stored = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
+        starter.own(own, position_of(&stored, 0))?;
     }
     core.confirms = starter.confirms;
     Ok(starter.reached)
