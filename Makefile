@@ -13,7 +13,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers stack bench bench-block train clean-training
+.PHONY: help demo test lint onnxruntime servers fluvio stack bench bench-block train clean-training
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -33,11 +33,14 @@ onnxruntime: $(INTERDICT_ONNXRUNTIME) ## Fetches the pinned ONNX Runtime library
 $(ONNXRUNTIME): training/onnxruntime.txt
 	$(PYTHON) training/fetch_onnxruntime.py --requirements training/onnxruntime.txt --library $@
 
-servers: ## Installs PostgreSQL and Redis from Debian's packages where they are missing
-	@if ! command -v redis-server >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
-		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL or Redis is missing: sudo make servers"; exit 1; fi; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server; \
+servers: ## Installs PostgreSQL, Redis and OpenSSL's headers (for Kafka) from Debian's packages where they are missing
+	@if ! command -v redis-server >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || ! pkg-config --exists libssl 2>/dev/null; then \
+		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis or libssl-dev is missing: sudo make servers"; exit 1; fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server libssl-dev pkg-config; \
 	fi
+
+fluvio: onnxruntime servers ## Tests a real Fluvio: its programs on the PATH, or INTERDICT_FLUVIO=HOST:PORT
+	$(PYTHON) tests/fluvio.py -- sh -c 'cargo test -p interdict -p interdict-ingest --test topics fluvio && cargo test -p interdict -p interdict-ingest --test it fluvio'
 
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
 	cargo build --release --bin interdict

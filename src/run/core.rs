@@ -23,7 +23,9 @@ use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
-use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store};
+use interdict_store::port::{
+    Append, ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store,
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock;
@@ -92,6 +94,8 @@ pub(crate) struct Core<S> {
     pub(crate) next_input: u64,
     /// Dead letters were written since the file was flushed.
     pub(crate) has_unflushed_letters: bool,
+    /// Dead letters that sinks are to have, since the last checkpoint; `None`: no sink takes any.
+    pub(crate) letters: Option<Vec<Append>>,
     /// The judged stream that records of a source belong to, where all of them belong to one.
     pub(crate) judged_sources: HashMap<String, usize>,
     /// Sources that forget what was confirmed.
@@ -320,6 +324,9 @@ impl<S: Store> Core<S> {
         let durability = if confirms { Durability::Power } else { Durability::Process };
         let mut commit = Commit { durability, ..Commit::default() };
         self.pipeline.fill(&mut commit);
+        if let Some(letters) = &mut self.letters {
+            commit.appends.append(letters);
+        }
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
         }
@@ -363,6 +370,12 @@ impl<S: Store> Core<S> {
         }
         self.with_dead(|dead| dead.write(letters))?;
         self.has_unflushed_letters = true;
+        if let Some(waiting) = &mut self.letters {
+            for letter in letters {
+                let bytes = serde_json::to_vec(letter).context("a dead letter")?;
+                waiting.push(Append { log: LogName::DEAD_LETTERS, bytes: bytes.into() });
+            }
+        }
         for letter in letters {
             self.stats.count_dead(letter.reason.code(), 1);
             tracing::debug!(position = letter.position, reason = letter.reason.code(), "dead letter");

@@ -13,6 +13,7 @@ mod known;
 mod maintenance;
 mod promises;
 mod requests;
+mod sinks;
 pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;

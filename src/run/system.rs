@@ -21,6 +21,7 @@ use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::metrics::TopicMetrics;
+use interdict_ingest::topic::sink::{SinkMetrics, What};
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
@@ -49,6 +50,7 @@ use super::core::{Core, End, Intake, position_of};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::judging::Judging;
 use super::maintenance::sweep;
+use super::sinks::Sinks;
 use super::sources::{Confirms, OwnSource, Reached, Starter, judged_sources};
 use super::stats::Stats;
 use super::watching;
@@ -67,6 +69,7 @@ pub(crate) struct System {
     stop_rest: CancellationToken,
     engine: std::thread::JoinHandle<anyhow::Result<End>>,
     monitor_thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
+    sink_threads: Vec<std::thread::JoinHandle<anyhow::Result<()>>>,
     health: watch::Receiver<Health>,
     tasks: JoinSet<anyhow::Result<()>>,
     edge: Option<tokio::task::JoinHandle<()>>,
@@ -159,6 +162,7 @@ async fn open_core(
         last_checkpoint: clock::instant(),
         next_input: 0,
         has_unflushed_letters: false,
+        letters: None,
         judged_sources: judged_sources(setup),
         confirms: Confirms::default(),
         is_confirmed: true,
@@ -211,6 +215,9 @@ impl System {
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
+        let sinks = Sinks::open(setup, &store, &SinkMetrics::register(&mut registry)).await?;
+        let produce = sinks.produce.clone();
+        core.letters = produce.has(What::DeadLetters).then(Vec::new);
         let (intake, deliveries) = mpsc::channel(INTAKE);
         let open_sources = setup.sources.len() + start.sources.len();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
@@ -225,10 +232,14 @@ impl System {
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
-                Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone()).await?)
+                Some(
+                    watching::start(opened, &store, Arc::clone(&core.logged), &monitor, produce, stop_rest.clone())
+                        .await?,
+                )
             }
             None => None,
         };
+        let sink_threads = sinks.start(&stop_rest)?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let (health, health_seen) = watch::channel(Health::Starting);
         let stop_edge = CancellationToken::new();
@@ -253,6 +264,7 @@ impl System {
             stop_rest,
             engine,
             monitor_thread,
+            sink_threads,
             health: health_seen,
             tasks,
             edge,
@@ -290,6 +302,10 @@ impl System {
         if let Some(thread) = self.monitor_thread {
             let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
             ended.map_err(|_panic| anyhow!("the monitor's thread panicked"))??;
+        }
+        for thread in self.sink_threads {
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            ended.map_err(|_panic| anyhow!("the thread of a sink panicked"))??;
         }
         while let Some(done) = self.tasks.join_next().await {
             done??;

@@ -15,21 +15,31 @@
 
 pub mod broker;
 pub mod error;
+#[cfg(feature = "fluvio")]
+mod fluvio;
+#[cfg(feature = "kafka")]
+mod kafka;
 pub mod metrics;
 pub mod records;
+pub mod sink;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use interdict_features::definition::Stream;
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+use interdict_features::time::{Span, Timestamp};
 
 use crate::source::Delivery;
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+use crate::source::config::topic::Bursts;
 use crate::source::config::topic::TopicConfig;
 use crate::source::error::SourceError;
 use crate::source::stop::Stop;
 
 use broker::Broker;
+#[cfg(not(all(feature = "kafka", feature = "fluvio")))]
 use error::TopicError;
 use metrics::SourceMetrics;
 
@@ -105,11 +115,18 @@ pub struct Opening<'a> {
 /// Fatal: the password cannot be read, a stream is unknown, or the program was built without the broker.
 pub fn open(opening: &Opening<'_>) -> Result<Box<dyn TopicSource>, SourceError> {
     match &opening.config.broker {
+        #[cfg(feature = "kafka")]
+        Broker::Kafka(broker) => Ok(Box::new(kafka::KafkaSource::open(opening, broker)?)),
+        #[cfg(not(feature = "kafka"))]
         Broker::Kafka(_) => Err(not_built("kafka")),
+        #[cfg(feature = "fluvio")]
+        Broker::Fluvio(broker) => Ok(Box::new(fluvio::FluvioSource::open(opening, broker)?)),
+        #[cfg(not(feature = "fluvio"))]
         Broker::Fluvio(_) => Err(not_built("fluvio")),
     }
 }
 
+#[cfg(not(all(feature = "kafka", feature = "fluvio")))]
 fn not_built(feature: &'static str) -> SourceError {
     Box::new(TopicError::NotBuilt { feature }).into()
 }
@@ -145,6 +162,32 @@ pub struct PartitionLag {
     pub seconds: f64,
 }
 
+impl PartitionLag {
+    /// That of a partition with `records` behind the last one delivered, which the broker took at `newest`.
+    #[cfg(any(feature = "kafka", feature = "fluvio"))]
+    fn of(partition: u32, records: u64, newest: Option<Timestamp>, now: Timestamp) -> Self {
+        let age = newest.filter(|_| records > 0).map_or(Span::ZERO, |newest| now.since(newest).max(Span::ZERO));
+        let seconds = Duration::from_micros(age.micros().unsigned_abs()).as_secs_f64();
+        Self { partition, records, seconds }
+    }
+}
+
+/// The stream of `config` whose decisions may miss nothing before their event, and that names no column to partition by.
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+fn judged_in_bursts(config: &TopicConfig, streams: &[Arc<Stream>]) -> Option<String> {
+    let is_fed = |stream: &&Arc<Stream>| config.stream.as_ref().is_none_or(|name| *name == stream.name);
+    let mut judged = streams.iter().filter(is_fed).filter(|stream| stream.judge.is_some());
+    let loose = judged.find(|stream| stream.partition_by.is_none())?;
+    (config.bursts == Bursts::Seen).then(|| loose.name.clone())
+}
+
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+#[expect(clippy::disallowed_methods, reason = "the age of a record is judged by the wall clock")]
+fn wall_clock() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
 /// Tells a source up to which position each partition is stored. Clones speak to the same source.
 #[derive(Clone, Debug, Default)]
 pub struct TopicHandle {
@@ -165,3 +208,6 @@ impl TopicHandle {
         std::mem::take(&mut *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests;

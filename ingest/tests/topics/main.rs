@@ -1,0 +1,9 @@
+//! The port of topics, over Kafka's mock cluster and, where `INTERDICT_FLUVIO` names a stream controller, over a real Fluvio.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod contract;
+#[cfg(feature = "fluvio")]
+mod fluvio;
+mod group;
+mod kafka;
+mod rig;

@@ -1,0 +1,286 @@
+//! The program on topics of Kafka, by the mock cluster of its client: brokers in this process, reached over TCP.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use interdict_features::decision::{DecisionRecord, decision_id};
+use rdkafka::Message as _;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Headers as _;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+
+use crate::place::{Caller, DEFINITIONS, Place, debezium, row};
+
+const PARTITIONS: i64 = 4;
+const HTTP: &str = "[http]\nbind = \"127.0.0.1:0\"\n";
+
+struct Kafka {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    producer: BaseProducer,
+}
+
+impl Kafka {
+    fn start() -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let producer = config.create().unwrap();
+        Self { cluster, producer }
+    }
+
+    fn create(&self, topic: &str, partitions: i64) {
+        self.cluster.create_topic(topic, i32::try_from(partitions).unwrap(), 1).unwrap();
+    }
+
+    fn brokers(&self) -> String {
+        self.cluster.bootstrap_servers()
+    }
+
+    /// Produces lines as a connector does: keyed by id, a customer's to one partition, a tombstone behind every delete.
+    fn connect(&self, topic: &str, changes: &[Change]) {
+        for change in changes {
+            let partition = i32::try_from(change.customer % PARTITIONS).unwrap();
+            let key = format!("{{\"transaction_id\":{}}}", change.id);
+            let record = || BaseRecord::<str, str>::to(topic).partition(partition).key(&key);
+            self.producer.send(record().payload(change.line.trim_end())).map_err(|(error, _)| error).unwrap();
+            if change.line.contains("\"op\":\"d\"") {
+                self.producer.send(record()).map_err(|(error, _)| error).unwrap();
+            }
+            self.producer.poll(Duration::ZERO);
+        }
+        self.producer.flush(Duration::from_secs(30)).unwrap();
+    }
+
+    /// The first `count` records of a topic of one partition: key, headers and value.
+    fn read(&self, topic: &str, count: usize) -> Vec<(String, BTreeMap<String, String>, Value)> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers()).set("group.id", "reader");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+        consumer.assign(&assignment).unwrap();
+        let mut records = Vec::new();
+        while records.len() < count {
+            let message = consumer.poll(Duration::from_secs(60)).expect("a record").unwrap();
+            let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
+            let headers = message
+                .headers()
+                .unwrap()
+                .iter()
+                .map(|header| (header.key.to_owned(), String::from_utf8(header.value.unwrap().to_vec()).unwrap()));
+            records.push((key, headers.collect(), serde_json::from_slice(message.payload().unwrap()).unwrap()));
+        }
+        assert!(consumer.poll(Duration::from_millis(200)).is_none(), "more than {count} records");
+        records
+    }
+}
+
+/// A change of a payment.
+struct Change {
+    id: i64,
+    customer: i64,
+    line: String,
+}
+
+/// Payments of 50 customers, a fraud label on every seventh and the deletion of every eleventh some payments later.
+fn history(ids: std::ops::Range<i64>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut change = |op: &str, lsn: i64, row: &Value| {
+        let (id, customer) = (row["transaction_id"].as_i64().unwrap(), row["customer_id"].as_i64().unwrap());
+        changes.push(Change { id, customer, line: debezium(op, lsn.unsigned_abs(), row) });
+    };
+    for id in ids {
+        let payment = |id: i64| row(id, id, id % 50, if id % 13 == 0 { "150.00" } else { "10.00" });
+        change("c", id * 10, &payment(id));
+        if id % 7 == 0 && id > 60 {
+            let mut labelled = payment(id - 60);
+            labelled["is_fraud"] = json!(true);
+            change("u", id * 10 + 1, &labelled);
+        }
+        if id % 11 == 0 && id > 60 {
+            change("d", id * 10 + 2, &payment(id - 50));
+        }
+    }
+    changes
+}
+
+fn on_topic(kafka: &Kafka, rest: &str) -> String {
+    format!(
+        "{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"shop.public.transactions\"\n\
+         format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\n{rest}{HTTP}",
+        kafka.brokers()
+    )
+}
+
+/// What was decided, positions and clocks apart: those of a topic are not those of a file.
+fn decided(decisions: &BTreeMap<uuid::Uuid, DecisionRecord>) -> BTreeMap<String, Value> {
+    let bare = |(id, record): (&uuid::Uuid, &DecisionRecord)| {
+        let mut record = serde_json::to_value(record).unwrap();
+        let fields = record.as_object_mut().unwrap();
+        fields.remove("position");
+        fields.remove("seen");
+        // Terminals take payments from several partitions, whose order among each other is nobody's promise.
+        let as_of = fields["as_of"]["customer"].clone();
+        fields.insert("as_of".to_owned(), as_of);
+        let features = fields["features"].as_array_mut().unwrap();
+        features.retain(|feature| feature["name"].as_str().unwrap().starts_with("customer_spend"));
+        assert!(!features.is_empty());
+        (id.to_string(), record)
+    };
+    decisions.iter().map(bare).collect()
+}
+
+/// Waits for the decisions on payments.
+pub(crate) fn wait_for(caller: &Caller, ids: std::ops::Range<i64>) {
+    for id in ids {
+        let decision = decision_id("default", "transactions", &id.to_string(), 0);
+        let mut tries = 0;
+        while caller.get(&format!("/v1/decisions/{decision}")).0 != 200 {
+            tries += 1;
+            assert!(tries < 60_000, "no decision on payment {id}");
+        }
+    }
+}
+
+/// The features of every customer.
+fn features(caller: &Caller) -> Vec<Value> {
+    let of = |customer: i64| {
+        let (status, answer) =
+            caller.post("/v1/entities/customer", &json!({ "key": customer, "as_of": "2025-06-15T17:00:00Z" }));
+        assert_eq!(status, 200);
+        answer["features"].clone()
+    };
+    (0..50).map(of).collect()
+}
+
+#[test]
+fn a_topic_of_four_partitions_gives_what_a_file_gives() {
+    let kafka = Kafka::start();
+    kafka.create("shop.public.transactions", PARTITIONS);
+    let changes = history(1..800);
+    let half = changes.iter().position(|change| change.id == 400).unwrap();
+    let file = Place::new(&format!(
+        "{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nfollow = true\n\
+         format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\n{HTTP}"
+    ));
+    file.write("live.jsonl", changes.iter().map(|change| change.line.as_str()).collect::<String>());
+    let mut process = file.start("run");
+    let caller = Caller::new(&process.address());
+    wait_for(&caller, 799..800);
+    let expected = features(&caller);
+    process.terminate();
+    assert!(process.end().0.success());
+
+    let topic = Place::new(&on_topic(&kafka, ""));
+    kafka.connect("shop.public.transactions", &changes[..half]);
+    let mut process = topic.start("run");
+    wait_for(&Caller::new(&process.address()), 1..400);
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    kafka.connect("shop.public.transactions", &changes[half..]);
+    let mut process = topic.start("run");
+    let caller = Caller::new(&process.address());
+    wait_for(&caller, 400..800);
+    caller.until(|caller| (features(caller) == expected).then_some(()));
+    let (_, metrics) = caller.get("/metrics");
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("interdict_ingest_topic_partitions{source=\"payments\"} 4"), "{metrics}");
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+
+    let (file, topic) = (file.remains(), topic.remains());
+    assert_eq!(decided(&topic.decisions), decided(&file.decisions));
+    assert_eq!((topic.decisions.len(), topic.letters.len()), (799, 0));
+    assert_eq!(topic.lists, file.lists);
+}
+
+#[test]
+fn a_killed_process_leaves_its_partitions_to_another() {
+    let kafka = Kafka::start();
+    kafka.create("shop.public.transactions", PARTITIONS);
+    let changes = history(1..300);
+    kafka.connect("shop.public.transactions", &changes);
+    let places = [Place::new(&on_topic(&kafka, "")), Place::new(&on_topic(&kafka, ""))];
+    let mut first = places[0].start("run");
+    first.wait_for("serving");
+    let mut second = places[1].start("run");
+    let caller = Caller::new(&second.address());
+    // The group gives the second some partitions, and after the kill all of them, each from where its own store stands.
+    caller.until(|caller| {
+        let (_, metrics) = caller.get("/metrics");
+        metrics.as_str()?.contains("interdict_ingest_topic_partitions{source=\"payments\"} 2").then_some(())
+    });
+    first.kill();
+    wait_for(&caller, 1..300);
+    second.terminate();
+    let (status, log) = second.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(places[1].remains().decisions.len(), 299);
+}
+
+#[test]
+fn decisions_and_dead_letters_are_produced_once_each_in_a_calm_run() {
+    let kafka = Kafka::start();
+    for (topic, partitions) in [("shop.public.transactions", PARTITIONS), ("decisions", 1), ("dead", 1)] {
+        kafka.create(topic, partitions);
+    }
+    let sink = |name: &str, what: &str| {
+        format!(
+            "[[sink]]\nname = \"{name}\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{name}\"\nwhat = \"{what}\"\n",
+            kafka.brokers()
+        )
+    };
+    let place = Place::new(&on_topic(&kafka, &(sink("decisions", "decisions") + &sink("dead", "dead_letters"))));
+    let broken = |customer: i64| Change { id: 0, customer, line: "no json".to_owned() };
+    let mut changes = history(1..100);
+    changes.push(broken(1));
+    for round in 0..2 {
+        kafka.connect("shop.public.transactions", &changes);
+        let mut process = place.start("run");
+        let caller = Caller::new(&process.address());
+        wait_for(&caller, 1..(100 + round * 100));
+        caller.until(|caller| {
+            let (_, metrics) = caller.get("/metrics");
+            let line = format!("interdict_ingest_topic_dead_letters_total{{source=\"payments\"}} 1");
+            metrics.as_str()?.contains(&line).then_some(())
+        });
+        process.terminate();
+        let (status, log) = process.end();
+        assert!(status.success(), "{log}");
+        changes = history(100..200);
+        changes.push(broken(2));
+    }
+    // 199 payments and two records that could not be read.
+    let stored = place.remains();
+    assert_eq!((stored.decisions.len(), stored.letters.len()), (201, 2));
+    let produced = kafka.read("decisions", 201);
+    let ids: BTreeSet<&str> = produced.iter().map(|(_, headers, _)| headers["decision_id"].as_str()).collect();
+    assert_eq!(ids.len(), 201);
+    for (at, (key, headers, record)) in produced.iter().enumerate() {
+        assert_eq!(headers["log_position"], at.to_string());
+        assert_eq!(record["decision_id"], headers["decision_id"].as_str());
+        assert_eq!(record["event_id"], key.as_str());
+        let record = serde_json::from_value::<DecisionRecord>(record.clone()).unwrap().without_clocks();
+        assert_eq!(Some(&record), stored.decisions.get(&record.decision_id));
+    }
+    let letters = kafka.read("dead", 2);
+    for ((key, headers, letter), stored) in letters.iter().zip(&stored.letters) {
+        assert_eq!(*key, format!("payments/{}/{}", stored.partition, stored.position));
+        assert_eq!(headers["reason"], "bad_json");
+        assert_eq!(*letter, serde_json::to_value(stored).unwrap());
+    }
+}
+
+#[test]
+fn a_topic_that_is_missing_ends_the_run_with_what_to_do() {
+    let kafka = Kafka::start();
+    let log = Place::new(&on_topic(&kafka, "")).fail("run");
+    assert!(log.contains("there is no topic 'shop.public.transactions'"), "{log}");
+    assert!(log.contains("create it"), "{log}");
+}
