@@ -38,6 +38,7 @@ async fn fill(endpoint: &str, topic: &str) {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the cluster is named by the environment")]
 fn fluvio_is_read_whole_by_a_process_that_is_killed() {
     let Ok(endpoint) = std::env::var("INTERDICT_FLUVIO") else { return };
     let topic = format!("payments-{}", std::process::id());

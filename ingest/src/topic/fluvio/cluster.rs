@@ -3,7 +3,6 @@
 //! The mark of a topic is part of the name under which offsets are kept in the cluster, `GROUP.MARK`: a cluster that deletes a topic
 //! deletes the offsets kept for it, so that one made anew has no mark, and gets another.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -50,7 +49,7 @@ fn policy(tls: &Tls) -> TlsPolicy {
             domain: tls.domain.clone().unwrap_or_default(),
             key,
             cert: certificate,
-            ca_cert: tls.ca.clone().unwrap_or_else(PathBuf::new),
+            ca_cert: tls.ca.clone().unwrap_or_default(),
         })),
     }
 }
