@@ -93,29 +93,28 @@ impl Sinks {
     pub(crate) async fn open(setup: &Setup, store: &Arc<OnlineStore>, metrics: &SinkMetrics) -> anyhow::Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "passwords are configuration")]
         let environment = |name: &str| std::env::var(name).ok();
-        let mut opened = Vec::new();
         let mut positions = Vec::new();
         for config in &setup.sinks {
             let stored = store.offsets(&offset_name(&config.name), config.what.name()).await?;
-            let stored = position_of(&stored, 0);
-            positions.push((config.what, AtomicU64::new(stored.map_or(0, |stored| stored + 1))));
-            opened.push((config.clone(), sink::open(config, &environment)?, stored));
+            positions.push((config.what, position_of(&stored, 0)));
         }
-        let produce = Produce(Arc::new(positions));
-        let feeder = |(at, (config, sink, stored)): (usize, (SinkConfig, Box<dyn TopicSink>, Option<u64>))| {
+        let next =
+            |(what, stored): &(What, Option<u64>)| (*what, AtomicU64::new(stored.map_or(0, |stored| stored + 1)));
+        let produce = Produce(Arc::new(positions.iter().map(next).collect()));
+        let mut feeders = Vec::new();
+        for (at, (config, (_, stored))) in setup.sinks.iter().zip(positions).enumerate() {
             let is_monitored = config.what == What::Decisions && setup.monitor.is_some();
-            Feeder {
-                metrics: metrics.of(&config.name),
-                config,
-                sink,
+            feeders.push(Feeder {
+                config: config.clone(),
+                sink: sink::open(config, &environment)?,
                 at,
                 produce: produce.clone(),
                 store: Arc::clone(store),
                 stored,
+                metrics: metrics.of(&config.name),
                 trims: if is_monitored { Trims::Monitor } else { Trims::Itself },
-            }
-        };
-        let feeders = opened.into_iter().enumerate().map(feeder).collect();
+            });
+        }
         Ok(Self { feeders, produce })
     }
 

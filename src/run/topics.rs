@@ -32,7 +32,8 @@ pub(super) fn read(mut source: Box<dyn TopicSource>, intaker: &Intaker, stop: &S
                 source.released(&partitions)?;
             }
             Some(TopicEvent::Delivery(delivery)) => {
-                if !intaker.give(delivery) {
+                let is_taken = intaker.give(delivery);
+                if !is_taken {
                     break;
                 }
             }

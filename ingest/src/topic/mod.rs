@@ -26,10 +26,15 @@ pub mod sink;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+use std::time::Instant;
 
 use interdict_features::definition::Stream;
 #[cfg(any(feature = "kafka", feature = "fluvio"))]
 use interdict_features::time::{Span, Timestamp};
+
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+use interdict_store::error::Class;
 
 use crate::source::Delivery;
 #[cfg(any(feature = "kafka", feature = "fluvio"))]
@@ -39,7 +44,6 @@ use crate::source::error::SourceError;
 use crate::source::stop::Stop;
 
 use broker::Broker;
-#[cfg(not(all(feature = "kafka", feature = "fluvio")))]
 use error::TopicError;
 use metrics::SourceMetrics;
 
@@ -186,6 +190,37 @@ fn judged_in_bursts(config: &TopicConfig, streams: &[Arc<Stream>]) -> Option<Str
 fn wall_clock() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// How long a broker that cannot be reached is tried.
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+const REACH: Duration = Duration::from_secs(30);
+/// How long to wait between two attempts.
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Does something again while it fails for a while, for half a minute. `None` once stopped.
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+fn patiently<T>(stop: &Stop, mut attempt: impl FnMut() -> Result<T, TopicError>) -> Result<Option<T>, SourceError> {
+    let began = now();
+    loop {
+        match attempt() {
+            Ok(done) => return Ok(Some(done)),
+            Err(error) if error.class() == Class::Transient && began.elapsed() < REACH => {
+                tracing::warn!(%error, "the broker is tried again");
+                if stop.wait(RETRY) {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(Box::new(error).into()),
+        }
+    }
+}
+
+#[cfg(any(feature = "kafka", feature = "fluvio"))]
+#[expect(clippy::disallowed_methods, reason = "a source waits for its broker in real time")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Tells a source up to which position each partition is stored. Clones speak to the same source.

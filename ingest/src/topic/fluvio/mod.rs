@@ -20,18 +20,17 @@ use super::broker::FluvioBroker;
 use super::error::TopicError;
 use super::metrics::SourceMetrics;
 use super::records::TopicDecoder;
-use super::{Opening, PartitionLag, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, wall_clock};
+use super::{
+    Opening, PartitionLag, REACH, RETRY, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now,
+    patiently, wall_clock,
+};
 
 use cluster::Cluster;
 use place::{BYTES, Place};
-use reader::{Patience, Reader, now};
+use reader::{Patience, Reader};
 
-/// How long a cluster that cannot be reached is tried.
-const REACH: Duration = Duration::from_secs(30);
 /// How long one attempt may take: the client itself would try for minutes.
 const ATTEMPT: Duration = Duration::from_secs(10);
-/// How long to wait between two attempts, and between two looks at a topic without records.
-const RETRY: Duration = Duration::from_millis(500);
 /// After how much silence a partition's end is asked for.
 const STALL: Duration = Duration::from_secs(5);
 /// How often the ends of partitions are asked for to show the lag.
@@ -278,18 +277,8 @@ impl TopicSource for FluvioSource {
     }
 
     fn resume(&mut self, partition: u32, after: Option<u64>) -> Result<(), SourceError> {
-        let began = now();
-        loop {
-            match self.try_resume(partition, after) {
-                Err(error) if error.class() == Class::Transient && began.elapsed() < REACH => {
-                    tracing::warn!(topic = self.topic, partition, %error, "the partition is tried again");
-                    if self.stop.wait(RETRY) {
-                        return Ok(());
-                    }
-                }
-                done => return done.map_err(|error| Box::new(error).into()),
-            }
-        }
+        let stop = self.stop.clone();
+        patiently(&stop, || self.try_resume(partition, after)).map(Option::unwrap_or_default)
     }
 
     fn released(&mut self, _partitions: &[u32]) -> Result<(), SourceError> {

@@ -13,6 +13,7 @@ use interdict_features::time::Timestamp;
 
 use crate::topic::error::TopicError;
 use crate::topic::metrics::SourceMetrics;
+use crate::topic::now;
 use crate::topic::records::{TopicDecoder, TopicRecord};
 
 use super::place::{Place, Verdict};
@@ -263,11 +264,6 @@ impl<F: Feed> Reader<F> {
             self.feed.keep(records, position).await;
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a source waits for its broker in real time")]
-pub(super) fn now() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

@@ -28,15 +28,13 @@ use super::broker::KafkaBroker;
 use super::error::TopicError;
 use super::metrics::SourceMetrics;
 use super::records::{TopicDecoder, TopicRecord};
-use super::{Opening, PartitionLag, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, wall_clock};
+use super::{
+    Opening, PartitionLag, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now, patiently, wall_clock,
+};
 
 use client::{ANSWER, meaning, settings};
 use membership::{Membership, Wish, held};
 
-/// How long a broker that cannot be reached is tried.
-const REACH: Duration = Duration::from_secs(30);
-/// How long to wait between two attempts.
-const RETRY: Duration = Duration::from_millis(500);
 /// How often a topic's mark is committed again: well below any retention of offsets.
 const REMARK: Duration = Duration::from_secs(6 * 60 * 60);
 /// How often the lag is shown.
@@ -319,19 +317,8 @@ impl KafkaSource {
 impl TopicSource for KafkaSource {
     fn incarnation(&mut self) -> Result<Option<String>, SourceError> {
         let consumer = self.connect().map_err(Box::new)?;
-        let began = now();
-        let incarnation = loop {
-            match self.look(&consumer) {
-                Ok(incarnation) => break incarnation,
-                Err(error) if error.class() == Class::Transient && began.elapsed() < REACH => {
-                    tracing::warn!(topic = self.topic, %error, "the broker is tried again");
-                    if self.stop.wait(RETRY) {
-                        return Ok(None);
-                    }
-                }
-                Err(error) => return Err(Box::new(error).into()),
-            }
-        };
+        let stop = self.stop.clone();
+        let Some(incarnation) = patiently(&stop, || self.look(&consumer))? else { return Ok(None) };
         consumer.subscribe(&[self.topic.as_str()]).map_err(|error| Box::new(self.meaning(&error)))?;
         self.consumer = Some(consumer);
         Ok(Some(incarnation))
@@ -366,18 +353,8 @@ impl TopicSource for KafkaSource {
     }
 
     fn resume(&mut self, partition: u32, after: Option<u64>) -> Result<(), SourceError> {
-        let began = now();
-        loop {
-            match self.try_resume(partition, after) {
-                Err(error) if error.class() == Class::Transient && began.elapsed() < REACH => {
-                    tracing::warn!(topic = self.topic, partition, %error, "the partition is tried again");
-                    if self.stop.wait(RETRY) {
-                        return Ok(());
-                    }
-                }
-                done => return done.map_err(|error| Box::new(error).into()),
-            }
-        }
+        let stop = self.stop.clone();
+        patiently(&stop, || self.try_resume(partition, after)).map(Option::unwrap_or_default)
     }
 
     fn released(&mut self, partitions: &[u32]) -> Result<(), SourceError> {
@@ -417,11 +394,6 @@ impl Drop for KafkaSource {
             tracing::debug!(topic = self.topic, %error, "the partitions were not given back one by one");
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a source waits for its broker in real time")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// Hands a record to the decoder, unless it is one that nobody reads; its partition.
