@@ -1,11 +1,12 @@
 # The commands people type. `make demo` needs Rust, Python 3 with pip, and nothing else; `make test` and `make stack` also PostgreSQL and Redis,
-# which `make servers` installs on Debian.
+# `make test` Prometheus as well, which `make servers` installs on Debian.
 
 ONNXRUNTIME_VERSION := 1.31.1
 ONNXRUNTIME := $(CURDIR)/.onnxruntime/libonnxruntime.so.$(ONNXRUNTIME_VERSION)
 PYTHON ?= python3
 VENV := .venv/ready
 TRAINING := target/training
+FUZZ_SECONDS ?= 10
 INTERDICT := cargo run --release --quiet --bin interdict --
 
 # An operator's own library wins over the pinned one.
@@ -13,7 +14,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers fluvio stack bench bench-block train clean-training
+.PHONY: help demo test lint onnxruntime servers fluvio stack compose bench bench-block train clean-training fuzz
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -21,22 +22,31 @@ help: ## Lists these commands
 demo: onnxruntime ## Runs simulated payments through features, model, decision and block, on 127.0.0.1:8080
 	cargo run --release --no-default-features --bin interdict -- demo $(ARGS)
 
-test: onnxruntime servers ## Runs every test, real PostgreSQL and Redis included
+test: onnxruntime servers ## Runs every test, real PostgreSQL, Redis and Prometheus included
 	cargo test --workspace
 
 lint: ## Checks formatting and lints, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+fuzz: ## Runs every fuzz target for FUZZ_SECONDS (10), from the corpus in git
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	mkdir -p target/fuzz-found
+	set -e; for target in $$(ls fuzz/corpus); do \
+		mkdir -p target/fuzz-found/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run -s none $$target target/fuzz-found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=2048; \
+	done
+
 onnxruntime: $(INTERDICT_ONNXRUNTIME) ## Fetches the pinned ONNX Runtime library into .onnxruntime
 
 $(ONNXRUNTIME): training/onnxruntime.txt
 	$(PYTHON) training/fetch_onnxruntime.py --requirements training/onnxruntime.txt --library $@
 
-servers: ## Installs PostgreSQL, Redis and OpenSSL's headers (for Kafka) from Debian's packages where they are missing
-	@if ! command -v redis-server >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || ! pkg-config --exists libssl 2>/dev/null; then \
-		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis or libssl-dev is missing: sudo make servers"; exit 1; fi; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server libssl-dev pkg-config; \
+servers: ## Installs PostgreSQL, Redis, Prometheus and OpenSSL's headers (for Kafka) from Debian's packages where they are missing
+	@if ! command -v redis-server >/dev/null || ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || ! pkg-config --exists libssl 2>/dev/null; then \
+		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis, Prometheus or libssl-dev is missing: sudo make servers"; exit 1; fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server prometheus libssl-dev pkg-config; \
 	fi
 
 fluvio: onnxruntime servers ## Tests a real Fluvio: its programs on the PATH, or INTERDICT_FLUVIO=HOST:PORT
@@ -45,6 +55,10 @@ fluvio: onnxruntime servers ## Tests a real Fluvio: its programs on the PATH, or
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
 	cargo build --release --bin interdict
 	$(PYTHON) examples/postgres/stack.py $(ARGS)
+
+compose: ## Runs the whole stack in containers, Grafana on 127.0.0.1:3000; needs Docker with its compose plugin
+	examples/compose/secrets.sh
+	docker compose up --build $(ARGS)
 
 bench-block: onnxruntime servers ## Measures commit to block in a private PostgreSQL; ARGS="--json"
 	cargo build --release --bin interdict

@@ -10,6 +10,9 @@ mod bench;
 mod check;
 mod cli;
 mod demo;
+#[cfg(test)]
+#[path = "../fuzz/corpus.rs"]
+mod fuzz_corpus;
 mod plan;
 mod run;
 mod score;

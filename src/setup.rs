@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use interdict_features::config::{ConfigFile, Problem, Problems};
+use interdict_features::config::{ConfigFile, Problem, Problems, Section};
 use interdict_features::definition::Definitions;
 use interdict_features::time::Span;
 use interdict_ingest::source::config::SourceConfig;
@@ -16,6 +16,8 @@ use interdict_scorer::http::config::HttpSettings;
 use interdict_scorer::policy::Policy;
 #[cfg(feature = "redis")]
 use interdict_store::redis::config::RedisConfig;
+
+use crate::run::trimming::Keep;
 
 /// Everything a deployment declares.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) serves_http: bool,
     pub(crate) monitor: Option<MonitorConfig>,
     pub(crate) store: StoreSettings,
+    /// How long the store's logs are kept.
+    pub(crate) keep: Keep,
     pub(crate) engine: EngineSettings,
     /// The folder that relative paths start from.
     pub(crate) folder: PathBuf,
@@ -49,6 +53,8 @@ pub(crate) enum StoreSettings {
         /// How long after it was stored a source may forget a position: the last moments of a Redis go with its machine or a fail-over,
         /// and are read again from the source.
         replay_window: Span,
+        /// How long what one process of several does is left undone after it died.
+        lease: Duration,
     },
 }
 
@@ -71,6 +77,15 @@ impl StoreSettings {
         }
     }
 
+    /// How long a lease outlives its last renewal.
+    #[cfg(feature = "redis")]
+    pub(crate) fn lease(&self) -> Duration {
+        match self {
+            Self::Embedded(_) => LEASE,
+            Self::Redis { lease, .. } => *lease,
+        }
+    }
+
     /// Unfinished actions at most.
     pub(crate) fn outbox_capacity(&self) -> usize {
         match self {
@@ -84,6 +99,17 @@ impl StoreSettings {
 /// A Redis that writes its file every second loses two seconds at most; a fail-over loses what its replica lags.
 #[cfg(feature = "redis")]
 const REPLAY_WINDOW: Span = Span::from_micros(30_000_000);
+
+/// A process is missed for so long at most, unless configured.
+#[cfg(feature = "redis")]
+const LEASE: Duration = Duration::from_secs(6);
+
+/// Shorter leases end while a busy machine thinks of something else.
+#[cfg(feature = "redis")]
+const LEASE_MIN: Duration = Duration::from_millis(500);
+
+#[cfg(feature = "redis")]
+const LEASE_MAX: Duration = Duration::from_secs(600);
 
 /// `type = "embedded"`, the default.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,7 +185,7 @@ impl Setup {
         let file = ConfigFile::parse(name, source)?;
         let namespace = read_namespace(&file);
         let secret = read_secret(&file, &folder);
-        let store = read_store(&file, &namespace, &folder);
+        let (store, keep) = read_store(&file, &namespace, &folder);
         let engine = read_engine(&file, &store, &folder);
         let serves_http = file.section("http").is_some();
         let http = HttpSettings::read(&file).located(&folder);
@@ -192,6 +218,7 @@ impl Setup {
             serves_http,
             monitor,
             store,
+            keep,
             engine,
             folder,
         })
@@ -238,19 +265,26 @@ fn read_store(
     file: &ConfigFile,
     #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "a folder has no namespace"))] namespace: &str,
     folder: &Path,
-) -> StoreSettings {
+) -> (StoreSettings, Keep) {
+    let mut keep = Keep::default();
     let mut settings = EmbeddedSettings { path: folder.join("data"), cache_bytes: 128 << 20, outbox_capacity: 10_000 };
     if let Some(section) = file.section("store") {
+        keep = read_keep(&section);
         #[cfg(feature = "redis")]
         if section.choice("type", &["embedded", "redis"]) == Some(1) {
             let config = RedisConfig::read(&section, namespace, folder);
             let replay_window = section.span_of_time("replay_window").unwrap_or(REPLAY_WINDOW);
+            let lease = section.span_of_time("lease").map_or(LEASE, |lease| {
+                Duration::from_micros(lease.micros().unsigned_abs()).clamp(LEASE_MIN, LEASE_MAX)
+            });
             section.finish();
             // Without one a mistake was noted, and these settings are never used.
-            return config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
+            let store = config.map_or(StoreSettings::Embedded(settings), |config| StoreSettings::Redis {
                 config: Box::new(config),
                 replay_window,
+                lease,
             });
+            return (store, keep);
         }
         #[cfg(not(feature = "redis"))]
         if section.text("type").is_some_and(|kind| kind == "redis") {
@@ -267,7 +301,15 @@ fn read_store(
         }
         section.finish();
     }
-    StoreSettings::Embedded(settings)
+    (StoreSettings::Embedded(settings), keep)
+}
+
+fn read_keep(section: &Section<'_>) -> Keep {
+    let default = Keep::default();
+    Keep {
+        input: section.span_of_time("input_log_keep").unwrap_or(default.input),
+        audit: section.span_of_time("audit_log_keep").unwrap_or(default.audit),
+    }
 }
 
 fn read_engine(file: &ConfigFile, store: &StoreSettings, folder: &Path) -> EngineSettings {

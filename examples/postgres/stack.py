@@ -9,7 +9,6 @@ clock: payments, decisions, accounts blocked, and the time from the commit of a 
 
 import argparse
 import http.server
-import json
 import os
 import pathlib
 import re
@@ -23,6 +22,7 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import servers  # noqa: E402  (beside this file)
+from receiver import Receiver, say  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 HISTORY_DAYS = 40
@@ -35,27 +35,6 @@ FROM (SELECT extract(epoch FROM pg_xact_commit_timestamp(a.xmin) - pg_xact_commi
       FROM accounts a JOIN transactions t ON t.transaction_id = a.blocked_for::bigint
       WHERE a.status = 'blocked') AS block
 """
-
-
-class Receiver(http.server.BaseHTTPRequestHandler):
-    """Takes alerts and shows them."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.send_response(204)
-        self.end_headers()
-        try:
-            alert = json.loads(body)
-        except ValueError:
-            alert = body.decode(errors="replace")
-        say(f"webhook   {self.headers.get('webhook-id', '')}: {json.dumps(alert)[:300]}")
-
-    def log_message(self, *_arguments):
-        """Alerts are shown, requests are not."""
-
-
-def say(text):
-    print(text, flush=True)
 
 
 def query(url, sql):

@@ -6,6 +6,8 @@
 //!
 //! Invariant: every row has the width of its stream's schema; a text cell indexes this batch's own text.
 
+mod parts;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -49,7 +51,7 @@ pub enum Op {
     Update,
     /// The row is gone (`d`); only the id cell is certain.
     Delete,
-    /// All rows of the stream are gone (`t`); the row has no cells set.
+    /// All rows of the stream with a lower version are gone (`t`); the row has no cells set.
     Truncate,
     /// A request that asks for a decision before the database knows the row.
     Request,
@@ -341,6 +343,11 @@ impl RowWriter<'_> {
         let cell = self.batch.text_cell(column, text)?;
         self.batch.cells[self.start + column] = cell;
         Ok(())
+    }
+
+    /// Sets a text column to what a batch held before: a sensitive one is masked already.
+    pub fn set_masked(&mut self, column: usize, text: &str) {
+        self.batch.cells[self.start + column] = self.batch.text.push(text);
     }
 
     /// The cell of a column as set so far.

@@ -232,6 +232,19 @@ pub struct DecisionRecord {
 }
 
 impl DecisionRecord {
+    /// When the event reached us, where its source told: commit time, broker timestamp or receipt. `None` where the event's own time
+    /// stands for it (files).
+    #[must_use]
+    pub fn arrived_at(&self) -> Option<Timestamp> {
+        self.arrival_time.filter(|arrival| Some(*arrival) != self.event_time)
+    }
+
+    /// When the source committed the event, where it told; a request was received, not committed.
+    #[must_use]
+    pub fn committed_at(&self) -> Option<Timestamp> {
+        self.arrived_at().filter(|_| self.deadline_micros.is_none())
+    }
+
     /// The record without clocks and durations: what two runs over the same events must agree on.
     #[must_use]
     pub fn without_clocks(mut self) -> Self {

@@ -16,6 +16,11 @@ pub mod engine;
 pub mod expression;
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod fuzz_corpus;
 pub mod key_text;
 pub mod row;
 pub mod state;

@@ -96,6 +96,11 @@ pub enum Ignored {
     TruncateIgnored,
 }
 
+impl Ignored {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Duplicate, Self::Outdated, Self::DeleteIgnored, Self::TruncateIgnored];
+}
+
 /// A column that the newest version did not send, and which version its value is from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Carried {
@@ -116,6 +121,8 @@ pub struct RowRecord {
     snapshot: Version,
     /// The lowest version seen; [`Version::MAX`] while only a request is known.
     pub first: Version,
+    /// The newest truncation of its table that it has seen; everything else in it is newer.
+    cleared: Version,
     /// How often the row was judged.
     pub judgements: u32,
     /// Cells of the newest version; columns that nothing needs are null after a round trip through bytes.
@@ -137,6 +144,7 @@ impl Clone for RowRecord {
     fn clone_from(&mut self, other: &Self) {
         (self.presence, self.judgements) = (other.presence, other.judgements);
         (self.version, self.base, self.snapshot, self.first) = (other.version, other.base, other.snapshot, other.first);
+        self.cleared = other.cleared;
         self.cells.clone_from(&other.cells);
         self.text.clone_from(&other.text);
         self.carried.clone_from(&other.carried);
@@ -152,12 +160,27 @@ impl RowRecord {
         self.base = Version::REQUEST;
         self.snapshot = Version::REQUEST;
         self.first = Version::MAX;
+        self.cleared = Version::REQUEST;
         self.judgements = 0;
         self.cells.clear();
         self.cells.resize(stream.columns.len(), NULL);
         self.text.clear();
         self.carried.clear();
         self.reports.clear();
+    }
+
+    /// Makes this the record of a row whose table was truncated at version `cleared`. What its own versions said is gone; what a stream of
+    /// labels said stays, as it would after a delete, and so does how often it was judged: a row that comes under its id is another one.
+    /// Nothing happens when it has seen that truncation.
+    pub fn clear(&mut self, stream: &Stream, cleared: Version) {
+        if self.cleared >= cleared {
+            return;
+        }
+        let judgements = self.judgements;
+        let mut reports = std::mem::take(&mut self.reports);
+        reports.retain(|report| report.origin == Origin::Stream);
+        self.reset(stream);
+        (self.judgements, self.reports, self.cleared) = (judgements, reports, cleared);
     }
 
     /// The newest version's row; `None` when there is none.

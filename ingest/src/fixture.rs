@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+#[cfg(test)]
 use interdict_features::change::Row;
 use interdict_features::definition::{Column, Stream};
 use interdict_features::value::ColumnType;
@@ -9,7 +10,7 @@ use interdict_features::value::ColumnType;
 fn columns(declared: &[(&str, &str)]) -> Vec<Column> {
     let column = |(name, kind): &(&str, &str)| Column {
         name: (*name).to_owned(),
-        kind: ColumnType::parse(kind).unwrap(),
+        kind: ColumnType::parse(kind).expect("a type by its name"),
         sensitive: false,
     };
     declared.iter().map(column).collect()
@@ -37,6 +38,7 @@ pub(crate) fn chargebacks() -> Arc<Stream> {
 }
 
 /// A stream with a sensitive column.
+#[cfg(test)]
 pub(crate) fn cards() -> Arc<Stream> {
     let mut columns = columns(&[("id", "int64"), ("at", "timestamp"), ("card", "string")]);
     columns[2].sensitive = true;
@@ -46,6 +48,7 @@ pub(crate) fn cards() -> Arc<Stream> {
 }
 
 /// A row as text: cells by `|`, texts in quotes, null as `-`, unchanged as `~`.
+#[cfg(test)]
 pub(crate) fn shown(row: &Row<'_>) -> String {
     let cell = |column: usize| match row.cells[column] {
         interdict_features::value::NULL => "-".to_owned(),

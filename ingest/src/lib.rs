@@ -14,5 +14,10 @@ pub mod pipeline;
 pub mod source;
 pub mod topic;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod fixture;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod fuzz_corpus;

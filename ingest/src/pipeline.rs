@@ -6,12 +6,15 @@
 //!   all of them and of no others.
 //! - What a commit was filled with counts as written. A commit that fails is made again as it is, or the process ends.
 
+mod marks;
+
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use interdict_features::bytes::Damaged;
-use interdict_features::change::ChangeBatch;
+use interdict_features::change::{Change, ChangeBatch, Op, Row};
 use interdict_features::decision::SeenPosition;
 use interdict_features::definition::Definitions;
 use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan, RowImage};
@@ -19,9 +22,12 @@ use interdict_features::state::{AsOf, Readout, Scratch, StateError};
 use interdict_features::time::Timestamp;
 use interdict_features::value::UNCHANGED;
 use interdict_store::error::StoreError;
-use interdict_store::port::{Commit, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store};
+use interdict_store::port::{
+    Commit, Fetched, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store,
+};
 
 use crate::event_clock::EventClock;
+use marks::Marks;
 
 /// What bounds a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +79,25 @@ struct Standing {
     is_volatile: bool,
 }
 
+/// What a pipeline reads from: a store, or one that notes what was read.
+pub trait Reader: Send + Sync + 'static {
+    /// As [`Store::fetch`].
+    fn fetch(&self, query: &Query) -> impl Future<Output = Result<Fetched, StoreError>> + Send;
+
+    /// As [`Store::offsets`].
+    fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send;
+}
+
+impl<S: Store> Reader for S {
+    fn fetch(&self, query: &Query) -> impl Future<Output = Result<Fetched, StoreError>> + Send {
+        Store::fetch(self, query)
+    }
+
+    fn offsets(&self, source: &str, incarnation: &str) -> impl Future<Output = Result<Vec<Offset>, StoreError>> + Send {
+        Store::offsets(self, source, incarnation)
+    }
+}
+
 /// Applies changes to an engine over a store.
 #[derive(Debug)]
 pub struct Pipeline<S> {
@@ -87,6 +112,8 @@ pub struct Pipeline<S> {
     began: Option<Timestamp>,
     checkpoints: u64,
     memory_bytes: usize,
+    marks: Marks,
+    late: u64,
 }
 
 /// Names that queries carry.
@@ -98,7 +125,7 @@ struct Names {
     groups: Vec<Arc<[u64]>>,
 }
 
-impl<S: Store> Pipeline<S> {
+impl<S: Reader> Pipeline<S> {
     /// A pipeline over `store` with nothing in memory.
     #[must_use]
     pub fn new(plan: Arc<Plan>, store: Arc<S>, limits: Limits) -> Self {
@@ -124,6 +151,8 @@ impl<S: Store> Pipeline<S> {
             began: None,
             checkpoints: 0,
             memory_bytes: 0,
+            marks: Marks::default(),
+            late: 0,
         }
     }
 
@@ -175,7 +204,7 @@ impl<S: Store> Pipeline<S> {
         }
     }
 
-    /// Forgets where partitions stand that are read here no more.
+    /// Lets go of partitions: another process goes on with them.
     pub fn let_go(&mut self, source: &str, partitions: &[u32]) {
         for &partition in partitions {
             self.standings.remove(&(source.to_owned(), partition));
@@ -211,16 +240,33 @@ impl<S: Store> Pipeline<S> {
     /// # Errors
     /// Nothing was applied.
     pub async fn apply(&mut self, batch: &ChangeBatch, evaluate: Evaluate) -> Result<&Output, PipelineError> {
+        self.bring_marks().await?;
         self.bring_rows(batch).await?;
         let wanted = self.engine.wanted_states(batch).map_err(|source| self.damaged_row(batch, source))?;
         self.bring_states(&wanted).await?;
         if let Err(source) = self.engine.process(batch, evaluate, &mut self.output) {
             return Err(self.damaged_row(batch, source));
         }
+        self.late = 0;
         if batch.stream().labels.is_none() {
+            self.late = self.late_rows(batch);
             self.clock.observe(batch.len(), |row| batch.row(row).time());
         }
         Ok(&self.output)
+    }
+
+    /// New rows of the last [`Self::apply`] whose time lay before the stream clock by more than `disorder`.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    fn late_rows(&self, batch: &ChangeBatch) -> u64 {
+        let Some(clock) = self.clock.now() else { return 0 };
+        let is_new = |change: &Change| matches!(change.op, Op::Insert | Op::Request);
+        let lag = |row: Row<'_>| row.time().map(|time| clock.since(time));
+        let late = batch.iter().filter(|(change, row)| is_new(change) && lag(*row) > Some(self.definitions().disorder));
+        late.count() as u64
     }
 
     /// How far event time has come: what half of the newest events had reached, so that a few with a wrong time move nothing.
@@ -247,6 +293,7 @@ impl<S: Store> Pipeline<S> {
         groups: &[usize],
         as_of: AsOf,
     ) -> Result<(bool, Vec<Readout>), PipelineError> {
+        self.bring_marks().await?;
         if !self.engine.holds(entity, &key.as_key()) {
             self.bring_states(&[(entity, key.clone())]).await?;
         }
@@ -262,16 +309,48 @@ impl<S: Store> Pipeline<S> {
         self.scratch.texts()
     }
 
+    /// Row records and states that `batches` are known to need and that are not in memory: what one read can bring beforehand. States of
+    /// keys that only a stored row names are not among them.
+    ///
+    /// # Errors
+    /// [`PipelineError::Row`].
+    pub fn wants<'a>(&self, batches: impl IntoIterator<Item = &'a ChangeBatch>) -> Result<Query, PipelineError> {
+        let (mut rows, mut states) = (Vec::new(), Vec::new());
+        for batch in batches {
+            rows.append(&mut self.engine.wanted_rows(batch));
+            states.append(&mut self.engine.wanted_states(batch).map_err(|source| self.damaged_row(batch, source))?);
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        states.sort_unstable();
+        states.dedup();
+        let rows = self.mark_keys().chain(self.row_keys(&rows)).collect();
+        Ok(Query { rows, states: self.state_queries(&states), ..Query::default() })
+    }
+
+    fn row_keys(&self, wanted: &[(usize, OwnedKey)]) -> Vec<RowKey> {
+        let row = |(stream, id): &(usize, OwnedKey)| RowKey {
+            stream: Arc::clone(&self.names.streams[*stream]),
+            id: id.as_key().to_bytes(),
+        };
+        wanted.iter().map(row).collect()
+    }
+
+    fn state_queries(&self, wanted: &[(usize, OwnedKey)]) -> Vec<StateQuery> {
+        let state = |(entity, key): &(usize, OwnedKey)| StateQuery {
+            entity: Arc::clone(&self.names.entities[*entity]),
+            key: key.as_key().to_bytes(),
+            groups: Arc::clone(&self.names.groups[*entity]),
+        };
+        wanted.iter().map(state).collect()
+    }
+
     async fn bring_rows(&mut self, batch: &ChangeBatch) -> Result<(), PipelineError> {
         let wanted = self.engine.wanted_rows(batch);
         if wanted.is_empty() {
             return Ok(());
         }
-        let row = |(stream, id): &(usize, OwnedKey)| RowKey {
-            stream: Arc::clone(&self.names.streams[*stream]),
-            id: id.as_key().to_bytes(),
-        };
-        let query = Query { rows: wanted.iter().map(row).collect(), ..Query::default() };
+        let query = Query { rows: self.row_keys(&wanted), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
         for ((stream, id), bytes) in wanted.iter().zip(&fetched.rows) {
             self.engine.load_row(*stream, id, bytes.as_deref());
@@ -283,12 +362,7 @@ impl<S: Store> Pipeline<S> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let state = |(entity, key): &(usize, OwnedKey)| StateQuery {
-            entity: Arc::clone(&self.names.entities[*entity]),
-            key: key.as_key().to_bytes(),
-            groups: Arc::clone(&self.names.groups[*entity]),
-        };
-        let query = Query { states: wanted.iter().map(state).collect(), ..Query::default() };
+        let query = Query { states: self.state_queries(wanted), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
         for ((entity, key), bytes) in wanted.iter().zip(&fetched.states) {
             // A key of which nothing is stored takes no memory until an event of it comes: anyone may ask for keys that do not exist.
@@ -328,14 +402,16 @@ impl<S: Store> Pipeline<S> {
                     group: plan.definitions.groups[image.group].hash,
                     bytes: image.bytes.map(Bytes::from),
                     expires: image.expires,
+                    expected: None,
                 });
             },
             |image| {
                 let expires = row_expiry(&plan, &image, now);
                 let key = RowKey { stream: Arc::clone(&names.streams[image.stream]), id: image.id };
-                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires });
+                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires, expected: None });
             },
         );
+        rows.extend(self.mark_writes());
         commit.states.append(&mut states);
         commit.rows.append(&mut rows);
         for ((source, partition), standing) in &self.standings {
@@ -352,6 +428,16 @@ impl<S: Store> Pipeline<S> {
     /// Forgets what is in memory; it comes back from the store as needed. Call it right after [`Self::stored`].
     pub fn forget(&mut self) {
         self.engine.evict();
+        self.marks.are_known = false;
+    }
+
+    /// Forgets what was applied since the last commit that went through: it is to be applied again on what the store holds by then.
+    pub fn rewind(&mut self) {
+        self.engine.evict();
+        self.marks = Marks::default();
+        for standing in self.standings.values_mut() {
+            standing.applied = standing.stored;
+        }
     }
 
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
@@ -359,6 +445,7 @@ impl<S: Store> Pipeline<S> {
         for standing in self.standings.values_mut() {
             standing.stored = standing.applied;
         }
+        self.marks_stored();
         self.checkpoints += 1;
         if self.checkpoints.is_multiple_of(MEMORY_LOOK) {
             self.memory_bytes = self.engine.memory_bytes();

@@ -8,6 +8,7 @@ use interdict_features::time::Timestamp;
 use interdict_features::value::ColumnType;
 use interdict_features::value::{UNCHANGED, double_of, major_units};
 use interdict_features::vector::Reading;
+use serde::{Deserialize, Serialize};
 
 /// One event to be judged. Borrowed: the caller's batch and vectors stay where they are.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +24,7 @@ pub struct Subject<'a> {
 }
 
 /// The circumstances of a judgement: what goes into the record beside values.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Context {
     /// The event's id as text.
     pub event_id: String,

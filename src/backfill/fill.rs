@@ -80,9 +80,11 @@ pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded, live: Live) -> a
         let mut pending = 0;
         for batch in batches {
             for from in (0..batch.len()).step_by(BATCH_ROWS) {
-                let part = part(batch, from..(from + BATCH_ROWS).min(batch.len()));
-                pipeline.apply(&part, Evaluate::Nothing).await?;
-                pending += part.len();
+                let rows = batch.part(from..(from + BATCH_ROWS).min(batch.len()));
+                for part in rows.parts() {
+                    pipeline.apply(&part, Evaluate::Nothing).await?;
+                }
+                pending += rows.len();
                 if pending >= commit_rows {
                     pending = 0;
                     commit(&mut pipeline, &store).await?;
@@ -102,14 +104,4 @@ async fn commit(pipeline: &mut Pipeline<OnlineStore>, store: &OnlineStore) -> an
     store.commit(commit).await?;
     pipeline.stored();
     Ok(())
-}
-
-fn part(batch: &ChangeBatch, rows: std::ops::Range<usize>) -> ChangeBatch {
-    let mut part = ChangeBatch::new(Arc::clone(batch.stream()), batch.partition());
-    part.reserve(rows.len());
-    for row in rows {
-        let (change, cells) = batch.get(row);
-        part.push_row(cells, *change);
-    }
-    part
 }

@@ -6,11 +6,12 @@ use interdict_features::decision::{EntityRef, ListKind};
 use interdict_features::time::{Span, Timestamp};
 use interdict_scorer::action::act::{Act, ActKind};
 use interdict_scorer::http::backend::{BackendError, BlockRemove, BlockSet, Removal};
-use interdict_store::port::{Commit, Durability, Intent, ListWrite, LogName, Store};
+use interdict_store::port::{Commit, Durability, Intent, ListEntry, ListWrite, LogName, Store};
 
 use super::clock;
 use super::core::Core;
 use super::deciding::append;
+use super::judging::Judging;
 use super::promises::FULL_RETRY;
 
 impl<S: Store> Core<S> {
@@ -20,59 +21,20 @@ impl<S: Store> Core<S> {
             tracing::error!(%full, "a list entry was refused");
             return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: FULL_RETRY }));
         }
-        let entry = &set.entry;
-        let act =
-            act(ActKind::ManualBlock, &entry.entity, &entry.reason, &entry.author, entry.created.max(clock::now()));
-        let intents = if entry.list == ListKind::ManualBlock { self.judging.by_hand(&act)? } else { Vec::new() };
-        let audit = serde_json::json!({
-            "act": "set_list_entry", "entry": set.entry, "author": *set.caller.name, "id": act_id(&act, &intents),
-        });
-        let commit = Commit {
-            lists: vec![ListWrite::Set(set.entry)],
-            appends: vec![append(LogName::AUDIT, &audit)?],
-            intents,
-            durability: Durability::Power,
-            ..Commit::default()
-        };
+        let commit = setting(&self.judging, &set, clock::now())?;
         self.commit_act(commit).await?;
         Ok(Ok(()))
     }
 
-    /// Removes a list entry. Where no other block binds the entity, it is unblocked in its databases, also when the list
-    /// has forgotten the block: an automatic one may have ended there, or never have been entered.
+    /// Removes a list entry; see [`removing`].
     pub(super) async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {
-        let now = clock::now();
-        let blocks = [ListKind::ManualBlock, ListKind::AutomaticBlock];
-        let entry = self.judging.lists.of(&remove.entity).find(|entry| entry.list == remove.list).cloned();
-        let is_blocked_still =
-            self.judging.lists.of(&remove.entity).any(|it| {
-                it.list != remove.list && blocks.contains(&it.list) && it.expires.is_none_or(|end| now < end)
-            });
-        // Later than what it takes back, whatever the clocks say.
-        let after = entry.as_ref().map(|entry| entry.created.plus(Span::from_micros(1)));
-        let at = after.map_or(now, |after| after.max(now));
-        let act = act(ActKind::Unblock, &remove.entity, &remove.reason, &remove.caller.name, at);
-        let unblocks = blocks.contains(&remove.list) && !is_blocked_still;
-        let intents = if unblocks { self.judging.by_hand(&act)? } else { Vec::new() };
-        if entry.is_none() && intents.is_empty() {
-            return Ok(Ok(Removal::Absent));
+        let entries: Vec<ListEntry> = self.judging.lists.of(&remove.entity).cloned().collect();
+        let (removal, commit) = removing(&self.judging, &remove, &entries, clock::now())?;
+        if let Some(commit) = commit {
+            self.judging.lists.apply(ListWrite::Remove { list: remove.list, entity: remove.entity });
+            self.commit_act(commit).await?;
         }
-        let write = ListWrite::Remove { list: remove.list, entity: remove.entity.clone() };
-        self.judging.lists.apply(write.clone());
-        let audit = serde_json::json!({
-            "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
-            "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,
-            "id": act_id(&act, &intents),
-        });
-        let commit = Commit {
-            lists: vec![write],
-            appends: vec![append(LogName::AUDIT, &audit)?],
-            intents,
-            durability: Durability::Power,
-            ..Commit::default()
-        };
-        self.commit_act(commit).await?;
-        Ok(Ok(if entry.is_some() { Removal::Removed } else { Removal::Absent }))
+        Ok(Ok(removal))
     }
 
     /// Commits what a person did, and wakes who carries it out.
@@ -84,6 +46,62 @@ impl<S: Store> Core<S> {
         }
         Ok(())
     }
+}
+
+/// The commit that sets a list entry.
+pub(super) fn setting(judging: &Judging, set: &BlockSet, now: Timestamp) -> serde_json::Result<Commit> {
+    let entry = &set.entry;
+    let act = act(ActKind::ManualBlock, &entry.entity, &entry.reason, &entry.author, entry.created.max(now));
+    let intents = if entry.list == ListKind::ManualBlock { judging.by_hand(&act)? } else { Vec::new() };
+    let audit = serde_json::json!({
+        "act": "set_list_entry", "entry": entry, "author": *set.caller.name, "at": act.decided_at,
+        "id": act_id(&act, &intents),
+    });
+    Ok(Commit {
+        lists: vec![ListWrite::Set(entry.clone())],
+        appends: vec![append(LogName::AUDIT, &audit)?],
+        intents,
+        durability: Durability::Power,
+        ..Commit::default()
+    })
+}
+
+/// What comes of removing a list entry, where `entries` are those of its entity, and the commit that does it. Where no other block binds
+/// the entity, it is unblocked in its databases, also when the list has forgotten the block: an automatic one may have ended there, or
+/// never have been entered.
+pub(super) fn removing(
+    judging: &Judging,
+    remove: &BlockRemove,
+    entries: &[ListEntry],
+    now: Timestamp,
+) -> serde_json::Result<(Removal, Option<Commit>)> {
+    let blocks = [ListKind::ManualBlock, ListKind::AutomaticBlock];
+    let entry = entries.iter().find(|entry| entry.list == remove.list);
+    let is_blocked_still = entries
+        .iter()
+        .any(|it| it.list != remove.list && blocks.contains(&it.list) && it.expires.is_none_or(|end| now < end));
+    // Later than what it takes back, whatever the clocks say.
+    let after = entry.map(|entry| entry.created.plus(Span::from_micros(1)));
+    let at = after.map_or(now, |after| after.max(now));
+    let act = act(ActKind::Unblock, &remove.entity, &remove.reason, &remove.caller.name, at);
+    let unblocks = blocks.contains(&remove.list) && !is_blocked_still;
+    let intents = if unblocks { judging.by_hand(&act)? } else { Vec::new() };
+    if entry.is_none() && intents.is_empty() {
+        return Ok((Removal::Absent, None));
+    }
+    let audit = serde_json::json!({
+        "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
+        "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,
+        "id": act_id(&act, &intents),
+    });
+    let commit = Commit {
+        lists: vec![ListWrite::Remove { list: remove.list, entity: remove.entity.clone() }],
+        appends: vec![append(LogName::AUDIT, &audit)?],
+        intents,
+        durability: Durability::Power,
+        ..Commit::default()
+    };
+    Ok((if entry.is_some() { Removal::Removed } else { Removal::Absent }, Some(commit)))
 }
 
 fn act(kind: ActKind, entity: &EntityRef, reason: &str, author: &str, decided_at: Timestamp) -> Act {

@@ -9,22 +9,20 @@
 //! - A crash between a decision and its checkpoint replays the event; the stored decision is found and holds. It is not judged
 //!   anew: the lists know more by then than they did when it was.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef, ListKind};
-use interdict_features::engine::{Evaluate, Outcome, Refused};
-use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
-use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
+use interdict_features::engine::Evaluate;
 use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
 use interdict_store::port::{
-    Append, ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store,
+    ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -32,13 +30,11 @@ use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
 use super::judging::Judging;
+use super::letters::{self, Letters, RETRY, wait_to_retry};
 use super::maintenance::StreamClock;
 use super::promises::Promises;
-use super::sources::Confirms;
+use super::sources::{Confirms, JudgedSources};
 use super::stats::Stats;
-
-/// How long to wait before a commit that failed for a while is made again.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
 const CONFIRM: Duration = Duration::from_secs(1);
@@ -57,7 +53,13 @@ pub(crate) enum Intake {
         read: Instant,
     },
     /// A source knows its identity and asks after which positions it goes on.
-    Attach { source: Arc<str>, incarnation: Option<String>, reply: oneshot::Sender<anyhow::Result<Vec<Offset>>> },
+    Attach {
+        source: Arc<str>,
+        incarnation: Option<String>,
+        /// Those that are read here.
+        partitions: Vec<u32>,
+        reply: oneshot::Sender<anyhow::Result<Vec<Offset>>>,
+    },
     /// Partitions are to be read elsewhere: what was taken of them is to be stored first.
     Release { source: Arc<str>, partitions: Vec<u32>, reply: oneshot::Sender<()> },
     /// The source has ended.
@@ -82,7 +84,7 @@ pub(crate) struct Core<S> {
     pub(crate) pipeline: Pipeline<S>,
     pub(crate) judging: Judging,
     pub(crate) store: Arc<S>,
-    pub(crate) dead: DeadLetterFile,
+    pub(crate) letters: Letters,
     pub(crate) stats: Arc<Stats>,
     /// Notified when the outbox has new entries.
     pub(crate) outbox: Arc<Notify>,
@@ -92,12 +94,7 @@ pub(crate) struct Core<S> {
     pub(crate) last_checkpoint: Instant,
     /// Position of the next entry of the input log.
     pub(crate) next_input: u64,
-    /// Dead letters were written since the file was flushed.
-    pub(crate) has_unflushed_letters: bool,
-    /// Dead letters that sinks are to have, since the last checkpoint; `None`: no sink takes any.
-    pub(crate) letters: Option<Vec<Append>>,
-    /// The judged stream that records of a source belong to, where all of them belong to one.
-    pub(crate) judged_sources: HashMap<String, usize>,
+    pub(crate) judged_sources: JudgedSources,
     /// Sources that forget what was confirmed.
     pub(crate) confirms: Confirms,
     /// Nothing was stored since the sources were last told what is on disk.
@@ -212,7 +209,7 @@ impl<S: Store> Core<S> {
                 self.take(&source, delivery, read).await?;
                 Ok(0)
             }
-            Intake::Attach { source, incarnation, reply } => {
+            Intake::Attach { source, incarnation, partitions: _, reply } => {
                 self.catch_up().await?;
                 let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
                 let _reader_stopped = reply.send(positions.map_err(Into::into));
@@ -249,7 +246,7 @@ impl<S: Store> Core<S> {
     pub(super) async fn settle_claim(&mut self, record: &DecisionRecord, outcome: &ClaimOutcome) -> anyhow::Result<()> {
         match outcome {
             ClaimOutcome::Claimed { .. } => {
-                self.stats.count_decision(record);
+                self.stats.count_decision(record, clock::now());
                 Ok(())
             }
             ClaimOutcome::Existing(_) => self.restore_lists(&record.entities).await,
@@ -275,35 +272,9 @@ impl<S: Store> Core<S> {
                 Ok(committed) => return Ok(committed),
                 Err(error) if error.class() == Class::Transient => {
                     tracing::error!(%error, "the store does not take a commit; intake waits");
-                    self.wait_to_retry()?;
+                    wait_to_retry(&self.stop)?;
                 }
                 Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Waits before what failed for a while is done again.
-    fn wait_to_retry(&self) -> anyhow::Result<()> {
-        let is_told = self.stop.wait(RETRY);
-        anyhow::ensure!(
-            !is_told,
-            "told to stop while the store takes nothing; what is not stored is read again after the next start"
-        );
-        Ok(())
-    }
-
-    /// Does something to the dead-letter file, again and again while the disk refuses it.
-    fn with_dead<T>(
-        &mut self,
-        mut act: impl FnMut(&mut DeadLetterFile) -> Result<T, DeadLetterError>,
-    ) -> anyhow::Result<T> {
-        loop {
-            match act(&mut self.dead) {
-                Ok(done) => return Ok(done),
-                Err(error) => {
-                    tracing::error!(%error, "a dead letter cannot be kept; intake waits");
-                    self.wait_to_retry()?;
-                }
             }
         }
     }
@@ -317,16 +288,11 @@ impl<S: Store> Core<S> {
         if !self.pipeline.is_ahead() && !owes_confirmation {
             return Ok(());
         }
-        if self.has_unflushed_letters {
-            self.with_dead(DeadLetterFile::flush)?;
-            self.has_unflushed_letters = false;
-        }
+        self.letters.flush()?;
         let durability = if confirms { Durability::Power } else { Durability::Process };
         let mut commit = Commit { durability, ..Commit::default() };
         self.pipeline.fill(&mut commit);
-        if let Some(letters) = &mut self.letters {
-            commit.appends.append(letters);
-        }
+        self.letters.fill(&mut commit);
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
         }
@@ -348,99 +314,15 @@ impl<S: Store> Core<S> {
 
     /// Counts what was ignored and buries what state refused.
     pub(super) fn note_outcomes(&mut self, source: &str, batch: &ChangeBatch) -> anyhow::Result<()> {
-        let mut letters = Vec::new();
-        for (index, outcome) in self.pipeline.output().outcomes.iter().enumerate() {
-            match outcome {
-                Outcome::Applied => {}
-                Outcome::Ignored(reason) => self.stats.count_ignored(reason),
-                Outcome::Refused(refused) => letters.push(letter(source, batch, index, *refused)),
-                Outcome::Truncated => anyhow::bail!(
-                    "the table of stream '{}' was truncated at position {} of {source}; set on_truncate = \"ignore\" to go on, or fill a new namespace",
-                    batch.stream().name,
-                    batch.get(index).0.position
-                ),
-            }
-        }
-        self.bury(&letters)
-    }
-
-    pub(super) fn bury(&mut self, letters: &[DeadLetter]) -> anyhow::Result<()> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        self.with_dead(|dead| dead.write(letters))?;
-        self.has_unflushed_letters = true;
-        if let Some(waiting) = &mut self.letters {
-            for letter in letters {
-                let bytes = serde_json::to_vec(letter).context("a dead letter")?;
-                waiting.push(Append { log: LogName::DEAD_LETTERS, bytes: bytes.into() });
-            }
-        }
-        for letter in letters {
-            self.stats.count_dead(letter.reason.code(), 1);
-            tracing::debug!(position = letter.position, reason = letter.reason.code(), "dead letter");
-        }
-        Ok(())
+        self.stats.count_late(self.pipeline.late());
+        let output = self.pipeline.output();
+        self.stats.count_outcomes(&output.outcomes);
+        let letters = letters::refused(source, batch, output)?;
+        self.letters.bury(&letters)
     }
 }
 
 /// Where a partition stands; `None` at its beginning.
 pub(super) fn position_of(offsets: &[Offset], partition: u32) -> Option<u64> {
     offsets.iter().find(|offset| offset.partition == partition).map(|offset| offset.position)
-}
-
-fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> DeadLetter {
-    let (reason, detail) = match refused {
-        Refused::NoId => (DeadReason::NullId, "the event has no id"),
-        Refused::NoTime => (DeadReason::NullTime, "the event has no time"),
-        Refused::Future => (DeadReason::FutureTime, "the event's time lies too far beyond its arrival"),
-        Refused::AppendOnly => (DeadReason::Refused, "the stream is append_only, and this is no new row"),
-        Refused::TooLate => (DeadReason::Refused, "the event is older than what is remembered of its entities"),
-    };
-    let (change, row) = batch.get(index);
-    let is_sensitive = row.stream.columns.iter().any(|column| column.sensitive);
-    DeadLetter {
-        source: source.to_owned(),
-        partition: batch.partition(),
-        position: change.position,
-        // Rows of one transaction share its position.
-        row: (change.version.minor > 0).then_some(change.version.minor),
-        stream: None,
-        reason,
-        detail: detail.to_owned(),
-        payload: if is_sensitive { None } else { row.event_id() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use interdict_features::change::{Change, Op, Version};
-    use interdict_features::definition::{Column, Stream};
-    use interdict_features::value::ColumnType;
-    use interdict_ingest::dead_letter::file::Bounds;
-
-    use super::*;
-
-    #[test]
-    fn refused_rows_of_one_transaction_have_letters_of_their_own() {
-        let column = |name: &str, kind, sensitive| Column { name: name.to_owned(), kind, sensitive };
-        let columns = vec![
-            column("id", ColumnType::Int, false),
-            column("at", ColumnType::Timestamp, false),
-            column("card", ColumnType::Text, true),
-        ];
-        let stream = Arc::new(Stream::of_columns("payments", columns, 0, Some(1)));
-        let mut batch = ChangeBatch::new(stream, 0);
-        for minor in 1..=3 {
-            let mut row = batch.begin();
-            row.set_cell(0, i64::from(minor));
-            row.set_cell(1, 5);
-            row.finish(Change { op: Op::Insert, version: Version { major: 7, minor }, arrival: None, position: 7 });
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = DeadLetterFile::open(&folder.path().join("dead.jsonl"), Bounds::default()).unwrap();
-        let letters: Vec<DeadLetter> = (0..3).map(|row| letter("bank", &batch, row, Refused::Future)).collect();
-        assert_eq!(file.write(&letters).unwrap(), 3);
-        assert_eq!(file.write(&letters).unwrap(), 0, "a replay writes none of them twice");
-    }
 }

@@ -210,7 +210,7 @@ pub(super) fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Appe
 }
 
 /// The caller's key and deadline as the record names them.
-fn request_facts(request: &DecideRequest) -> RequestFacts<'_> {
+pub(super) fn request_facts(request: &DecideRequest) -> RequestFacts<'_> {
     let now = clock::instant();
     let deadline = request.budget.deadline.into_std();
     let start = request.budget.start.into_std();

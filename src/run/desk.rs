@@ -14,10 +14,11 @@ use interdict_scorer::http::backend::{
     EntityRead, LabelRequest, ListsPage, ListsRead, ModelEntry, NotReady, Removal,
 };
 use interdict_scorer::judge::Judge;
+use interdict_scorer::lists::Lists;
 use interdict_scorer::subject::Context;
 use interdict_store::error::StoreError;
 use interdict_store::online::OnlineStore;
-use interdict_store::port::{Store as _, StoredDecision};
+use interdict_store::port::{ListEntry, Query, Store as _, StoredDecision};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout_at};
@@ -36,6 +37,9 @@ pub(crate) const QUEUE: usize = 1_024;
 /// Kept of a deadline for the way back to the caller.
 const MARGIN: Duration = Duration::from_millis(2);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Per entity of a request, its entries on all lists.
+type Listed = Vec<Vec<ListEntry>>;
 
 /// Whether the engine works.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,8 +97,8 @@ impl Desk {
         done.map_err(|error| failed(Box::new(error)))?.map_err(|error| failed(Box::new(error)))
     }
 
-    /// The record of a request whose deadline came before the engine decided it: the policy's default.
-    fn by_default(&self, judge: &Judge, request: &DecideRequest) -> DecisionRecord {
+    /// The record of a request whose deadline came before the engine decided it: what the lists say, or the policy's default.
+    fn by_default(&self, judge: &Judge, request: &DecideRequest, listed: Listed) -> DecisionRecord {
         let row = request.batch.row(0);
         let deadline = request.budget.deadline.saturating_duration_since(request.budget.start);
         let position = SeenPosition { partition: format!("{}/0", input_log::SOURCE), position: 0 };
@@ -107,14 +111,18 @@ impl Desk {
             ..Context::at(request.event_id.clone(), position)
         };
         let entities = super::judging::entities(&self.plan, row);
-        judge.not_judged(&context, Some(&row), &entities, "the deadline came before the decision", clock::now())
+        let now = clock::now();
+        let hits = Lists::new(usize::MAX, listed.into_iter().flatten()).hits(&entities, now);
+        judge.not_judged(&context, Some(&row), &entities, hits, "the deadline came before the decision", now)
     }
 
     /// What the store knows of a request that the engine has not come to.
-    async fn known_of(&self, request: DecideRequest, decision: Uuid) -> Result<Known, BackendError> {
-        let query = Known::query(&request, decision);
+    async fn known_of(&self, request: DecideRequest, decision: Uuid) -> Result<(Known, Listed), BackendError> {
+        let lists = super::judging::entities(&self.plan, request.batch.row(0));
+        let query = Query { lists, ..Known::query(&request, decision) };
         let fetched = self.store(async move |store| store.fetch(&query).await).await?;
-        Known::of(&fetched, &request).map_err(|error| BackendError::Internal(Box::new(error)))
+        let known = Known::of(&fetched, &request).map_err(|error| BackendError::Internal(Box::new(error)))?;
+        Ok((known, fetched.lists))
     }
 
     /// The answer to a request that the engine has not come to: what is stored, what is settled, or the policy's default.
@@ -123,7 +131,7 @@ impl Desk {
         judge: &Judge,
         request: &DecideRequest,
         promise: &Promise,
-        known: Known,
+        (known, listed): (Known, Listed),
     ) -> Result<Decided, BackendError> {
         if known.key == KeyUse::Other && promise.refuse(Refusal::KeyReused).is_none() {
             return Refusal::KeyReused.answer();
@@ -131,7 +139,7 @@ impl Desk {
         if let Some(record) = known.record {
             return Ok(Decided::Judged(Box::new(Answer { record, unlogged: false, replayed: true })));
         }
-        match promise.tell(|| self.by_default(judge, request)) {
+        match promise.tell(|| self.by_default(judge, request, listed)) {
             Ok(record) => {
                 self.stats.count_unlogged();
                 Ok(Decided::Judged(Box::new(Answer { record, unlogged: true, replayed: false })))
@@ -168,7 +176,7 @@ impl Backend for Desk {
                 answered = &mut answer => return answered.unwrap_or_else(|_ended| Err(unavailable("the engine"))),
                 () = sleep_until(deadline - MARGIN) => break,
                 found = &mut lookup, if known.is_none() => {
-                    let is_settled = found.as_ref().is_ok_and(Known::is_settled);
+                    let is_settled = found.as_ref().is_ok_and(|(known, _)| known.is_settled());
                     known = Some(found);
                     if is_settled {
                         break;
@@ -203,7 +211,7 @@ impl Backend for Desk {
         let features = names
             .zip(&known.readouts)
             .map(|(name, readout)| RecordedFeature { name: name.name.clone(), reading: readout.reading(&known.texts) });
-        let is_his = |entry: &interdict_store::port::ListEntry| {
+        let is_his = |entry: &ListEntry| {
             entry.entity == read.reference && entry.expires.is_none_or(|end| end > read.budget.received)
         };
         Ok(EntityAnswer {

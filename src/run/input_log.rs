@@ -21,9 +21,33 @@ const LABEL_VERSIONS: u64 = 1 << 63;
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Entry {
     /// An event that was to be decided before the database knew it. `row`: the row record's bytes with every column, base64.
-    Request { stream: String, received: Timestamp, row: String },
-    /// A label.
-    Label { stream: String, id: Value, value: Option<bool>, reported: Timestamp, author: String },
+    Request {
+        stream: String,
+        received: Timestamp,
+        row: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<Place>,
+    },
+    /// A label. `received` tells when the entry may be trimmed; the first versions did not write it.
+    Label {
+        stream: String,
+        id: Value,
+        value: Option<bool>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        received: Option<Timestamp>,
+        reported: Timestamp,
+        author: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<Place>,
+    },
+}
+
+/// Where an entry stands in the source [`SOURCE`] when one of several scorers wrote it, in the commit that applied it: each has a partition
+/// of its own. The entry of the only process stands in partition 0, at its position in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    partition: u32,
+    position: u64,
 }
 
 /// Why an entry cannot be applied again.
@@ -50,14 +74,21 @@ impl Entry {
         let _applied = record.apply(change, row);
         let mut bytes = Vec::new();
         record.encode(stream, &all_columns(stream), &mut bytes);
-        Self::Request { stream: stream.name.clone(), received, row: STANDARD.encode(bytes) }
+        Self::Request { stream: stream.name.clone(), received, row: STANDARD.encode(bytes), place: None }
+    }
+
+    /// The entry as one of several scorers writes it.
+    pub(crate) fn at(mut self, partition: u32, position: u64) -> Self {
+        let (Self::Request { place, .. } | Self::Label { place, .. }) = &mut self;
+        *place = Some(Place { partition, position });
+        self
     }
 
     /// The entry as a batch of one change at `position` of the input log.
     pub(crate) fn to_batch(&self, definitions: &Definitions, position: u64) -> Result<ChangeBatch, EntryError> {
         let stream_of = |name: &String| definitions.stream(name).ok_or_else(|| EntryError::Stream(name.clone()));
         match self {
-            Self::Request { stream, received, row } => {
+            Self::Request { stream, received, row, .. } => {
                 let stream = stream_of(stream)?;
                 let bytes = STANDARD.decode(row).map_err(|_not_base64| EntryError::Row)?;
                 let mut record = RowRecord::default();
@@ -68,7 +99,8 @@ impl Entry {
                 Ok(batch)
             }
             Self::Label { stream, id, value, reported, .. } => {
-                label_batch(stream_of(stream)?, id, *value, *reported, position).ok_or(EntryError::Row)
+                let version = label_version(position);
+                label_batch(stream_of(stream)?, id, *value, *reported, version, position).ok_or(EntryError::Row)
             }
         }
     }
@@ -83,12 +115,23 @@ pub(crate) fn request_change(received: Timestamp, position: u64) -> Change {
     Change { op: Op::Request, version: Version::REQUEST, arrival: Some(received), position }
 }
 
+/// The version of a label that came to the only process, at `position` of the input log.
+pub(crate) fn label_version(position: u64) -> Version {
+    Version::new(LABEL_VERSIONS + position)
+}
+
+/// The version of a label that came to one of several scorers: later ones are newer, and over those of the only process before.
+pub(crate) fn label_version_at(received: Timestamp, partition: u32) -> Version {
+    Version { major: LABEL_VERSIONS + received.micros().max(0).unsigned_abs(), minor: partition }
+}
+
 /// A label for a row of `stream`, as a batch of a stream of labels. `None` when the id does not fit.
 pub(crate) fn label_batch(
     stream: &Stream,
     id: &Value,
     value: Option<bool>,
     reported: Timestamp,
+    version: Version,
     position: u64,
 ) -> Option<ChangeBatch> {
     let mut batch = ChangeBatch::new(Arc::new(labels_of(stream)), 0);
@@ -102,7 +145,6 @@ pub(crate) fn label_batch(
         writer.set_cell(1, i64::from(value));
     }
     writer.set_cell(2, reported.micros());
-    let version = Version::new(LABEL_VERSIONS + position);
     writer.finish(Change { op: Op::Insert, version, arrival: Some(reported), position });
     Some(batch)
 }
@@ -119,4 +161,22 @@ fn labels_of(stream: &Stream) -> Stream {
     labels.index = stream.index;
     labels.labels = Some(LabelsOf { stream: stream.index, value: 1 });
     labels
+}
+
+#[cfg(test)]
+mod tests {
+    use interdict_features::config::ConfigFile;
+
+    use super::*;
+
+    #[test]
+    fn corpus_of_entries() {
+        crate::fuzz_corpus::replay("input_log", |bytes| {
+            let file = ConfigFile::parse("world.toml", include_str!("../../fuzz/world.toml")).unwrap();
+            let definitions = Definitions::read(&file, None).unwrap();
+            if let Ok(entry) = serde_json::from_slice::<Entry>(bytes) {
+                let _batch = entry.to_batch(&definitions, 7);
+            }
+        });
+    }
 }

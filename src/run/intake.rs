@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use interdict_features::change::ChangeBatch;
+use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
 use interdict_features::definition::{OnUnmatched, Stream};
-use interdict_features::engine::Evaluate;
-use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
+use interdict_features::engine::{Evaluate, Outcome};
+use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::Delivery;
 use interdict_scorer::judge::Judge;
 use interdict_store::port::{Claim, Commit, Query, Store};
@@ -32,18 +32,32 @@ struct Settled {
 impl<S: Store> Core<S> {
     /// Applies and judges what a source delivered.
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
-        self.bury(&delivery.dead)?;
+        self.letters.bury(&delivery.dead)?;
         self.decide_undecodable(source, &delivery.dead).await?;
-        for batch in &delivery.batches {
+        for batch in delivery.batches.iter().flat_map(ChangeBatch::parts) {
+            let batch = &*batch;
             self.pipeline.apply(batch, Evaluate::Judged).await?;
             self.note_outcomes(source, batch)?;
+            self.tell_truncation(source, batch);
             let decided = self.decided_before(source, batch).await?;
             let count = self.judge(source, batch, &decided).await?;
             self.stats.decided(clock::instant() - read, count);
+            if let Some(arrival) = batch.iter().filter_map(|(change, _)| change.arrival).max() {
+                self.stats.lag(source, arrival, clock::now());
+            }
         }
         self.stats.count_events(delivery.records);
         self.pipeline.advance(source, delivery.partition, delivery.position);
         Ok(())
+    }
+
+    /// Says that a stream was cleared: a person should know why its features begin anew.
+    fn tell_truncation(&self, source: &str, batch: &ChangeBatch) {
+        let is_applied = self.pipeline.output().outcomes.first() == Some(&Outcome::Applied);
+        if batch.get(0).0.op == Op::Truncate && is_applied {
+            let (stream, position) = (&batch.stream().name, batch.get(0).0.position);
+            tracing::warn!(source, %stream, position, "the table was truncated; its rows and states are forgotten");
+        }
     }
 
     /// Judges and stores what a batch brought, but for the places in it that were `decided` before; how many decisions there are.
@@ -87,17 +101,8 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Who would have judged a record. Rows of a database that are not numbered within a transaction stem from its snapshot: history.
     fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
-        let stream = match &letter.stream {
-            _ if letter.reason == DeadReason::UnknownTable => None,
-            Some(name) => {
-                let streams = &self.pipeline.definitions().streams;
-                streams.iter().find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
-            }
-            None => self.judged_sources.get(source).copied(),
-        };
-        self.judging.judge_of(stream?)
+        self.judging.judge_of(self.judged_sources.stream_of(self.pipeline.definitions(), source, letter)?)
     }
 
     /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.

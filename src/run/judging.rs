@@ -3,6 +3,7 @@
 //! Invariant: the outcome is as if the events had been judged one by one in their order: a block that one of them makes is seen by
 //! the next one of the same entity, however many threads work on the batch.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -67,14 +68,16 @@ pub(crate) struct Judging {
 }
 
 /// One event on its way to a decision.
-struct Case {
-    change: usize,
-    entities: Vec<EntityRef>,
-    context: Context,
-    vector: Vec<Reading>,
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// Its place in its batch.
+    pub(crate) change: usize,
+    pub(crate) entities: Vec<EntityRef>,
+    pub(crate) context: Context,
+    pub(crate) vector: Vec<Reading>,
     /// Why it cannot be judged.
-    refused: Option<&'static str>,
-    scored: Scored,
+    pub(crate) refused: Option<Cow<'static, str>>,
+    pub(crate) scored: Scored,
 }
 
 /// What one worker made of its share of a batch.
@@ -135,44 +138,50 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
-        let places = self.places(batch, output, circumstances.decided);
-        if places.is_empty() {
+        let places = places(&self.plan, batch, output, circumstances.decided);
+        let plan = Arc::clone(&self.plan);
+        let make = |&change: &usize| case(&plan, batch, output, circumstances, change);
+        self.judge_each(&judge, batch, &places, make, circumstances.now)
+    }
+
+    /// Judges cases that were made elsewhere, in order; their events are the rows of `batch`.
+    pub(crate) fn judge_cases(
+        &mut self,
+        judge: &Judge,
+        batch: &ChangeBatch,
+        cases: &[Case],
+        now: Timestamp,
+    ) -> anyhow::Result<Vec<Judged>> {
+        self.judge_each(judge, batch, cases, Case::clone, now)
+    }
+
+    /// Judges one case of each item, on all cores where that is worth it.
+    fn judge_each<T: Sync>(
+        &mut self,
+        judge: &Judge,
+        batch: &ChangeBatch,
+        items: &[T],
+        make: impl Fn(&T) -> Case + Sync,
+        now: Timestamp,
+    ) -> anyhow::Result<Vec<Judged>> {
+        if items.is_empty() {
             return Ok(Vec::new());
         }
-        let share = places.len().div_ceil(self.workers.len()).max(1);
-        let (plan, lists) = (&self.plan, &self.lists);
-        let work = |(worker, places): (&mut Option<Scorer>, &[usize])| {
-            let mut cases: Vec<Case> =
-                places.iter().map(|&change| case(plan, batch, output, circumstances, change)).collect();
-            score(&judge, worker.as_mut(), batch, &mut cases);
-            let decided = cases.iter().map(|case| decide(&judge, lists, batch, case, circumstances.now));
+        let share = items.len().div_ceil(self.workers.len()).max(1);
+        let lists = &self.lists;
+        let work = |(worker, items): (&mut Option<Scorer>, &[T])| {
+            let mut cases: Vec<Case> = items.iter().map(&make).collect();
+            score(judge, worker.as_mut(), batch, &mut cases);
+            let decided = cases.iter().map(|case| decide(judge, lists, batch, case, now));
             let decided: anyhow::Result<Vec<Judged>> = decided.collect();
             decided.map(|decided| (cases, decided))
         };
         let parts: Vec<Part> = if share < 16 {
-            self.workers.iter_mut().zip(places.chunks(share)).map(work).collect()
+            self.workers.iter_mut().zip(items.chunks(share)).map(work).collect()
         } else {
-            self.workers.par_iter_mut().zip(places.par_chunks(share)).map(work).collect()
+            self.workers.par_iter_mut().zip(items.par_chunks(share)).map(work).collect()
         };
-        self.settle(&judge, batch, parts, circumstances.now)
-    }
-
-    /// The places in `batch` of what is to be judged. Where no row record tells a repeated row, it is told here: its second judgement would
-    /// not be stored, and what it blocks must bind nobody.
-    fn places(&self, batch: &ChangeBatch, output: &Output, decided: &[usize]) -> Vec<usize> {
-        let stream = batch.stream();
-        let is_wanted = |change: &usize| output.judgements[*change].is_some() && decided.binary_search(change).is_err();
-        let wanted = (0..batch.len()).filter(is_wanted);
-        if self.plan.streams[stream.index].keeps_records {
-            return wanted.collect();
-        }
-        let mut known: HashSet<OwnedKey> = HashSet::new();
-        let mut buffer = Vec::new();
-        let is_first = |change: &usize| {
-            let id = key_of(batch.row(*change), &[stream.id], &mut buffer).map(OwnedKey::from);
-            id.is_none_or(|id| known.insert(id))
-        };
-        wanted.filter(is_first).collect()
+        self.settle(judge, batch, parts, now)
     }
 
     /// Makes the record of one change anew, with the list entries that it met then. `None` when it is not one to be judged.
@@ -218,7 +227,32 @@ impl Judging {
     }
 }
 
-fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circumstances<'_>, index: usize) -> Case {
+/// The places in `batch` of what is to be judged. Where no row record tells a repeated row, it is told here: its second judgement would
+/// not be stored, and what it blocks must bind nobody.
+pub(crate) fn places(plan: &Plan, batch: &ChangeBatch, output: &Output, decided: &[usize]) -> Vec<usize> {
+    let stream = batch.stream();
+    let is_wanted = |change: &usize| output.judgements[*change].is_some() && decided.binary_search(change).is_err();
+    let wanted = (0..batch.len()).filter(is_wanted);
+    if plan.streams[stream.index].keeps_records {
+        return wanted.collect();
+    }
+    let mut known: HashSet<OwnedKey> = HashSet::new();
+    let mut buffer = Vec::new();
+    let is_first = |change: &usize| {
+        let id = key_of(batch.row(*change), &[stream.id], &mut buffer).map(OwnedKey::from);
+        id.is_none_or(|id| known.insert(id))
+    };
+    wanted.filter(is_first).collect()
+}
+
+/// The event at `index` with everything it is judged by.
+pub(crate) fn case(
+    plan: &Plan,
+    batch: &ChangeBatch,
+    output: &Output,
+    circumstances: &Circumstances<'_>,
+    index: usize,
+) -> Case {
     let (change, row) = batch.get(index);
     let refused = match output.outcomes[index] {
         Outcome::Refused(Refused::NoId) => Some("it has no id"),
@@ -257,7 +291,7 @@ fn case(plan: &Plan, batch: &ChangeBatch, output: &Output, circumstances: &Circu
         entities: entities(plan, row),
         context,
         vector: vector.map(|vector| output.readings(vector).collect()).unwrap_or_default(),
-        refused,
+        refused: refused.map(Cow::Borrowed),
         scored: Scored::NOT_ASKED,
     }
 }
@@ -273,7 +307,7 @@ pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) ->
     let place = letter.row.map_or_else(|| place_id(&own), |row| format!("{}/{row}", place_id(&own)));
     let context = Context { seen: vec![own.clone()], ..Context::at(place, own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
-    let record = judge.not_judged(&context, None, &[], &why, now);
+    let record = judge.not_judged(&context, None, &[], Vec::new(), &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
     Ok(Judged { record, claim })
 }
@@ -315,8 +349,8 @@ fn decide(judge: &Judge, lists: &Lists, batch: &ChangeBatch, case: &Case, now: T
 
 /// The record of a case whose entities meet the list entries `hits`.
 fn record(judge: &Judge, batch: &ChangeBatch, case: &Case, hits: Vec<ListHit>, now: Timestamp) -> DecisionRecord {
-    if let Some(why) = case.refused {
-        return judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, why, now);
+    if let Some(why) = &case.refused {
+        return judge.not_judged(&case.context, Some(&batch.row(case.change)), &case.entities, hits, why, now);
     }
     let subject = case.subject(batch);
     let decision = judge.decide(&subject, &case.scored.score, &hits);

@@ -37,7 +37,7 @@ pub(super) enum KeyUse {
 impl Known {
     /// What to fetch for `request`, whose decision has the id `decision`.
     pub(super) fn query(request: &DecideRequest, decision: Uuid) -> Query {
-        Query { rows: key_row(request).into_iter().collect(), decisions: vec![decision], ..Query::default() }
+        Query { rows: Self::key_row(request).into_iter().collect(), decisions: vec![decision], ..Query::default() }
     }
 
     /// Reads the answer to [`Self::query`].
@@ -46,16 +46,24 @@ impl Known {
     /// The stored record is not one.
     pub(super) fn of(fetched: &Fetched, request: &DecideRequest) -> Result<Self, serde_json::Error> {
         let stored = fetched.decisions.first().and_then(Option::as_deref);
-        let key = match (key_row(request), fetched.rows.first().and_then(Option::as_deref)) {
+        let key = match (Self::key_row(request), fetched.rows.first().and_then(Option::as_deref)) {
             (None, _) => KeyUse::Fine,
             (Some(_), Some(used)) => KeyUse::of(used, request),
             (Some(key), None) => KeyUse::New(RowWrite {
                 key,
                 bytes: Some(Bytes::copy_from_slice(&request.body_hash)),
                 expires: Some(request.budget.received.plus(IDEMPOTENCY)),
+                expected: None,
             }),
         };
         Ok(Self { record: stored.map(serde_json::from_slice).transpose()?, key })
+    }
+
+    /// Where the caller's key stands: keys of two callers never meet.
+    pub(super) fn key_row(request: &DecideRequest) -> Option<RowKey> {
+        let key = request.idempotency_key.as_ref()?;
+        let id = format!("{}\n{key}", request.caller.name).into_bytes().into_boxed_slice();
+        Some(RowKey { stream: Arc::from(IDEMPOTENCY_STREAM), id })
     }
 
     /// Whether the answer follows from it.
@@ -69,11 +77,4 @@ impl KeyUse {
     pub(super) fn of(used: &[u8], request: &DecideRequest) -> Self {
         if used == request.body_hash { Self::Fine } else { Self::Other }
     }
-}
-
-/// Where the caller's key stands: keys of two callers never meet.
-fn key_row(request: &DecideRequest) -> Option<RowKey> {
-    let key = request.idempotency_key.as_ref()?;
-    let id = format!("{}\n{key}", request.caller.name).into_bytes().into_boxed_slice();
-    Some(RowKey { stream: Arc::from(IDEMPOTENCY_STREAM), id })
 }

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use interdict_features::time::Timestamp;
+use interdict_store::error::StoreError;
 use interdict_store::port::Store;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
+use super::trimming::{self, Keep};
 
 /// How often the store is swept. What expired costs disk, nothing else.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -40,23 +42,32 @@ impl StreamClock {
     }
 }
 
-/// Sweeps the store until `stop`.
+/// Sweeps the store until `stop`: its logs at once, then everything again and again.
 pub(crate) async fn sweep<S: Store>(
     store: Arc<S>,
     stream_clock: Arc<StreamClock>,
+    keep: Keep,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
+        let (logs, runtime) = (Arc::clone(&store), Handle::current());
+        let trimmed = move || runtime.block_on(trimming::trim(&*logs, keep, clock::now()));
+        told(tokio::task::spawn_blocking(trimmed).await?, "trimmed the logs of requests and of administrative acts");
         tokio::select! {
             () = tokio::time::sleep(SWEEP) => {}
             () = stop.cancelled() => return Ok(()),
         }
         let Some(now) = stream_clock.now() else { continue };
         let (store, runtime) = (Arc::clone(&store), Handle::current());
-        match tokio::task::spawn_blocking(move || runtime.block_on(store.expire(now))).await? {
-            Ok(0) => {}
-            Ok(records) => tracing::info!(records, %now, "forgot what nothing reads any more"),
-            Err(error) => tracing::error!(%error, "the store could not be swept; it is tried again"),
-        }
+        let swept = tokio::task::spawn_blocking(move || runtime.block_on(store.expire(now))).await?;
+        told(swept, "forgot what nothing reads any more");
+    }
+}
+
+fn told(swept: Result<u64, StoreError>, what: &str) {
+    match swept {
+        Ok(0) => {}
+        Ok(records) => tracing::info!(records, "{what}"),
+        Err(error) => tracing::error!(%error, "the store could not be swept; it is tried again"),
     }
 }

@@ -1,4 +1,4 @@
-//! `interdict run`: an embedded deployment from its configuration.
+//! `interdict run`: a deployment from its configuration, as one process or as one of several roles.
 
 mod blocks;
 pub(crate) mod clock;
@@ -6,10 +6,13 @@ mod commands;
 mod core;
 mod deciding;
 mod desk;
+#[cfg(feature = "redis")]
+mod fleet;
 pub(crate) mod input_log;
 mod intake;
 pub(crate) mod judging;
 mod known;
+pub(crate) mod letters;
 mod maintenance;
 mod promises;
 mod requests;
@@ -19,8 +22,11 @@ pub(crate) mod stats;
 pub(crate) mod system;
 mod taking_over;
 mod topics;
+pub(crate) mod trimming;
+mod waiting;
 mod watching;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::setup::Setup;
@@ -35,14 +41,46 @@ pub(crate) struct Run {
     /// End when every source is at its end. Without an [http] section this is so anyhow.
     #[arg(long)]
     until_end: bool,
+    /// What this process does: roles but `all` share the work with any number of other processes over one Redis
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
+    role: Vec<Role>,
+    /// Serve HTTP on this address instead of that of [http] bind
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    bind: Option<SocketAddr>,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Everything, alone: one process over an embedded store or a Redis
+    All,
+    /// Reads streams, keeps rows and states, leaves what is to be judged
+    Ingest,
+    /// Judges, answers HTTP, carries actions out
+    Scorer,
+    /// Writes decisions to Parquet, tests for drift, tells of alerts
+    Monitor,
 }
 
 impl Run {
     /// Runs until told to stop, or until the sources end.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        let setup = Setup::load(&self.config)?;
+        let mut setup = Setup::load(&self.config)?;
+        if let Some(bind) = self.bind {
+            setup.http.bind = bind;
+            setup.serves_http = true;
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(self.serve(&setup))
+        if self.role == [Role::All] {
+            return runtime.block_on(self.serve(&setup));
+        }
+        anyhow::ensure!(!self.role.contains(&Role::All), "--role all stands alone: it plays every role by itself");
+        #[cfg(feature = "redis")]
+        return runtime.block_on(fleet::serve(&setup, &self.role, self.until_end));
+        #[cfg(not(feature = "redis"))]
+        anyhow::bail!(
+            "this program was built without Redis, which roles of their own need: build it with --features redis"
+        )
     }
 
     async fn serve(&self, setup: &Setup) -> anyhow::Result<()> {

@@ -77,15 +77,19 @@ impl<S: Store> Core<S> {
             Label::Unknown => None,
         };
         let position = self.next_input;
-        let Some(batch) = input_log::label_batch(&stream, &request.id, value, request.reported_at, position) else {
+        let version = input_log::label_version(position);
+        let Some(batch) = input_log::label_batch(&stream, &request.id, value, request.reported_at, version, position)
+        else {
             return Ok(Err(BackendError::NotFound { what: "event" }));
         };
         let entry = Entry::Label {
             stream: stream.name.clone(),
             id: request.id,
             value,
+            received: Some(request.budget.received),
             reported: request.reported_at,
             author: request.caller.name.to_string(),
+            place: None,
         };
         let note = Note {
             decision: decision_id(&self.namespace, &stream.name, &request.event_id, 0),

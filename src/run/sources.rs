@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use interdict_features::change::Op;
+use interdict_features::definition::Definitions;
+use interdict_features::engine::is_judged_by_itself;
+use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::error::SourceError;
 #[cfg(feature = "postgres")]
@@ -48,9 +51,9 @@ pub(crate) struct Intaker {
 }
 
 impl Intaker {
-    /// Makes the source known to the engine; the positions after which its partitions go on.
-    pub(super) fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Vec<Offset>> {
-        self.ask(|source, reply| Intake::Attach { source, incarnation, reply })?
+    /// Makes the source known to the engine; the positions after which `partitions`, all that are read here, go on.
+    pub(super) fn attach(&self, incarnation: Option<String>, partitions: Vec<u32>) -> anyhow::Result<Vec<Offset>> {
+        self.ask(|source, reply| Intake::Attach { source, incarnation, partitions, reply })?
     }
 
     /// Has everything stored that was taken of `partitions`, which are read here no more.
@@ -73,22 +76,50 @@ impl Intaker {
 }
 
 /// The judged stream of every source whose records belong to one stream and are not history.
-pub(crate) fn judged_sources(setup: &Setup) -> HashMap<String, usize> {
-    let streams = &setup.definitions.streams;
-    let stream_of = |config: &SourceConfig| {
-        let (stream, reading, format) = match &config.kind {
-            SourceKind::File(file) => (&file.stream, &file.reading, file.format),
-            SourceKind::Topic(topic) => (&topic.stream, &topic.reading, topic.format),
-            _ => return None,
+#[derive(Clone, Debug)]
+pub(crate) struct JudgedSources(HashMap<String, usize>);
+
+impl JudgedSources {
+    pub(crate) fn of(setup: &Setup) -> Self {
+        let streams = &setup.definitions.streams;
+        let stream_of = |config: &SourceConfig| {
+            let (stream, reading, format) = match &config.kind {
+                SourceKind::File(file) => (&file.stream, &file.reading, file.format),
+                SourceKind::Topic(topic) => (&topic.stream, &topic.reading, topic.format),
+                _ => return None,
+            };
+            let only = match stream {
+                Some(name) => streams.iter().find(|stream| stream.name == *name),
+                None => streams.first().filter(|_| streams.len() == 1),
+            };
+            let is_history = reading.rows_as == Op::Snapshot && format != Format::Debezium;
+            only.filter(|stream| stream.judge.is_some() && !is_history)
+                .map(|stream| (config.name.clone(), stream.index))
         };
-        let only = match stream {
-            Some(name) => streams.iter().find(|stream| stream.name == *name),
-            None => streams.first().filter(|_| streams.len() == 1),
+        Self(setup.sources.iter().filter_map(stream_of).collect())
+    }
+
+    /// The judged stream of a source, if all its records belong to it.
+    pub(crate) fn only(&self, source: &str) -> Option<usize> {
+        self.0.get(source).copied()
+    }
+
+    /// The stream by whose policy a record that became no event is decided: none if it says that it is history, or a change of a kind that is
+    /// not judged. Rows of a database that are not numbered within a transaction
+    /// stem from its snapshot: history.
+    pub(crate) fn stream_of(&self, definitions: &Definitions, source: &str, letter: &DeadLetter) -> Option<usize> {
+        let stream = match &letter.stream {
+            _ if letter.reason == DeadReason::UnknownTable => None,
+            Some(name) => {
+                let mut streams = definitions.streams.iter();
+                streams.find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
+            }
+            None => self.only(source),
         };
-        let is_history = reading.rows_as == Op::Snapshot && format != Format::Debezium;
-        only.filter(|stream| stream.judge.is_some() && !is_history).map(|stream| (config.name.clone(), stream.index))
-    };
-    setup.sources.iter().filter_map(stream_of).collect()
+        let is_judged =
+            |stream: &usize| letter.op.is_none_or(|op| is_judged_by_itself(&definitions.streams[*stream], op));
+        stream.filter(is_judged)
+    }
 }
 
 /// What a source's reader pulls from.
@@ -270,7 +301,7 @@ impl Starter<'_> {
         let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
             let incarnation = source.incarnation()?;
             is_reached.store(true, Ordering::Release);
-            if let Some(position) = position_of(&intaker.attach(incarnation)?, 0) {
+            if let Some(position) = position_of(&intaker.attach(incarnation, vec![0])?, 0) {
                 source.resume(position)?;
             }
             while let Some(delivery) = source.next(DELIVERY)? {

@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, Outcome};
+use interdict_features::engine::Outcome as Change;
+use interdict_features::row::Ignored;
+use interdict_features::time::Timestamp;
+use interdict_ingest::dead_letter::DeadReason;
 use interdict_scorer::lists::Lists;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 /// Counters of one engine.
@@ -24,6 +29,9 @@ pub(crate) struct Stats {
     decide: Histogram,
     keys: Gauge,
     memory: Gauge,
+    arrival_to_decision: Histogram,
+    late: Counter,
+    lag: Family<SourceLabel, Gauge<f64, AtomicU64>>,
     unlogged: Counter,
     lists: Gauge,
     lists_full: Gauge,
@@ -47,13 +55,29 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct SourceLabel {
+    source: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ReasonLabel {
     reason: String,
+}
+
+impl ReasonLabel {
+    fn of(reason: &dyn std::fmt::Debug) -> Self {
+        Self { reason: snake_case(&format!("{reason:?}")) }
+    }
 }
 
 impl Stats {
     /// Counters that `registry` shows.
     pub(crate) fn register(registry: &mut Registry) -> Self {
+        registry.register(
+            "interdict_build",
+            "The program that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         let stats = Self {
             events: Counter::default(),
             decisions: Family::default(),
@@ -63,6 +87,9 @@ impl Stats {
             decide: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
             keys: Gauge::default(),
             memory: Gauge::default(),
+            arrival_to_decision: Histogram::new(exponential_buckets(0.000_5, 2.0, 20)),
+            late: Counter::default(),
+            lag: Family::default(),
             unlogged: Counter::default(),
             lists: Gauge::default(),
             lists_full: Gauge::default(),
@@ -93,6 +120,8 @@ impl Stats {
             Unit::Seconds,
             stats.decide.clone(),
         );
+        stats.register_lag(registry);
+        stats.begin();
         registry.register("interdict_ingest_keys", "Entity keys in memory", stats.keys.clone());
         registry.register_with_unit(
             "interdict_ingest_memory",
@@ -114,6 +143,36 @@ impl Stats {
         stats
     }
 
+    /// Shows what has not happened yet as 0: a series that begins with its first failure shows no rise.
+    fn begin(&self) {
+        for reason in DeadReason::ALL {
+            self.count_dead(reason.code(), 0);
+        }
+        for reason in Ignored::ALL {
+            drop(self.ignored.get_or_create(&ReasonLabel::of(&reason)));
+        }
+    }
+
+    fn register_lag(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "interdict_scorer_arrival_to_decision",
+            "Time from an event's arrival (its commit in the source, the receipt of a request) to its stored decision",
+            Unit::Seconds,
+            self.arrival_to_decision.clone(),
+        );
+        registry.register(
+            "interdict_ingest_late_events",
+            "New rows whose time lay before the stream clock by more than `disorder`",
+            self.late.clone(),
+        );
+        registry.register_with_unit(
+            "interdict_ingest_lag",
+            "How long after its commit in the source the newest change was applied",
+            Unit::Seconds,
+            self.lag.clone(),
+        );
+    }
+
     /// Has `watcher` called with every newly stored decision, on the engine's thread: it must be quick. The first watcher stays.
     pub(crate) fn watch(&self, watcher: impl Fn(&DecisionRecord) + Send + Sync + 'static) {
         let _the_first_stays = self.watcher.set(Watcher(Box::new(watcher)));
@@ -123,7 +182,11 @@ impl Stats {
         self.events.inc_by(count);
     }
 
-    pub(crate) fn count_decision(&self, record: &DecisionRecord) {
+    /// Counts a decision that was stored at `now`.
+    pub(crate) fn count_decision(&self, record: &DecisionRecord, now: Timestamp) {
+        if let Some(arrival) = record.arrived_at() {
+            self.arrival_to_decision.observe(now.since(arrival).seconds().max(0.0));
+        }
         let name = |value: &dyn std::fmt::Debug| snake_case(&format!("{value:?}"));
         let label = OutcomeLabel { outcome: name(&record.outcome), decided_by: name(&record.decided_by) };
         self.decisions.get_or_create(&label).inc();
@@ -142,8 +205,23 @@ impl Stats {
         self.dead.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(count);
     }
 
-    pub(crate) fn count_ignored(&self, reason: &dyn std::fmt::Debug) {
-        self.ignored.get_or_create(&ReasonLabel { reason: snake_case(&format!("{reason:?}")) }).inc();
+    /// Counts what altered nothing.
+    pub(crate) fn count_outcomes(&self, outcomes: &[Change]) {
+        for outcome in outcomes {
+            if let Change::Ignored(reason) = outcome {
+                self.ignored.get_or_create(&ReasonLabel::of(reason)).inc();
+            }
+        }
+    }
+
+    pub(crate) fn count_late(&self, count: u64) {
+        self.late.inc_by(count);
+    }
+
+    /// Notes how long after its arrival the newest change of a source was applied.
+    pub(crate) fn lag(&self, source: &str, arrival: Timestamp, now: Timestamp) {
+        let lag = now.since(arrival).seconds().max(0.0);
+        self.lag.get_or_create(&SourceLabel { source: source.to_owned() }).set(lag);
     }
 
     pub(crate) fn count_unlogged(&self) {

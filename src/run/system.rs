@@ -33,8 +33,10 @@ use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
+use interdict_scorer::policy::Policy;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::metrics::StoreMetrics;
 use interdict_store::online::OnlineStore;
 use interdict_store::port::Store as _;
 use prometheus_client::registry::Registry;
@@ -48,15 +50,18 @@ use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake, position_of};
 use super::desk::{Desk, Health, QUEUE, model_entry};
+#[cfg(feature = "redis")]
+use super::fleet;
 use super::judging::Judging;
+use super::letters::Letters;
 use super::maintenance::sweep;
 use super::sinks::Sinks;
-use super::sources::{Confirms, OwnSource, Reached, Starter, judged_sources};
+use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
-use super::watching;
+use super::{waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
-const INTAKE: usize = 4;
+pub(crate) const INTAKE: usize = 4;
 
 /// What runs.
 pub(crate) struct System {
@@ -83,7 +88,7 @@ pub(crate) struct Start {
 }
 
 /// The wall clock and chance for deliveries.
-struct Shell;
+pub(crate) struct Shell;
 
 impl Surroundings for Shell {
     fn now(&self) -> Timestamp {
@@ -121,12 +126,11 @@ pub(crate) async fn open_store(setup: &Setup) -> anyhow::Result<OnlineStore> {
         StoreSettings::Embedded(settings) => {
             let options =
                 EmbeddedOptions { cache_bytes: settings.cache_bytes, outbox_capacity: settings.outbox_capacity };
-            Ok(OnlineStore::Embedded(Box::new(EmbeddedStore::open(&settings.path, options)?)))
+            Ok(OnlineStore::embedded(EmbeddedStore::open(&settings.path, options)?))
         }
         #[cfg(feature = "redis")]
         StoreSettings::Redis { config, .. } => {
-            let store = interdict_store::redis::RedisStore::connect((**config).clone()).await?;
-            Ok(OnlineStore::Redis(Box::new(store)))
+            Ok(OnlineStore::redis(interdict_store::redis::RedisStore::connect((**config).clone()).await?))
         }
     }
 }
@@ -154,16 +158,14 @@ async fn open_core(
         pipeline,
         judging: Judging::new(&setup.namespace, Arc::clone(plan), &setup.policy, in_force, shards, lists)?,
         store: Arc::clone(store),
-        dead: DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?,
+        letters: open_letters(setup, stats, stop)?,
         stats: Arc::clone(stats),
         outbox: Arc::new(Notify::new()),
         logged: Arc::new(Notify::new()),
         checkpoint_interval: Duration::from_micros(setup.engine.checkpoint.micros().unsigned_abs()),
         last_checkpoint: clock::instant(),
         next_input: 0,
-        has_unflushed_letters: false,
-        letters: None,
-        judged_sources: judged_sources(setup),
+        judged_sources: JudgedSources::of(setup),
         confirms: Confirms::default(),
         is_confirmed: true,
         last_confirm: clock::instant(),
@@ -173,6 +175,12 @@ async fn open_core(
         stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
+}
+
+/// The dead-letter file.
+pub(crate) fn open_letters(setup: &Setup, stats: &Arc<Stats>, stop: &Stop) -> anyhow::Result<Letters> {
+    let file = DeadLetterFile::open(&setup.engine.dead_letters, Bounds::default())?;
+    Ok(Letters::new(file, Arc::clone(stats), stop.clone()))
 }
 
 /// What the edge asks: the engine's thread, and the store beside it.
@@ -198,7 +206,7 @@ fn open_desk(
     }
 }
 
-async fn serve(server: Server, stop: CancellationToken) {
+pub(crate) async fn serve(server: Server, stop: CancellationToken) {
     let drained = server.serve(stop).await;
     if drained.cut_off > 0 {
         tracing::warn!(connections = drained.cut_off, "connections were cut off at the end");
@@ -210,21 +218,29 @@ impl System {
     pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         let stats = Arc::new(Stats::register(&mut registry));
-        let store = Arc::new(open_store(setup).await?);
+        let store = open_store(setup).await?.measured_by(StoreMetrics::register(&mut registry));
+        let store = Arc::new(store);
+        let stop_rest = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        #[cfg(feature = "redis")]
+        if let Some(store) = store.shared() {
+            tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop_rest.clone()).await?);
+        }
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
         let sinks = Sinks::open(setup, &store, &SinkMetrics::register(&mut registry)).await?;
         let produce = sinks.produce.clone();
-        core.letters = produce.has(What::DeadLetters).then(Vec::new);
+        if produce.has(What::DeadLetters) {
+            core.letters.log();
+        }
         let (intake, deliveries) = mpsc::channel(INTAKE);
+        waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
-        let stop_rest = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
-        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), stop_rest.clone()));
+        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {
@@ -365,6 +381,15 @@ fn start_engine(
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
 }
 
+/// Who carries the policy's actions out, checked.
+pub(crate) async fn open_receivers(policy: &Policy) -> anyhow::Result<Receivers> {
+    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
+    let environment = |name: &str| std::env::var(name).ok();
+    let receivers = Receivers::open(policy, &environment)?;
+    receivers.check().await?;
+    Ok(receivers)
+}
+
 async fn start_deliveries(
     setup: &Setup,
     store: &Arc<OnlineStore>,
@@ -373,10 +398,7 @@ async fn start_deliveries(
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
-    let environment = |name: &str| std::env::var(name).ok();
-    let receivers = Receivers::open(&setup.policy, &environment)?;
-    receivers.check().await?;
+    let receivers = open_receivers(&setup.policy).await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity(), ..DeliveryLimits::default() };
     let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
@@ -385,7 +407,7 @@ async fn start_deliveries(
     Ok(())
 }
 
-async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {
+pub(crate) async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {
     let metrics = HttpMetrics::register(&mut registry);
     #[expect(clippy::disallowed_methods, reason = "keys are configuration")]
     let keys = setup.http.load_keys(|name| std::env::var(name).ok())?;

@@ -18,16 +18,19 @@ pub(super) fn read(mut source: Box<dyn TopicSource>, intaker: &Intaker, stop: &S
         let all: Vec<u32> = (0..source.partitions()).collect();
         source.assign(&all)?;
     }
+    let mut read = Vec::new();
     while !stop.is_stopped() {
         match source.next(DELIVERY, WAIT)? {
             None => {}
             Some(TopicEvent::Assigned(partitions)) => {
-                let stored = intaker.attach(Some(incarnation.clone()))?;
+                read.extend_from_slice(&partitions);
+                let stored = intaker.attach(Some(incarnation.clone()), read.clone())?;
                 for partition in partitions {
                     source.resume(partition, position_of(&stored, partition))?;
                 }
             }
             Some(TopicEvent::Revoked(partitions)) => {
+                read.retain(|partition| !partitions.contains(partition));
                 intaker.release(partitions.clone())?;
                 source.released(&partitions)?;
             }

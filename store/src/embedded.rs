@@ -15,6 +15,7 @@
 //! Call them on threads that may block.
 
 mod commit;
+mod doubt;
 mod engine;
 mod expiry;
 mod failure;
@@ -41,6 +42,7 @@ use crate::port::{
     Store, StoredDecision,
 };
 use commit::Positions;
+use doubt::{Doubts, InDoubt};
 use engine::Engine;
 
 /// What the embedded store may use.
@@ -77,7 +79,7 @@ struct Writer {
     positions: Positions,
     index: expiry::Index,
     health: Health,
-    in_doubt: Option<InDoubt>,
+    in_doubt: Doubts,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,14 +87,6 @@ enum Health {
     Sound,
     /// A write failed: the database takes no more before it is opened anew.
     Broken,
-}
-
-/// A commit whose batch failed while it was written: it may be on disk or not.
-struct InDoubt {
-    commit: Commit,
-    answer: Committed,
-    sequence: u64,
-    is_landed: bool,
 }
 
 impl std::fmt::Debug for EmbeddedStore {
@@ -115,7 +109,7 @@ impl EmbeddedStore {
             positions: positions(&engine)?,
             index: expiry::Index::new(),
             health: Health::Sound,
-            in_doubt: None,
+            in_doubt: Doubts::default(),
         };
         Ok(Self {
             path: path.to_owned(),
@@ -141,7 +135,7 @@ impl EmbeddedStore {
     /// As [`Store::commit`]; after [`StoreError::DiskFull`] the same commit can be made again as it is.
     pub fn commit_now(&self, commit: &Commit) -> Result<Committed, StoreError> {
         self.write(|writer, engine| {
-            if let Some(answer) = writer.landed(commit) {
+            if let Some(answer) = writer.in_doubt.landed(commit) {
                 return Ok(answer);
             }
             let capacity = self.options.outbox_capacity;
@@ -157,7 +151,7 @@ impl EmbeddedStore {
                     writer.index.unstage();
                     if !is_refused(&error) {
                         let (commit, sequence) = (commit.clone(), staged.positions.sequence);
-                        writer.in_doubt = Some(InDoubt { commit, answer: staged.answer, sequence, is_landed: false });
+                        writer.in_doubt.add(InDoubt { commit, answer: staged.answer, sequence, is_landed: false });
                     }
                     Err(error)
                 }
@@ -339,23 +333,13 @@ impl EmbeddedStore {
         writer.positions = positions(&engine)?;
         writer.index = expiry::Index::new();
         let sequence = writer.positions.sequence;
-        writer.in_doubt = writer.in_doubt.take().and_then(|doubt| {
-            let is_landed = doubt.is_landed || doubt.sequence == sequence;
-            is_landed.then_some(InDoubt { is_landed, ..doubt })
-        });
+        writer.in_doubt.settle(sequence);
         // What was removed by a batch that is lost is there again.
         self.outbox_first.store(0, Ordering::Relaxed);
         *slot = Some(engine);
         writer.health = Health::Sound;
         tracing::warn!(path = %self.path.display(), "store opened anew after a failed write");
         Ok(())
-    }
-}
-
-impl Writer {
-    /// The answer to a commit that failed and turned out to be on disk, when it is made again.
-    fn landed(&mut self, commit: &Commit) -> Option<Committed> {
-        self.in_doubt.take_if(|doubt| doubt.is_landed && doubt.commit == *commit).map(|doubt| doubt.answer)
     }
 }
 

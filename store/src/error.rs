@@ -49,6 +49,17 @@ pub enum StoreError {
         /// Its bound.
         capacity: usize,
     },
+    /// The queue of work holds as many pieces as it may.
+    #[error(
+        "{capacity} events wait for a scorer, the bound; start scorers, or see why they stand still: intake goes on by itself"
+    )]
+    WorkFull {
+        /// Its bound.
+        capacity: usize,
+    },
+    /// Another process has written a state or row record since this one read it; nothing was written. Read it anew, and apply again.
+    #[error("another process has written what this commit rests on")]
+    Conflict,
     /// Stored bytes are not what this version writes or reads.
     #[error("stored {what} cannot be read: {why}")]
     Corrupt {
@@ -141,10 +152,14 @@ impl StoreError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::OutboxFull { .. } | Self::DiskFull { .. } | Self::Io { .. } => Class::Transient,
-            Self::TooLarge { .. } | Self::Invalid { .. } | Self::BundleTaken { .. } | Self::BundleUnknown { .. } => {
-                Class::Rejected
+            Self::OutboxFull { .. } | Self::WorkFull { .. } | Self::DiskFull { .. } | Self::Io { .. } => {
+                Class::Transient
             }
+            Self::Conflict
+            | Self::TooLarge { .. }
+            | Self::Invalid { .. }
+            | Self::BundleTaken { .. }
+            | Self::BundleUnknown { .. } => Class::Rejected,
             Self::Fenced { .. }
             | Self::Incarnation { .. }
             | Self::Corrupt { .. }

@@ -9,6 +9,7 @@
 pub mod contract;
 pub mod embedded;
 pub mod error;
+pub mod metrics;
 pub mod online;
 pub mod port;
 #[cfg(feature = "redis")]

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::embedded::EmbeddedStore;
 use crate::error::StoreError;
+use crate::metrics::{Call, StoreMetrics};
 use crate::port::{
     Commit, Committed, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry, Store,
     StoredDecision,
@@ -14,34 +15,69 @@ use crate::port::{
 #[cfg(feature = "redis")]
 use crate::redis::RedisStore;
 
-/// One of the adapters.
+/// One of the adapters, and what is measured of its calls.
 #[derive(Debug)]
-pub enum OnlineStore {
-    /// In a folder of this machine.
+pub struct OnlineStore {
+    adapter: Adapter,
+    metrics: StoreMetrics,
+}
+
+#[derive(Debug)]
+enum Adapter {
     Embedded(Box<EmbeddedStore>),
-    /// In a Redis.
     #[cfg(feature = "redis")]
-    Redis(Box<RedisStore>),
+    Redis(std::sync::Arc<RedisStore>),
+}
+
+impl OnlineStore {
+    /// A store in a folder of this machine.
+    #[must_use]
+    pub fn embedded(store: EmbeddedStore) -> Self {
+        Self { adapter: Adapter::Embedded(Box::new(store)), metrics: StoreMetrics::default() }
+    }
+
+    /// A store in a Redis.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis(store: RedisStore) -> Self {
+        Self { adapter: Adapter::Redis(std::sync::Arc::new(store)), metrics: StoreMetrics::default() }
+    }
+
+    /// The Redis that other processes may share.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn shared(&self) -> Option<&std::sync::Arc<RedisStore>> {
+        match &self.adapter {
+            Adapter::Embedded(_) => None,
+            Adapter::Redis(store) => Some(store),
+        }
+    }
+
+    /// The same store, with its calls measured by `metrics`.
+    #[must_use]
+    pub fn measured_by(self, metrics: StoreMetrics) -> Self {
+        Self { metrics, ..self }
+    }
 }
 
 /// The same call on whichever adapter it is.
 macro_rules! on {
     ($self:ident, $store:ident => $call:expr) => {
-        match $self {
-            OnlineStore::Embedded($store) => $call.await,
+        match &$self.adapter {
+            Adapter::Embedded($store) => $call.await,
             #[cfg(feature = "redis")]
-            OnlineStore::Redis($store) => $call.await,
+            Adapter::Redis($store) => $call.await,
         }
     };
 }
 
 impl Store for OnlineStore {
     async fn fetch(&self, query: &Query) -> Result<Fetched, StoreError> {
-        on!(self, store => store.fetch(query))
+        self.metrics.measure(Call::Fetch, async { on!(self, store => store.fetch(query)) }).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
-        on!(self, store => store.commit(commit))
+        self.metrics.measure(Call::Commit, async { on!(self, store => store.commit(commit)) }).await
     }
 
     async fn offsets(&self, source: &str, incarnation: &str) -> Result<Vec<Offset>, StoreError> {

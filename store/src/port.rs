@@ -60,6 +60,43 @@ pub struct Fetched {
     pub lists: Vec<Vec<ListEntry>>,
 }
 
+/// What a state or row record was when it was read: equal for equal bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stamp(pub(crate) Option<u64>);
+
+impl Stamp {
+    /// Nothing was stored.
+    pub const ABSENT: Self = Self(None);
+}
+
+/// How far one partition of a source is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourcePosition {
+    /// The source's name.
+    pub source: String,
+    /// Its partition.
+    pub partition: u32,
+    /// Position of the last change applied.
+    pub position: u64,
+}
+
+/// The answers to a [`Query`], all of one instant, and what a commit that rests on them has to say.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The answers.
+    pub fetched: Fetched,
+    /// Per state query, per group.
+    pub states: Vec<Vec<Stamp>>,
+    /// Per row.
+    pub rows: Vec<Stamp>,
+    /// How far every source was applied to what was read.
+    pub positions: Vec<SourcePosition>,
+}
+
+/// A piece of work in the queue, as it is known there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct WorkId(pub(crate) String);
+
 /// When a commit must be on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Durability {
@@ -97,6 +134,10 @@ pub struct Commit {
     pub notes: Vec<Note>,
     /// Offsets to be moved.
     pub offsets: Vec<OffsetMove>,
+    /// Work that is left for whoever takes it: see `RedisStore::take_work`.
+    pub work: Vec<Bytes>,
+    /// Work that is done; a piece that is no longer in the queue changes nothing.
+    pub done: Vec<WorkId>,
     /// What this commit must survive.
     pub durability: Durability,
 }
@@ -114,6 +155,8 @@ pub struct StateWrite {
     pub bytes: Option<Bytes>,
     /// After which event time nothing reads it any more; `None`: never expires.
     pub expires: Option<Timestamp>,
+    /// What must be stored still, where several processes write: else the whole commit is [`StoreError::Conflict`].
+    pub expected: Option<Stamp>,
 }
 
 /// One row record to be stored.
@@ -125,6 +168,8 @@ pub struct RowWrite {
     pub bytes: Option<Bytes>,
     /// After which event time nothing reads it any more.
     pub expires: Option<Timestamp>,
+    /// As [`StateWrite::expected`].
+    pub expected: Option<Stamp>,
 }
 
 /// A decision to be stored where none is.
@@ -323,8 +368,8 @@ pub const RECENT_DECISIONS_MAX: usize = 100;
 /// Durability: after `commit` returns Ok, everything in it is visible to every later call on this store and
 /// survives as [`Durability`] says. A future that is dropped may or may not have taken effect; repeating it is safe
 /// for claims (the first record is handed back) and detected for offsets ([`StoreError::Fenced`]). The same holds for a
-/// commit that failed with an error of class Transient or Fatal; one that failed as Rejected, [`StoreError::Fenced`] or
-/// [`StoreError::OutboxFull`] wrote nothing.
+/// commit that failed with an error of class Transient or Fatal; one that failed as Rejected, [`StoreError::Fenced`],
+/// [`StoreError::Conflict`], [`StoreError::OutboxFull`] or [`StoreError::WorkFull`] wrote nothing.
 ///
 /// The outbox is bounded, by its capacity or by one commit: an empty one takes a commit however many intents it brings, which
 /// would find no room for ever otherwise.

@@ -20,6 +20,7 @@ mod encode;
 mod expiry;
 pub mod failure;
 mod layout;
+mod lease;
 mod ledger;
 mod link;
 mod read;
@@ -27,6 +28,7 @@ mod scripts;
 mod server;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use bytes::Bytes;
 use interdict_features::decision::EntityRef;
@@ -42,7 +44,6 @@ use config::RedisConfig;
 use layout::Layout;
 use ledger::Ledger;
 use link::{Lane, Link};
-pub use read::Feed;
 pub use server::Persistence;
 
 /// Log entries removed by one command.
@@ -130,7 +131,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     async fn fetch(&self, query: &Query) -> Result<Fetched, StoreError> {
-        Ok(self.fetch_with_positions(query, &[]).await?.0)
+        self.fetch_all(query).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {

@@ -42,7 +42,7 @@ fn audit(place: &Place, more: &str) -> (Option<i32>, Value) {
 }
 
 /// Every record in the log is audited and equal; how many there are.
-fn assert_all_equal(place: &Place) -> u64 {
+pub(crate) fn assert_all_equal(place: &Place) -> u64 {
     let (code, summary) = audit(place, "");
     assert_eq!((code, &summary["different"], &summary["not_audited"]), (Some(0), &json!(0), &json!({})), "{summary:#}");
     assert_eq!(summary["equal"], summary["records"], "{summary:#}");

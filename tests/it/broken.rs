@@ -6,7 +6,7 @@ use interdict_features::config::ConfigFile;
 use interdict_features::decision::DecidedBy;
 use interdict_features::definition::Definitions;
 
-use crate::place::{DEFINITIONS, Place};
+use crate::place::{DEFINITIONS, Place, debezium, row};
 
 fn source(lines: &str) -> String {
     format!("{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"file\"\nstream = \"transactions\"\n{lines}\n")
@@ -228,4 +228,18 @@ fn a_folder_in_use_and_a_place_that_cannot_be_written_are_told() {
         format!("{DEFINITIONS}\n[http]\nbind = \"127.0.0.1:0\"\n").replace("path = \"data\"", "path = \"file/data\""),
     );
     says(&place.fail("run"), &["file/data"]);
+}
+
+#[test]
+fn a_snapshot_row_that_cannot_be_read_is_history_all_the_same() {
+    let place = Place::new(&source("format = \"debezium\"\npath = \"t.jsonl\"\ntime_unit = \"us\""));
+    let line = |op: &str, id: i64, amount: &str| debezium(op, id.unsigned_abs(), &row(id, 1, 1, amount));
+    let lines = [line("r", 1, "much"), line("u", 2, "much"), line("c", 3, "much"), line("c", 4, "4.00")];
+    place.write("t.jsonl", lines.concat());
+    place.run("run --until-end");
+    let remains = place.remains();
+    assert_eq!(remains.letters.len(), 3);
+    let decided: Vec<DecidedBy> = remains.decisions.values().map(|record| record.decided_by).collect();
+    assert_eq!(decided.len(), 2, "only what was inserted is judged: {decided:?}");
+    assert!(decided.contains(&DecidedBy::Default));
 }

@@ -11,11 +11,14 @@ fn every_example_is_good() {
         let example = example.unwrap();
         let config = example.path().join("interdict.toml");
         if config.exists() {
+            let has_secrets = example.path().join("secrets.sh").exists();
+            let place = has_secrets.then(crate::compose::laid_out);
+            let config = place.as_ref().map_or(config, |place| place.path("compose/interdict.toml"));
             interdict(&root(), &["check", "--config", &config.display().to_string()]).ok();
             checked.push(example.file_name().into_string().unwrap());
         }
     }
-    for example in ["cards", "handbook", "postgres", "topics"] {
+    for example in ["cards", "compose", "handbook", "postgres", "topics"] {
         assert!(checked.iter().any(|name| name == example), "{example} is not among {checked:?}");
     }
 }

@@ -126,6 +126,26 @@ fn an_event_that_is_decided_gets_its_decision_however_late_the_engine_is() {
 }
 
 #[test]
+fn lists_bind_what_is_told_at_the_deadline() {
+    let mut rig = Rig::serving("judge = \"insert\"");
+    // Customer 3.
+    let id = 7;
+    let entry = json!({"list": "manual_block", "entity": "customer", "key": 1 + id % 5, "reason": "a mule"});
+    let (status, answer) = rig.caller.post("/v1/blocks", &entry);
+    assert_eq!(status, 200, "{answer}");
+    rig.hold();
+    let (status, told) = rig.decide(id, "20.00", &[("x-deadline-ms", "400")]);
+    let told = &told["decision"];
+    assert_eq!((status, &told["outcome"], &told["decided_by"]), (200, &json!("block"), &json!("list")), "{told}");
+    let other = rig.told(id + 1, "20.00", &[]);
+    assert_eq!(other["outcome"], "review", "{other}");
+    rig.release();
+    rig.assert_stored(told);
+    rig.assert_stored(&other);
+    rig.end(2);
+}
+
+#[test]
 fn a_request_that_is_not_kept_gets_the_stored_decision_and_no_second_one() {
     let rig = Rig::serving("judge = \"insert\"\non_unmatched = \"drop\"");
     let (_, first) = rig.decide(3, "20.00", &[]);

@@ -268,8 +268,18 @@ impl Process {
 
     /// SIGTERM, as an operator or an init system sends it.
     pub(crate) fn terminate(&self) {
-        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal, such as STOP or CONT.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// What it has said as far as was listened.
+    pub(crate) fn said(&self) -> &str {
+        &self.log
     }
 
     /// Waits for its end.

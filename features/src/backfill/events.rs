@@ -54,7 +54,7 @@ pub struct Settled {
 pub enum SettleError {
     /// A row says that all rows are gone.
     #[error(
-        "at position {position} the history says that all rows were removed; leave the rows up to there out, or declare on_truncate = \"ignore\""
+        "at position {position} the history says that all rows were removed; leave the rows up to there out, or declare on_truncate = \"clear\" or \"ignore\""
     )]
     Truncated {
         /// Where it was delivered.
@@ -118,9 +118,10 @@ impl Events {
         let stream = Arc::clone(&plan.definitions.streams[stream]);
         let settled = Settled { rows, ..Settled::default() };
         let mut events = Self { stream, batches, starts, chunks, gone: Vec::new(), places: HashMap::new(), settled };
+        events.truncate()?;
         if plan.streams[events.stream.index].keeps_records {
             let special = events.special(labels);
-            events.settle_special(&special, labels)?;
+            events.settle_special(&special, labels);
         }
         events.settled.known_at_once = events.is_known_at_once();
         Ok(events)
@@ -248,11 +249,11 @@ impl Events {
             let ordinal = u32::try_from(chunk.first_row + row - chunk.from).expect("rows are counted first");
             (event_key(cells), ordinal, is_plain)
         };
-        (chunk.from..chunk.to).map(id).collect()
+        (chunk.from..chunk.to).filter(|row| !self.is_gone(chunk.first_row + row - chunk.from)).map(id).collect()
     }
 
     /// Brings the special rows together by id and lets a row record decide what stands.
-    fn settle_special(&mut self, special: &[(u64, u32)], labels: &[ChangeBatch]) -> Result<(), SettleError> {
+    fn settle_special(&mut self, special: &[(u64, u32)], labels: &[ChangeBatch]) {
         let mut reports: HashMap<Box<[u8]>, Vec<(usize, usize)>> = HashMap::new();
         let mut buffer = Vec::new();
         for (batch, rows) in labels.iter().enumerate() {
@@ -266,11 +267,7 @@ impl Events {
             // Texts of one hash may be different ids.
             let mut by_id: Vec<(Box<[u8]>, Vec<u32>)> = Vec::new();
             for &(_, row) in same {
-                let (change, cells) = self.row(row);
-                if change.op == Op::Truncate {
-                    self.truncate(row)?;
-                    continue;
-                }
+                let (_, cells) = self.row(row);
                 let Some(id) = key_of(cells, &[self.stream.id], &mut buffer).map(|id| id.to_bytes()) else { continue };
                 match by_id.iter_mut().find(|known| known.0 == id) {
                     Some(known) => known.1.push(row),
@@ -283,14 +280,22 @@ impl Events {
             }
         }
         self.settled.unmatched_labels = reports.values().map(Vec::len).sum();
-        Ok(())
     }
 
-    fn truncate(&mut self, row: u32) -> Result<(), SettleError> {
-        if self.stream.on_truncate != OnTruncate::Ignore {
-            return Err(SettleError::Truncated { position: self.row(row).0.position });
+    /// Drops truncations, and the rows that the newest of them took where it does.
+    fn truncate(&mut self) -> Result<(), SettleError> {
+        let is_truncation = |change: &Change| change.op == Op::Truncate;
+        let changes = || self.batches.iter().flat_map(ChangeBatch::iter).map(|(change, _)| change);
+        let Some(first) = changes().find(|change| is_truncation(change)) else { return Ok(()) };
+        if self.stream.on_truncate == OnTruncate::Stop {
+            return Err(SettleError::Truncated { position: first.position });
         }
-        self.drop_row(row);
+        let newest = changes().filter(|change| is_truncation(change)).map(|change| change.version).max();
+        let cleared = newest.filter(|_| self.stream.on_truncate == OnTruncate::Clear);
+        let is_taken = |change: &Change| is_truncation(change) || cleared.is_some_and(|at| change.version < at);
+        let taken: Vec<bool> = changes().map(is_taken).collect();
+        self.settled.deleted = changes().filter(|change| is_taken(change) && !is_truncation(change)).count();
+        self.gone = taken;
         Ok(())
     }
 

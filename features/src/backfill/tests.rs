@@ -21,6 +21,7 @@ time = "at"
 label = "is_fraud"
 label_time = "reported_at"
 judge = "insert"
+on_truncate = "clear"
 columns = { id = "int64", at = "timestamp", customer = "int64", device = "string", amount = "decimal(2)", is_fraud = "bool", reported_at = "timestamp" }
 [stream.chargebacks]
 labels = "payments"
@@ -58,7 +59,11 @@ features = { ratio = "amount / spend.mean_1d", again = "spend.device_1m == devic
 "#;
 
 fn plan() -> Plan {
-    let file = ConfigFile::parse("test", DEFINITIONS).unwrap();
+    plan_of(DEFINITIONS)
+}
+
+fn plan_of(toml: &str) -> Plan {
+    let file = ConfigFile::parse("test", toml).unwrap();
     let definitions = Definitions::read(&file, None);
     file.finish().unwrap();
     Plan::compile(Arc::new(definitions.unwrap()))
@@ -78,7 +83,7 @@ struct Payment {
 }
 
 fn payment(ids: i64) -> impl Strategy<Value = Payment> {
-    let op = prop_oneof![8 => Just(Op::Snapshot), 2 => Just(Op::Insert), 1 => Just(Op::Update), 1 => Just(Op::Delete)];
+    let op = prop_oneof![8 => Just(Op::Snapshot), 2 => Just(Op::Insert), 1 => Just(Op::Update), 1 => Just(Op::Delete), 1 => Just(Op::Truncate)];
     let keys = (0..ids, 0_i64..90, prop::option::weighted(0.9, 0_i64..3), prop::option::weighted(0.9, 0_u8..4));
     let label = (prop::option::of(any::<bool>()), prop::option::of(0_i64..120));
     (keys, 0_i64..2_000, label, op).prop_map(|((id, second, customer, device), amount, (label, reported), op)| {
@@ -164,15 +169,15 @@ fn read_back(plan: &Plan, engine: &Engine, events: &Events, (batch, row): (usize
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Rows in any order, ids again and again, deletes, late and changing labels: the columns are what an engine that saw
-    /// everything reads as of each event.
+    /// Rows in any order, ids again and again, deletes, late and changing labels, truncations: the columns are what an engine that
+    /// saw everything reads as of each event.
     #[test]
     fn settled_history_reads_as_the_engine_does(payments in prop::collection::vec(payment(40), 1..120), rows in 1_usize..50) {
         let plan = plan();
         let mut engine = Engine::new(Arc::new(plan.clone()), 2);
         let mut output = Output::default();
         for batch in batches(&plan, &payments, 7) {
-            engine.process(&batch, Evaluate::Nothing, &mut output).unwrap();
+            batch.parts().for_each(|part| engine.process(&part, Evaluate::Nothing, &mut output).unwrap());
         }
         let events = Events::settle(&plan, 0, batches(&plan, &payments, rows), &[]).unwrap();
         for (place, features) in evaluated(&plan, &events) {
@@ -279,7 +284,7 @@ fn labels_of_their_own_stream_find_their_event() {
 
 #[test]
 fn a_history_that_says_all_rows_are_gone_is_refused() {
-    let plan = plan();
+    let plan = plan_of(&DEFINITIONS.replace("on_truncate = \"clear\"\n", ""));
     let mut rows = batches(&plan, &[], 10);
     let mut batch = ChangeBatch::new(Arc::clone(&plan.definitions.streams[0]), 0);
     batch.begin().finish(Change { op: Op::Truncate, version: Version::new(7), arrival: None, position: 7 });

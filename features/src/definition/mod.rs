@@ -85,6 +85,8 @@ pub enum OnDelete {
 pub enum OnTruncate {
     /// Intake stops with a message.
     Stop,
+    /// All rows of the stream and all states that it feeds are forgotten.
+    Clear,
     /// Nothing.
     Ignore,
 }

@@ -1,6 +1,6 @@
 //! Step two: old versions leave their states, new ones enter, and judged events read their features.
 
-use crate::change::{Row, TextArena};
+use crate::change::{Row, TextArena, Version};
 use crate::state::{AsOf, Inserted, Program, Readout, Scratch, Slot, State, StateError};
 use crate::time::Timestamp;
 use crate::value::NULL;
@@ -8,6 +8,7 @@ use crate::vector::Flags;
 
 use super::StateImage;
 use super::entities::{EntityTable, expires, newest};
+use super::mark;
 use super::plan::{Key, Plan, Route};
 use super::resolution::{Incoming, Resolved, RowPlace, VersionRef};
 use super::resolve::RowShard;
@@ -105,6 +106,11 @@ impl StateShard {
         self.tables[entity].load(plan, entity, key, bytes)
     }
 
+    /// Empties the states of a group (its place in the entity's list).
+    pub(super) fn truncate(&mut self, entity: usize, group: usize, cleared: Version) {
+        self.tables[entity].truncate(group, cleared);
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.tables.iter().map(EntityTable::memory_bytes).sum()
     }
@@ -119,14 +125,16 @@ impl StateShard {
 
     pub(super) fn checkpoint(&mut self, plan: &Plan, visit: &mut impl FnMut(StateImage)) {
         for (entity, table) in self.tables.iter_mut().enumerate() {
-            table.drain_dirty(|key, states| each_image(plan, entity, key, states, &mut *visit));
+            let cleared = table.all_cleared();
+            table.drain_dirty(|key, states| each_image(plan, (entity, &cleared), key, states, &mut *visit));
         }
     }
 
     pub(super) fn images(&self, plan: &Plan, images: &mut Vec<StateImage>) {
         for (entity, table) in self.tables.iter().enumerate() {
+            let cleared = table.all_cleared();
             table.for_each(|key, states| {
-                each_image(plan, entity, key, states, &mut |image: StateImage| {
+                each_image(plan, (entity, &cleared), key, states, &mut |image: StateImage| {
                     if image.bytes.is_some() {
                         images.push(image);
                     }
@@ -347,11 +355,22 @@ fn is_same_event(program: &Program, old: &Slot<'_>, new: &Slot<'_>) -> bool {
     (old.time, old.id, old.first) == (new.time, new.id, new.first) && (0..old.words.len()).all(is_same_word)
 }
 
-fn each_image(plan: &Plan, entity: usize, key: &[u8], states: &[State], visit: &mut impl FnMut(StateImage)) {
+fn each_image(
+    plan: &Plan,
+    (entity, cleared): (usize, &[Version]),
+    key: &[u8],
+    states: &[State],
+    visit: &mut impl FnMut(StateImage),
+) {
     for (place, state) in states.iter().enumerate() {
         let group = plan.entity_groups[entity][place];
         let program = &plan.programs[group];
-        let bytes = (!state.is_empty()).then(|| Plan::encode(program, state));
+        let bytes = (!state.is_empty()).then(|| {
+            let mut bytes = Vec::new();
+            mark::stamp(cleared[place], &mut bytes);
+            state.encode(program, &mut bytes);
+            bytes
+        });
         let expires = expires(program, state).map(Timestamp::from_micros);
         visit(StateImage { entity, key: Box::from(key), group, bytes, expires });
     }

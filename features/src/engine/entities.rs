@@ -2,8 +2,10 @@
 
 use hashbrown::HashMap;
 
+use crate::change::Version;
 use crate::state::{Program, State, StateError};
 
+use super::mark;
 use super::plan::{Key, Plan, Route};
 
 /// An index from keys to places.
@@ -48,11 +50,20 @@ pub(super) struct EntityTable {
     states: Vec<State>,
     dirty: Vec<bool>,
     dirty_keys: Vec<(Box<[u8]>, u32)>,
+    /// Per group, the newest truncation of its stream.
+    cleared: Vec<Version>,
 }
 
 impl EntityTable {
     pub(super) fn new(groups: usize) -> Self {
-        Self { groups, index: KeyIndex::default(), states: Vec::new(), dirty: Vec::new(), dirty_keys: Vec::new() }
+        Self {
+            groups,
+            index: KeyIndex::default(),
+            states: Vec::new(),
+            dirty: Vec::new(),
+            dirty_keys: Vec::new(),
+            cleared: vec![Version::REQUEST; groups],
+        }
     }
 
     pub(super) fn contains(&self, key: &Key<'_>) -> bool {
@@ -119,12 +130,25 @@ impl EntityTable {
     ) -> Result<(), StateError> {
         let place = self.place(key);
         for (group, bytes) in bytes.iter().enumerate() {
-            if let Some(bytes) = bytes {
+            if let Some(bytes) = bytes
+                && let Some(bytes) = mark::unstamped(self.cleared[group], bytes)?
+            {
                 let program = &plan.programs[plan.entity_groups[entity][group]];
                 *self.state_mut(place, group) = State::decode(program, bytes)?;
             }
         }
         Ok(())
+    }
+
+    /// Empties every state of a group: its stream was truncated.
+    pub(super) fn truncate(&mut self, group: usize, cleared: Version) {
+        self.cleared[group] = cleared;
+        self.states.iter_mut().skip(group).step_by(self.groups).for_each(|state| *state = State::default());
+    }
+
+    /// Per group, the newest truncation of its stream.
+    pub(super) fn all_cleared(&self) -> Vec<Version> {
+        self.cleared.clone()
     }
 
     /// Visits the states that changed since the last visit.

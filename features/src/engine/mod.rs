@@ -12,6 +12,7 @@
 
 mod apply;
 mod entities;
+mod mark;
 mod output;
 mod plan;
 mod resolution;
@@ -29,9 +30,10 @@ use rayon::prelude::*;
 
 pub use output::{Outcome, Output, Refused};
 pub use plan::{Key, Plan, Route, StreamPlan, event_key, key_of, key_text, put_key_text};
+pub use resolve::is_judged_by_itself;
 
 use crate::bytes::Damaged;
-use crate::change::{ChangeBatch, Op};
+use crate::change::{Change, ChangeBatch, Op, Version};
 use crate::row::RowRecord;
 use crate::state::{AsOf, Program, Readout, Scratch, State, StateError};
 use crate::time::Timestamp;
@@ -39,6 +41,7 @@ use crate::value::UNCHANGED;
 use crate::vector::Flags;
 
 use apply::StateShard;
+use mark::Mark;
 use resolution::{Incoming, RowPlace};
 use resolve::RowShard;
 
@@ -120,6 +123,8 @@ pub struct Engine {
     rows: Vec<RowShard>,
     states: Vec<StateShard>,
     places: Vec<RowPlace>,
+    /// Per stream whose truncation clears it.
+    marks: Vec<Option<Mark>>,
 }
 
 impl Engine {
@@ -131,6 +136,7 @@ impl Engine {
             rows: (0..shards).map(|shard| RowShard::new(&plan, shard, shards)).collect(),
             states: (0..shards).map(|shard| StateShard::new(&plan, shard)).collect(),
             places: Vec::new(),
+            marks: plan.definitions.streams.iter().map(|stream| mark::clears(stream).then(Mark::default)).collect(),
             plan,
         }
     }
@@ -231,7 +237,9 @@ impl Engine {
         self.states[shard].load(&self.plan, entity, &key.as_key(), bytes)
     }
 
-    /// Applies a batch, in order, and reads the features of what `evaluate` names into `output`.
+    /// Applies a batch, in order, and reads the features of what `evaluate` names into `output`. A truncation that clears its stream must be
+    /// alone in its batch (see [`ChangeBatch::parts`]); among others it comes to [`Outcome::Truncated`], as does one that comes behind a
+    /// newer change of its stream.
     ///
     /// # Errors
     /// [`Damaged`] when a row record in memory cannot be read; nothing was applied then.
@@ -254,6 +262,57 @@ impl Engine {
             self.states.iter_mut().for_each(apply);
         }
         output.assemble(plan, incoming, rows, &self.states, places);
+        self.note_versions(batch, output);
+        Ok(())
+    }
+
+    /// Clears the stream of a truncation, or notes how far the versions of a stream have come.
+    fn note_versions(&mut self, batch: &ChangeBatch, output: &mut Output) {
+        let stream = batch.stream();
+        let Some(mark) = self.marks[stream.index].as_mut().filter(|_| stream.labels.is_none()) else { return };
+        let changes = || batch.iter().map(|(change, _)| change);
+        mark.note(changes());
+        let mut truncation = changes().filter(|change| change.op == Op::Truncate && batch.len() == 1);
+        let Some(Change { version, .. }) = truncation.next() else { return };
+        output.outcomes[0] = mark.truncate(*version);
+        if output.outcomes[0] == Outcome::Applied {
+            self.clear(stream.index, *version);
+        }
+    }
+
+    /// Forgets the rows of a stream and the states it feeds, wherever they are older than the truncation `cleared`.
+    fn clear(&mut self, stream: usize, cleared: Version) {
+        self.rows.iter_mut().for_each(|shard| shard.truncate(stream, cleared));
+        for (entity, groups) in self.plan.entity_groups.iter().enumerate() {
+            for (place, &group) in groups.iter().enumerate() {
+                if self.plan.definitions.groups[group].stream == stream {
+                    self.states.iter_mut().for_each(|shard| shard.truncate(entity, place, cleared));
+                }
+            }
+        }
+    }
+
+    /// What is to be stored, with the states that it belongs to, of each stream whose truncation clears it: its index and bytes.
+    pub fn marks(&self) -> impl Iterator<Item = (usize, Vec<u8>)> {
+        let marks = self.marks.iter().enumerate();
+        marks
+            .filter_map(|(stream, mark)| Some((stream, (*mark)?)).filter(|(_, mark)| *mark != Mark::default()))
+            .map(|(stream, mark)| (stream, mark.encode()))
+    }
+
+    /// Streams whose marks are to be brought before anything else.
+    pub fn marked_streams(&self) -> impl Iterator<Item = usize> {
+        self.marks.iter().enumerate().filter(|(_, mark)| mark.is_some()).map(|(stream, _)| stream)
+    }
+
+    /// Takes over what the store holds of a stream, before any of its rows and states is brought.
+    ///
+    /// # Errors
+    /// [`Damaged`] when the bytes are no mark.
+    pub fn load_mark(&mut self, stream: usize, bytes: Option<&[u8]>) -> Result<(), Damaged> {
+        let mark = bytes.map(Mark::decode).transpose()?.unwrap_or_default();
+        self.marks[stream] = Some(mark);
+        self.clear(stream, mark.cleared);
         Ok(())
     }
 

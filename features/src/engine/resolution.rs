@@ -7,7 +7,7 @@ use crate::state::LabelWord;
 use crate::value::UNCHANGED;
 
 use super::Evaluate;
-use super::output::{Outcome, Refused};
+use super::output::Outcome;
 use super::plan::event_key;
 use super::resolve::RowShard;
 
@@ -50,11 +50,6 @@ pub(super) struct Resolution {
 impl Resolution {
     pub(super) const fn of(outcome: Outcome) -> Self {
         Self { change: 0, outcome, judgement: None, old: None, new: None, is_transient: false, is_read: false }
-    }
-
-    pub(super) const fn refused(refused: Refused, is_judged: bool) -> Self {
-        let judgement = if is_judged { Some(0) } else { None };
-        Self { judgement, ..Self::of(Outcome::Refused(refused)) }
     }
 }
 

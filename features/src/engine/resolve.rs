@@ -61,6 +61,11 @@ impl RowShard {
         }
     }
 
+    /// Takes a truncation of a stream.
+    pub(super) fn truncate(&mut self, stream: usize, cleared: Version) {
+        self.tables[stream].cleared = cleared;
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.tables.iter().map(RowTable::memory_bytes).sum()
     }
@@ -92,7 +97,7 @@ impl RowShard {
                 Some(id) if change.op != Op::Truncate => {
                     self.resolve_one(plan, incoming.stream, (at, change, row), id)?
                 }
-                _ => unidentified(change, incoming.stream),
+                _ => unidentified(change, source),
             };
             self.note(plan, incoming, Resolution { change: at, ..resolution });
         }
@@ -122,8 +127,13 @@ impl RowShard {
         id: &Key<'_>,
     ) -> Result<Resolution, Damaged> {
         let is_label = row.stream.labels.is_some();
-        if !is_label && let Some(refused) = refusal(plan, change, row) {
-            return Ok(Resolution::refused(refused, is_judged_by_itself(stream, change.op)));
+        if !is_label && change.op != Op::Request && change.version < self.tables[stream.index].cleared {
+            return Ok(Resolution::of(Outcome::Ignored(Ignored::Outdated)));
+        }
+        if let Some(refused) = refusal(plan, change, row) {
+            let is_judged = !is_label && is_judged_by_itself(stream, change.op);
+            let judgement = if is_judged { self.judge_refused(plan, stream, change, id)? } else { None };
+            return Ok(Resolution { judgement, ..Resolution::of(Outcome::Refused(refused)) });
         }
         if !plan.streams[stream.index].keeps_records {
             return Ok(self.resolve_append(stream, at, change, row));
@@ -161,6 +171,30 @@ impl RowShard {
         Ok(Resolution { judgement, old, new, is_transient, ..Resolution::of(outcome) })
     }
 
+    /// Which judgement the default for a refused row is. One that was judged is not judged again while it is refused, however often and in
+    /// whatever version it comes; the version that is taken is, as one that was inserted again.
+    fn judge_refused(
+        &mut self,
+        plan: &Plan,
+        stream: &Stream,
+        change: &Change,
+        id: &Key<'_>,
+    ) -> Result<Option<u32>, Damaged> {
+        if !plan.streams[stream.index].keeps_records || change.op == Op::Request {
+            return Ok(Some(0));
+        }
+        let needed = &plan.streams[stream.index].needed;
+        let place = self.tables[stream.index].place(id);
+        self.tables[stream.index].read(stream, needed, place, &mut self.record)?;
+        if self.record.judgements > 0 {
+            return Ok(None);
+        }
+        self.record.judgements = 1;
+        let seen = change.arrival.max(self.record.newest(stream));
+        self.tables[stream.index].write(stream, needed, (id, place), &self.record, seen);
+        Ok(Some(0))
+    }
+
     /// A row of which nothing was known, brought whole: what nearly every change is. It becomes its record without a detour.
     fn resolve_first(
         &mut self,
@@ -175,7 +209,8 @@ impl RowShard {
         let judgement = is_judged_at_first_sight(stream, change.op, row).then_some(0);
         let judgements = u32::from(judgement.is_some());
         let needed = &plan.streams[stream.index].needed;
-        let write = |out: &mut Vec<u8>| first.encode(needed, judgements, out);
+        let cleared = self.tables[stream.index].cleared;
+        let write = |out: &mut Vec<u8>| first.encode(needed, judgements, cleared, out);
         self.tables[stream.index].write_first((id, place), first.newest(), write);
         Resolution { judgement, new, ..Resolution::of(Outcome::Applied) }
     }
@@ -261,8 +296,9 @@ impl Slots for BeforeAfter<'_> {
     }
 }
 
-/// Whether a change of this kind is to be judged whatever is known of its row.
-fn is_judged_by_itself(stream: &Stream, op: Op) -> bool {
+/// Whether a change of this kind is to be judged whatever is known of its row: what cannot be read, or is refused.
+#[must_use]
+pub fn is_judged_by_itself(stream: &Stream, op: Op) -> bool {
     match stream.judge {
         Some(Judge::Insert) => matches!(op, Op::Insert | Op::Request),
         Some(Judge::When(_)) => can_be_judged(op),
@@ -281,7 +317,7 @@ fn is_judged_at_first_sight(stream: &Stream, op: Op, row: Row<'_>) -> bool {
     }
 }
 
-/// A change without an id: truncation, or one that its source should have refused.
+/// A change without an id: truncation, or one that its source should have refused. Where truncations clear the stream, the engine does it.
 const fn unidentified(change: &Change, stream: &Stream) -> Resolution {
     let outcome = match (change.op, stream.on_truncate) {
         (Op::Truncate, OnTruncate::Ignore) => Outcome::Ignored(Ignored::TruncateIgnored),
@@ -291,7 +327,7 @@ const fn unidentified(change: &Change, stream: &Stream) -> Resolution {
     Resolution::of(outcome)
 }
 
-/// Why state refuses a change before it is looked at.
+/// Why state refuses a change before it is looked at: an event without a time or far beyond its arrival, a report far beyond it.
 fn refusal(plan: &Plan, change: &Change, row: Row<'_>) -> Option<Refused> {
     if change.op == Op::Delete {
         return None;
@@ -300,7 +336,7 @@ fn refusal(plan: &Plan, change: &Change, row: Row<'_>) -> Option<Refused> {
     if cell == UNCHANGED {
         return None;
     }
-    let Some(time) = row.time() else { return Some(Refused::NoTime) };
+    let Some(time) = row.time() else { return row.stream.labels.is_none().then_some(Refused::NoTime) };
     let arrival = change.arrival?;
     (time > arrival.plus(plan.definitions.future_max)).then_some(Refused::Future)
 }

@@ -1,6 +1,7 @@
 //! Row records of one shard, in memory: encoded, in one growing block, so that a row costs its bytes and no allocation.
 
 use crate::bytes::Damaged;
+use crate::change::Version;
 use crate::definition::Stream;
 use crate::row::RowRecord;
 use crate::time::Timestamp;
@@ -30,6 +31,8 @@ pub(super) struct RowTable {
     dead: usize,
     dirty: Vec<(OwnedKey, u32)>,
     buffer: Vec<u8>,
+    /// The stream's newest truncation: older records give way to it when they are read.
+    pub(super) cleared: Version,
 }
 
 impl RowTable {
@@ -67,9 +70,11 @@ impl RowTable {
     ) -> Result<(), Damaged> {
         let entry = self.entries[place as usize];
         if entry.len > 0 {
-            return record.decode(stream, needed, &self.bytes[entry.offset..entry.offset + entry.len as usize]);
+            record.decode(stream, needed, &self.bytes[entry.offset..entry.offset + entry.len as usize])?;
+        } else {
+            record.reset(stream);
         }
-        record.reset(stream);
+        record.clear(stream, self.cleared);
         Ok(())
     }
 
@@ -166,7 +171,7 @@ impl RowTable {
     pub(super) fn clear(&mut self) {
         debug_assert!(self.dirty.is_empty(), "a checkpoint writes what is dirty first");
         // The memory goes too: kept, it would count as used, and every checkpoint would forget everything again.
-        *self = Self::default();
+        *self = Self { cleared: self.cleared, ..Self::default() };
     }
 }
 

@@ -7,4 +7,5 @@ mod model;
 mod oracle;
 mod promises;
 mod rows;
+mod truncations;
 mod world;

@@ -1,7 +1,7 @@
 //! The bytes of row records.
 //!
-//! Layout of the bytes, format 1: `u8` format, `u8` flags (2 bits of presence, then 4 base, 8 first, 16 snapshot and 32 carried columns
-//! follow), varint version, base, first, snapshot (each major and minor, plus one), varint judgements; of a live row a bitmap of nulls over
+//! Layout of the bytes, format 1: `u8` format, `u8` flags (2 bits of presence, then 4 base, 8 first, 16 snapshot, 32 carried columns
+//! and 64 truncation follow), varint version, base, first, snapshot, truncation (each major and minor, plus one), varint judgements; of a live row a bitmap of nulls over
 //! the needed columns, each present one (integers zigzag, doubles as eight bytes, texts as length and bytes) and the carried columns
 //! (varint count, then column and version plus one, 0 where none sent it); then varint number of reports and each as origin and value
 //! (`u8`), version, report time. A base or first that does not follow equals the version.
@@ -18,6 +18,7 @@ const HAS_BASE: u8 = 4;
 const HAS_FIRST: u8 = 8;
 const HAS_SNAPSHOT: u8 = 16;
 const HAS_CARRIED: u8 = 32;
+const HAS_CLEARED: u8 = 64;
 
 /// What is written of a record.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,7 @@ pub(super) struct Image<'a> {
     pub(super) base: Version,
     pub(super) snapshot: Version,
     pub(super) first: Version,
+    pub(super) cleared: Version,
     pub(super) judgements: u32,
     pub(super) cells: &'a [i64],
     pub(super) text: &'a TextArena,
@@ -47,9 +49,16 @@ impl Image<'_> {
         flags |= if self.first == self.version { 0 } else { HAS_FIRST };
         flags |= if self.snapshot == Version::REQUEST { 0 } else { HAS_SNAPSHOT };
         flags |= if carried().next().is_none() { 0 } else { HAS_CARRIED };
+        flags |= if self.cleared == Version::REQUEST { 0 } else { HAS_CLEARED };
         out.extend([FORMAT, flags]);
         put_version(out, self.version);
-        for (flag, version) in [(HAS_BASE, self.base), (HAS_FIRST, self.first), (HAS_SNAPSHOT, self.snapshot)] {
+        let optional = [
+            (HAS_BASE, self.base),
+            (HAS_FIRST, self.first),
+            (HAS_SNAPSHOT, self.snapshot),
+            (HAS_CLEARED, self.cleared),
+        ];
+        for (flag, version) in optional {
             if flags & flag != 0 {
                 put_version(out, version);
             }
@@ -108,6 +117,7 @@ impl RowRecord {
             base: self.base,
             snapshot: self.snapshot,
             first: self.first,
+            cleared: self.cleared,
             judgements: self.judgements,
             cells: &self.cells,
             text: &self.text,
@@ -139,6 +149,9 @@ impl RowRecord {
         self.first = if flags & HAS_FIRST == 0 { self.version } else { version(&mut from)? };
         if flags & HAS_SNAPSHOT != 0 {
             self.snapshot = version(&mut from)?;
+        }
+        if flags & HAS_CLEARED != 0 {
+            self.cleared = version(&mut from)?;
         }
         self.judgements = u32::try_from(from.varint()?).map_err(|_wide| Damaged)?;
         if self.presence == Presence::Live {

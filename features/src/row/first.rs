@@ -34,14 +34,15 @@ impl<'a> FirstSight<'a> {
         self.row.time().max(self.report.and_then(|report| report.reported))
     }
 
-    /// Appends the bytes of its record.
-    pub(crate) fn encode(&self, needed: &[usize], judgements: u32, out: &mut Vec<u8>) {
+    /// Appends the bytes of its record, which has seen the truncation `cleared`.
+    pub(crate) fn encode(&self, needed: &[usize], judgements: u32, cleared: Version, out: &mut Vec<u8>) {
         let image = Image {
             presence: Presence::Live,
             version: self.version,
             base: self.version,
             snapshot: Version::REQUEST,
             first: self.version,
+            cleared,
             judgements,
             cells: self.row.cells,
             text: self.row.text,

@@ -8,6 +8,7 @@ pub mod file;
 
 use std::borrow::Cow;
 
+use interdict_features::change::Op;
 use interdict_features::value::CellError;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,33 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// Every reason.
+    pub const ALL: [Self; 23] = [
+        Self::BadJson,
+        Self::NotUtf8,
+        Self::LineTooLong,
+        Self::FieldCount,
+        Self::UnclosedQuote,
+        Self::MissingColumn,
+        Self::DuplicateColumn,
+        Self::WrongType,
+        Self::NotFinite,
+        Self::Inexact,
+        Self::OutOfRange,
+        Self::TextTooLong,
+        Self::TimeUnitUnknown,
+        Self::DecimalModeUnknown,
+        Self::NullId,
+        Self::NullTime,
+        Self::UnknownTable,
+        Self::UnknownOp,
+        Self::RowMissing,
+        Self::UnavailableValue,
+        Self::VersionMismatch,
+        Self::FutureTime,
+        Self::Refused,
+    ];
+
     /// The stable name.
     #[must_use]
     pub fn code(self) -> &'static str {
@@ -127,6 +155,9 @@ pub struct DeadLetter {
     /// The stream it would have belonged to, where the source feeds several and the record still tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
+    /// What happened to the row, where the record still tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<Op>,
     /// Why.
     pub reason: DeadReason,
     /// The same for a person: which column, what to do. Never a value.
@@ -143,12 +174,20 @@ pub struct Fault {
     pub reason: DeadReason,
     /// The same for a person, never with a value.
     pub detail: Cow<'static, str>,
+    /// What happened to the row, where the record still tells.
+    pub op: Option<Op>,
 }
 
 impl Fault {
     /// A fault with its explanation.
     pub fn new(reason: DeadReason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), op: None }
+    }
+
+    /// The fault of a record of this operation.
+    #[must_use]
+    pub fn of_op(self, op: Op) -> Self {
+        Self { op: Some(op), ..self }
     }
 
     /// A value that does not fit `column`.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use csv_core::{ReadRecordResult, Reader};
-use interdict_features::change::{ChangeBatch, Op};
+use interdict_features::change::{Change, ChangeBatch, Op};
 use interdict_features::decode::{TimeUnit, set_text_value};
 use interdict_features::definition::Stream;
 use interdict_features::value::{CellError, ColumnType};
@@ -89,6 +89,10 @@ impl CsvRows {
             Some(text) => op_of(text)
                 .ok_or_else(|| Fault::new(DeadReason::UnknownOp, "'_op' holds no operation that is known"))?,
         };
+        self.read_row(record.plain(op), batch).map_err(|fault| fault.of_op(op))
+    }
+
+    fn read_row(&self, change: Change, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
         let mut writer = batch.begin();
         for (column, place) in self.places.iter().enumerate() {
             let text = self.line.get(*place);
@@ -101,7 +105,7 @@ impl CsvRows {
                 }
             })?;
         }
-        finish(writer, record.plain(op))
+        finish(writer, change)
     }
 }
 

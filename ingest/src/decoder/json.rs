@@ -92,7 +92,11 @@ impl RowObject {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let read = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
         read.map_err(|error| not_json(&error))?;
-        fault.map_or(Ok(op), Err)
+        match (fault, op) {
+            (None, op) => Ok(op),
+            (Some(fault), Some(op)) => Err(fault.of_op(op)),
+            (Some(fault), None) => Err(fault),
+        }
     }
 
     /// Whether the last object held every column; what it lacks is null where that is configured.

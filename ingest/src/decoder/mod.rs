@@ -60,6 +60,8 @@ pub(crate) struct LineDecoder {
     format: Rows,
     batches: Batches,
     shows_records: Showing,
+    /// What a record is that does not say so.
+    rows_as: Op,
 }
 
 enum Rows {
@@ -77,23 +79,23 @@ enum Showing {
 impl LineDecoder {
     /// CSV rows of `stream`; the header comes first, by [`Self::set_header`].
     pub(crate) fn csv(stream: Arc<Stream>, reading: &Reading) -> Self {
-        Self::new(Rows::Csv(Box::new(CsvRows::new(&stream, reading))), vec![stream])
+        Self::new(Rows::Csv(Box::new(CsvRows::new(&stream, reading))), vec![stream], reading)
     }
 
     /// JSON objects that are rows of `stream`.
     pub(crate) fn json(stream: Arc<Stream>, reading: &Reading) -> Self {
-        Self::new(Rows::Json(JsonRows::new(&stream, reading)), vec![stream])
+        Self::new(Rows::Json(JsonRows::new(&stream, reading)), vec![stream], reading)
     }
 
     /// Debezium envelopes of the tables of `streams`.
     pub(crate) fn debezium(streams: &[Arc<Stream>], reading: &Reading) -> Self {
-        Self::new(Rows::Debezium(DebeziumRows::new(streams, reading)), streams.to_vec())
+        Self::new(Rows::Debezium(DebeziumRows::new(streams, reading)), streams.to_vec(), reading)
     }
 
-    fn new(format: Rows, streams: Vec<Arc<Stream>>) -> Self {
+    fn new(format: Rows, streams: Vec<Arc<Stream>>, reading: &Reading) -> Self {
         let is_sensitive = streams.iter().any(|stream| stream.columns.iter().any(|column| column.sensitive));
         let shows_records = if is_sensitive { Showing::Sensitive } else { Showing::Allowed };
-        Self { format, batches: Batches::new(streams), shows_records }
+        Self { format, batches: Batches::new(streams), shows_records, rows_as: reading.rows_as }
     }
 
     /// Whether the next line is the header.
@@ -114,8 +116,16 @@ impl LineDecoder {
         self.decode_record(&Record { position, ordinal: position, key: None, value: line, arrival: None })
     }
 
-    /// Decodes one record into the batches.
+    /// Decodes one record into the batches. Of a source of history every fault is one of history.
     pub(crate) fn decode_record(&mut self, record: &Record<'_>) -> Result<Outcome, Fault> {
+        let is_history = self.rows_as == Op::Snapshot;
+        self.decode_rows(record).map_err(|fault| match fault.op {
+            None if is_history => fault.of_op(Op::Snapshot),
+            _ => fault,
+        })
+    }
+
+    fn decode_rows(&mut self, record: &Record<'_>) -> Result<Outcome, Fault> {
         if record.value.iter().all(u8::is_ascii_whitespace) {
             return Ok(Outcome::Skipped);
         }
@@ -142,6 +152,7 @@ impl LineDecoder {
             position,
             row: None,
             stream: None,
+            op: fault.op,
             reason: fault.reason,
             detail,
             payload,

@@ -104,6 +104,7 @@ impl Plan {
                     position,
                     row: None,
                     stream: None,
+                    op: Some(ops.of(row)),
                     reason: fault.reason,
                     detail,
                     payload: None,

@@ -164,6 +164,7 @@ pub fn read(file: &ConfigFile, streams: &[Arc<Stream>]) -> Vec<SourceConfig> {
         return sources;
     }
     let mut names: Vec<String> = Vec::new();
+    let mut plain: Vec<(String, String)> = Vec::new();
     for section in file.array("source") {
         if let Some(name) = section.text("name") {
             if names.contains(&name) {
@@ -175,10 +176,36 @@ pub fn read(file: &ConfigFile, streams: &[Arc<Stream>]) -> Vec<SourceConfig> {
             }
             names.push(name);
         }
-        sources.extend(read_one(&section, streams, None));
+        let source = read_one(&section, streams, None);
+        if let Some(fed) = source.as_ref().and_then(|source| plain_feed(&section, source, streams)) {
+            check_versions(&section, fed, &mut plain);
+        }
+        sources.extend(source);
         section.finish();
     }
     sources
+}
+
+/// The source and the stream it feeds, where its rows are numbered by their place and may be those of another source too.
+fn plain_feed(section: &Section<'_>, source: &SourceConfig, streams: &[Arc<Stream>]) -> Option<(String, String)> {
+    let SourceKind::File(file) = &source.kind else { return None };
+    let is_disjoint = section.bool("disjoint") == Some(true);
+    let stream = streams.iter().find(|stream| Some(&stream.name) == file.stream.as_ref())?;
+    let is_keyed = !stream.append_only && stream.labels.is_none();
+    let is_plain = file.format != Format::Debezium && is_keyed && !is_disjoint;
+    is_plain.then(|| (source.name.clone(), stream.name.clone()))
+}
+
+/// Rows of two plain sources are numbered apart: an update in one would count as older than a row of the other that stands further behind.
+fn check_versions(section: &Section<'_>, fed: (String, String), plain: &mut Vec<(String, String)>) {
+    if let Some((other, stream)) = plain.iter().find(|(_, stream)| *stream == fed.1) {
+        section.report(
+            "stream",
+            format!("stream '{stream}' is fed by '{other}' too, and rows of two files are numbered apart: which version of a row is newer cannot be told"),
+            "write disjoint = true if no row stands in both, append_only = true in the stream if rows never change, or put both into one file",
+        );
+    }
+    plain.push(fed);
 }
 
 fn read_one(section: &Section<'_>, streams: &[Arc<Stream>], name: Option<&str>) -> Option<SourceConfig> {
@@ -225,6 +252,7 @@ fn read_file(section: &Section<'_>, streams: &[Arc<Stream>], kind: Option<usize>
     };
     let format = section.choice("format", &FORMATS.map(|(name, _)| name)).map(|index| FORMATS[index].1);
     let stream = read_stream(section, streams, format);
+    let _known_where_there_are_several = section.bool("disjoint");
     let at_end = if section.bool("follow") == Some(true) { AtEnd::Follow } else { AtEnd::Stop };
     let reading = read_reading(section, streams, format);
     check_fit(section, input.as_ref(), format, at_end);

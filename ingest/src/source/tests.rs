@@ -320,6 +320,30 @@ fn read_config(text: &str) -> Result<Vec<config::SourceConfig>, Vec<String>> {
 }
 
 #[test]
+fn two_plain_sources_of_one_stream_must_say_that_their_rows_differ() {
+    let source = |name: &str, format: &str, more: &str| {
+        format!(
+            "[[source]]\nname = \"{name}\"\ntype = \"file\"\npath = \"f\"\nformat = \"{format}\"\nstream = {more}\n"
+        )
+    };
+    let check = |formats: [&str; 2], more: [&str; 2], is_fine: bool| {
+        let text = source("a", formats[0], more[0]) + &source("b", formats[1], more[1]);
+        let read = read_config(&text);
+        assert_eq!(read.is_ok(), is_fine, "{text}: {read:?}");
+        if let Err(problems) = read {
+            assert!(problems.len() == 1 && problems[0].contains("numbered apart"), "{problems:?}");
+        }
+    };
+    let (rows, disjoint) = ("\"transactions\"", "\"transactions\"\ndisjoint = true");
+    check(["csv", "csv"], [rows, rows], false);
+    check(["parquet", "json"], [rows, rows], false);
+    check(["csv", "json"], [rows, disjoint], true);
+    check(["csv", "json"], [disjoint, rows], true);
+    check(["csv", "debezium"], [rows, rows], true);
+    check(["csv", "csv"], [rows, "\"chargebacks\""], true);
+}
+
+#[test]
 fn a_source_section_is_read() {
     let text = r#"
 [source]

@@ -81,6 +81,9 @@ pub struct Judged {
     pub stream: String,
     /// The judged event's id.
     pub event_id: String,
+    /// When the source committed the event, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_at: Option<Timestamp>,
     /// Those of its columns that the statements ask for.
     pub columns: BTreeMap<String, Value>,
 }
@@ -103,6 +106,7 @@ impl Act {
                 score: record.score,
                 stream: record.stream.clone(),
                 event_id: record.event_id.clone(),
+                committed_at: record.committed_at(),
                 columns: columns.map(|(name, value)| (name.clone(), value.clone())).collect(),
             }),
         }

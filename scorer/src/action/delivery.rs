@@ -125,6 +125,7 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
     #[must_use]
     pub fn new(store: Arc<S>, receivers: Receivers, limits: Limits, surroundings: E, metrics: Metrics) -> Self {
         let queue = Queue::new(limits.concurrency, receivers.concurrency());
+        receivers.actions().for_each(|action| metrics.begin(action));
         Self {
             store,
             receivers: Arc::new(receivers),
@@ -255,6 +256,11 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
                 "action given up: see to its receiver, then run it by hand");
         }
         self.metrics.count_end(action, end, age(&held.intent, at));
+        if end == End::Done
+            && let Some(committed) = self.receivers.committed_at(&held.intent)
+        {
+            self.metrics.blocked(action, elapsed(committed, at));
+        }
         self.queue.settle(held, Instant::now());
         let result = ActionResult { action: action.clone(), status, tries: held.tries, reason, at };
         (Arc::clone(&held.intent), result)
@@ -315,13 +321,18 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
 fn told_of_act(intent: &Intent, result: &ActionResult) -> Option<Append> {
     let act = Act::read(&intent.payload).ok().filter(|act| act.decision.is_none())?;
     let told = serde_json::json!({
-        "act": "action_result", "id": act.id, "kind": act.kind, "entity": act.target, "result": result,
+        "act": "action_result", "id": act.id, "kind": act.kind, "entity": act.target, "at": act.decided_at, "result": result,
     });
     Some(Append { log: LogName::AUDIT, bytes: told.to_string().into() })
 }
 
 fn age(intent: &Intent, now: Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(now.since(intent.created).micros()).unwrap_or(0))
+    elapsed(intent.created, now)
+}
+
+/// Never negative, whatever the clocks.
+fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(to.since(from).micros()).unwrap_or(0))
 }
 
 async fn until(due: Option<Instant>) {

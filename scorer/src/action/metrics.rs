@@ -21,6 +21,17 @@ pub(super) enum End {
     GivenUp,
 }
 
+impl End {
+    fn status(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Superseded => "superseded",
+            Self::Rejected => "rejected",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
 /// Labels of an action that ended.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Ended {
@@ -40,6 +51,7 @@ pub struct Metrics {
     ends: Family<Ended, Counter>,
     retries: Family<Named, Counter>,
     seconds: Family<Named, Histogram, fn() -> Histogram>,
+    commit_to_block: Family<Named, Histogram, fn() -> Histogram>,
     pub(super) outbox_intents: Gauge,
     pub(super) outbox_oldest_seconds: Gauge<f64, AtomicU64>,
 }
@@ -55,6 +67,7 @@ impl Default for Metrics {
             ends: Family::default(),
             retries: Family::default(),
             seconds: Family::new_with_constructor(seconds),
+            commit_to_block: Family::new_with_constructor(seconds),
             outbox_intents: Gauge::default(),
             outbox_oldest_seconds: Gauge::default(),
         }
@@ -91,20 +104,32 @@ impl Metrics {
             "Time from the decision to the end of its action, superseded and rejected ones left out",
             metrics.seconds.clone(),
         );
+        registry.register(
+            "interdict_scorer_commit_to_block_seconds",
+            "Time from the commit of an event in its source to the commit of its block in the target database, by their and our clocks",
+            metrics.commit_to_block.clone(),
+        );
         metrics
     }
 
+    /// Shows an action of which nothing has ended yet: a series that begins with its first failure shows no rise.
+    pub(super) fn begin(&self, action: &str) {
+        for end in [End::Done, End::Superseded, End::Rejected, End::GivenUp] {
+            drop(self.ends.get_or_create(&Ended { action: action.to_owned(), status: end.status() }));
+        }
+        drop(self.retries.get_or_create(&Named { action: action.to_owned() }));
+    }
+
     pub(super) fn count_end(&self, action: &str, end: End, age: Duration) {
-        let status = match end {
-            End::Done => "done",
-            End::Superseded => "superseded",
-            End::Rejected => "rejected",
-            End::GivenUp => "given_up",
-        };
-        self.ends.get_or_create(&Ended { action: action.to_owned(), status }).inc();
+        self.ends.get_or_create(&Ended { action: action.to_owned(), status: end.status() }).inc();
         if end == End::Done {
             self.seconds.get_or_create(&Named { action: action.to_owned() }).observe(age.as_secs_f64());
         }
+    }
+
+    /// Notes how long after its event's commit a block was committed.
+    pub(super) fn blocked(&self, action: &str, since_commit: Duration) {
+        self.commit_to_block.get_or_create(&Named { action: action.to_owned() }).observe(since_commit.as_secs_f64());
     }
 
     pub(super) fn count_retry(&self, action: &str) {

@@ -120,6 +120,11 @@ impl Receivers {
         if mistakes.is_empty() { Ok(()) } else { Err(ReceiverError::Mistakes(mistakes)) }
     }
 
+    /// The actions that are carried out.
+    pub(super) fn actions(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// How many tries may be under way at once, for actions that have a bound of their own.
     pub(super) fn concurrency(&self) -> HashMap<String, usize> {
         let bound = |receiver: &Receiver| match receiver {
@@ -136,6 +141,15 @@ impl Receivers {
             Receiver::Webhook { .. } => None,
             #[cfg(feature = "postgres")]
             Receiver::Database(_) => super::act::Act::read(&intent.payload).ok().map(|act| act.target.key),
+        }
+    }
+
+    /// When the source committed the event that a database's block answers, where it told.
+    pub(super) fn committed_at(&self, intent: &Intent) -> Option<Timestamp> {
+        match self.0.get(&intent.action)? {
+            Receiver::Webhook { .. } => None,
+            #[cfg(feature = "postgres")]
+            Receiver::Database(_) => super::act::Act::read(&intent.payload).ok()?.decision?.committed_at,
         }
     }
 

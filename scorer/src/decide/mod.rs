@@ -9,7 +9,7 @@
 pub mod code;
 pub mod recompute;
 
-use interdict_features::decision::{DecidedBy, ListKind, Outcome, Thresholds};
+use interdict_features::decision::{DecidedBy, ListHit, ListKind, Outcome, Thresholds};
 
 use crate::activation::outcome_of;
 
@@ -54,10 +54,8 @@ pub struct Evidence {
 /// The outcome of `evidence`, and what settled it.
 #[must_use]
 pub fn settle(evidence: &Evidence) -> (Outcome, DecidedBy) {
-    match evidence.list {
-        Some(ListKind::ManualBlock | ListKind::AutomaticBlock) => return (Outcome::Block, DecidedBy::List),
-        Some(ListKind::Allow) => return (Outcome::Approve, DecidedBy::List),
-        None => {}
+    if let Some(outcome) = evidence.list.map(listed) {
+        return (outcome, DecidedBy::List);
     }
     let (model, model_by) = match evidence.verdict {
         Verdict::NotAsked => (Outcome::Approve, DecidedBy::Rules),
@@ -68,5 +66,18 @@ pub fn settle(evidence: &Evidence) -> (Outcome, DecidedBy) {
         Some(rule) if rule > Outcome::Approve && rule >= model && rule >= evidence.floor => (rule, DecidedBy::Rules),
         _ if evidence.floor > model => (evidence.floor, DecidedBy::Default),
         _ => (model, model_by),
+    }
+}
+
+/// The outcome of an event that cannot be judged and meets the entries `hits`, and what settled it.
+pub(crate) fn by_lists(hits: &[ListHit], default: Outcome) -> (Outcome, DecidedBy) {
+    let first = hits.iter().map(|hit| hit.list).min();
+    first.map_or((default, DecidedBy::Default), |list| (listed(list), DecidedBy::List))
+}
+
+const fn listed(list: ListKind) -> Outcome {
+    match list {
+        ListKind::ManualBlock | ListKind::AutomaticBlock => Outcome::Block,
+        ListKind::Allow => Outcome::Approve,
     }
 }

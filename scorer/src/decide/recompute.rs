@@ -2,7 +2,7 @@
 
 use interdict_features::decision::{DecidedBy, DecisionRecord, Outcome};
 
-use super::{Evidence, Verdict, code, settle};
+use super::{Evidence, Verdict, by_lists, code, settle};
 use crate::policy::{OnDegraded, Policy};
 
 /// Why a record cannot be recomputed.
@@ -28,7 +28,7 @@ pub enum RecomputeError {
 /// [`RecomputeError::UnknownRule`].
 pub fn recompute(record: &DecisionRecord, policy: &Policy) -> Result<(Outcome, DecidedBy), RecomputeError> {
     if record.reasons.iter().any(|reason| reason.code == code::NOT_JUDGED) {
-        return Ok((policy.default_outcome, DecidedBy::Default));
+        return Ok(by_lists(&record.list_hits, policy.default_outcome));
     }
     let mut rule = None;
     for hit in record.rules.iter().filter(|rule| rule.hit) {

@@ -14,7 +14,7 @@ use interdict_store::port::{Claim, Intent, ListEntry};
 use super::{Decision, Finding, FindingResult, Judge, place};
 use crate::action::act::Act;
 use crate::action::payload;
-use crate::decide::code;
+use crate::decide::{by_lists, code};
 use crate::input::Place;
 use crate::policy::{ActionKind, slots};
 use crate::scorer::{Score, Scored};
@@ -58,19 +58,23 @@ impl Judge {
     }
 
     /// The record of an event that could not be judged, for the reason `why` (fit to be shown). `row` is what is known
-    /// of it. Manual and automatic blocks and the allow list do not apply: its entities are not certain.
+    /// of it. The lists bind it all the same: `hits` are the entries that its entities meet.
     #[must_use]
     pub fn not_judged(
         &self,
         context: &Context,
         row: Option<&Row<'_>>,
         entities: &[EntityRef],
+        hits: Vec<ListHit>,
         why: &str,
         decide_time: Timestamp,
     ) -> DecisionRecord {
         let mut record = self.blank(context, entities, decide_time);
         record.event = row.map(columns).unwrap_or_default();
-        record.reasons = vec![reason(code::NOT_JUDGED, why)];
+        record.reasons = hits.iter().map(list_reason).collect();
+        record.reasons.push(reason(code::NOT_JUDGED, why));
+        (record.outcome, record.decided_by) = by_lists(&hits, self.policy.default_outcome);
+        record.list_hits = hits;
         record
     }
 

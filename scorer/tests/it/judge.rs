@@ -217,12 +217,29 @@ fn an_action_without_a_key_is_not_wanted_and_is_said() {
 fn an_event_that_cannot_be_judged_gets_the_default() {
     for (default, outcome) in [("approve", Outcome::Approve), ("review", Outcome::Review), ("block", Outcome::Block)] {
         let judge = judge_of(&POLICY.replace("default = \"review\"", &format!("default = \"{default}\"")));
-        let record = judge.not_judged(&context(), None, &[], "the row has no time", at(5));
+        let record = judge.not_judged(&context(), None, &[], Vec::new(), "the row has no time", at(5));
         assert_eq!((record.outcome, record.decided_by), (outcome, DecidedBy::Default));
         assert_eq!((record.reasons[0].code.as_str(), record.actions.len()), ("not_judged", 0));
         assert_eq!(recompute(&record, judge.policy()), Ok((outcome, DecidedBy::Default)));
         assert!(judge.claim(&record).unwrap().intents.is_empty());
     }
+}
+
+#[test]
+fn lists_bind_what_cannot_be_judged() {
+    let judge = judge_of(&POLICY.replace("default = \"review\"", "default = \"approve\""));
+    let check = |lists: &[ListKind], outcome, by| {
+        let hits: Vec<ListHit> = lists.iter().copied().map(hit).collect();
+        let record = judge.not_judged(&context(), None, &[customer("7")], hits, "the deadline came", at(5));
+        assert_eq!((record.outcome, record.decided_by, record.list_hits.len()), (outcome, by, lists.len()));
+        assert_eq!(record.reasons.last().map(|reason| reason.code.as_str()), Some("not_judged"));
+        assert_eq!(recompute(&record, judge.policy()), Ok((outcome, by)));
+    };
+    check(&[], Outcome::Approve, DecidedBy::Default);
+    check(&[ListKind::ManualBlock], Outcome::Block, DecidedBy::List);
+    check(&[ListKind::AutomaticBlock], Outcome::Block, DecidedBy::List);
+    check(&[ListKind::Allow, ListKind::AutomaticBlock], Outcome::Approve, DecidedBy::List);
+    check(&[ListKind::Allow, ListKind::ManualBlock], Outcome::Block, DecidedBy::List);
 }
 
 #[test]

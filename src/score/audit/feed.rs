@@ -1,5 +1,6 @@
 //! One source partition, read once more in the order of its positions and as far as it is asked for.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -95,7 +96,7 @@ impl Feed {
                 if start == 0 && is_whole {
                     return Ok(self.waiting.pop_front());
                 }
-                let next = (end > start).then(|| part(batch, start..end));
+                let next = (end > start).then(|| batch.part(start..end));
                 self.taken = end;
                 if is_whole {
                     self.waiting.pop_front();
@@ -124,7 +125,8 @@ impl Feed {
         match &mut self.from {
             From::File(source) => match source.next(DELIVERY)? {
                 Some(mut delivery) => {
-                    self.waiting.extend(delivery.batches);
+                    let parts = delivery.batches.iter().flat_map(ChangeBatch::parts);
+                    self.waiting.extend(parts.map(Cow::into_owned));
                     self.letters.append(&mut delivery.dead);
                     self.read = Some(delivery.position);
                 }
@@ -165,13 +167,4 @@ impl StoredInput {
     pub(super) fn read(&self, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
         self.runtime.block_on(self.store.read_log(LogName::INPUT, position, limit))
     }
-}
-
-fn part(batch: &ChangeBatch, rows: std::ops::Range<usize>) -> ChangeBatch {
-    let mut part = ChangeBatch::new(Arc::clone(batch.stream()), batch.partition());
-    for row in rows {
-        let (change, cells) = batch.get(row);
-        part.push_row(cells, *change);
-    }
-    part
 }

@@ -22,7 +22,7 @@ use interdict_scorer::lists::Lists;
 use crate::backfill::Progress;
 use crate::run::input_log;
 use crate::run::judging::Judging;
-use crate::run::sources::judged_sources;
+use crate::run::sources::JudgedSources;
 use crate::run::system::load_model;
 use crate::setup::{Setup, StoreSettings};
 
@@ -131,7 +131,7 @@ impl Audit<'_> {
                 made += count;
             })?;
             if passes == 0 {
-                replay.make_undecodable(&undecodable, &judged_sources(self.setup))?;
+                replay.make_undecodable(&undecodable, &JudgedSources::of(self.setup))?;
             }
             passes += 1;
         }
@@ -157,7 +157,10 @@ impl Audit<'_> {
         let first = input.read(0, 1).map_err(|error| error.to_string())?;
         match first.first() {
             Some((0, _)) => Ok(Some(Arc::new(input))),
-            _ => Err("the store no longer holds it from its beginning".to_owned()),
+            Some((position, _)) => Err(format!(
+                "its entries before {position} were trimmed as old ([store] input_log_keep), and what is decided may rest on them"
+            )),
+            None => Err("the store no longer holds it".to_owned()),
         }
     }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::run::input_log;
 use crate::run::judging::{Circumstances, Judging, RequestFacts, undecodable};
+use crate::run::sources::JudgedSources;
 
 use super::feed::Feed;
 use super::ledger::{Ledger, Logged, compared, fingerprint};
@@ -195,11 +196,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Makes the decisions on records that became no change: they saw nothing but their own place.
-    pub(super) fn make_undecodable(
-        &mut self,
-        wanted: &[usize],
-        judged_sources: &HashMap<String, usize>,
-    ) -> anyhow::Result<()> {
+    pub(super) fn make_undecodable(&mut self, wanted: &[usize], judged_sources: &JudgedSources) -> anyhow::Result<()> {
         let mut places: HashMap<(usize, u64), usize> = HashMap::new();
         for &index in wanted {
             let logged = &self.ledger.logged[index];
@@ -207,7 +204,7 @@ impl<'a> Replay<'a> {
         }
         for (partition, feed) in self.feeds.iter_mut().enumerate() {
             let Some(feed) = feed else { continue };
-            let judge = judged_sources.get(&feed.source).and_then(|&stream| self.judging.judge_of(stream));
+            let judge = judged_sources.only(&feed.source).and_then(|stream| self.judging.judge_of(stream));
             let last = places.keys().filter(|(of, _)| *of == partition).map(|(_, position)| *position).max();
             let (Some(judge), Some(last)) = (judge, last) else { continue };
             feed.skip(last)?;

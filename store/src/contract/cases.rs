@@ -45,7 +45,7 @@ fn intent(decision: Uuid, action: &str) -> Intent {
 
 fn row(id: u64, expires: Option<Timestamp>) -> RowWrite {
     let key = RowKey { stream: "payments".into(), id: id.to_string().into_bytes().into() };
-    RowWrite { key, bytes: Some(Bytes::from_static(b"row")), expires }
+    RowWrite { key, bytes: Some(Bytes::from_static(b"row")), expires, expected: None }
 }
 
 fn state(key: &[u8]) -> StateWrite {
@@ -55,6 +55,7 @@ fn state(key: &[u8]) -> StateWrite {
         group: 1,
         bytes: Some(Bytes::from_static(b"state")),
         expires: None,
+        expected: None,
     }
 }
 

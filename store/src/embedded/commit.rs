@@ -86,6 +86,12 @@ pub(super) fn stage(
         layout::bounded_value("log entry", append.bytes.len())?;
         answer.appended.push(staging.append(append.log, &append.bytes)?);
     }
+    let is_expecting =
+        commit.states.iter().any(|it| it.expected.is_some()) || commit.rows.iter().any(|it| it.expected.is_some());
+    if is_expecting || !commit.work.is_empty() || !commit.done.is_empty() {
+        let why = "one process works on an embedded store, and it expects nothing of others".to_owned();
+        return Err(StoreError::Invalid { what: "a commit of one of several writers", why });
+    }
     staging.perishables(index, commit)?;
     staging.positions.sequence += 1;
     let sequence = staging.positions.sequence.to_be_bytes();

@@ -96,6 +96,7 @@ impl RedisStore {
             layout.intents(),
             layout.outbox(),
             layout.log(LogName::DECISIONS),
+            layout.work(),
         ];
         let (words, bytes) = body.size();
         let mut command = redis::Cmd::with_capacity(words + 16, bytes + 1024);
@@ -104,6 +105,7 @@ impl RedisStore {
         command.arg(standing.token).arg(standing.low).arg(standing.known);
         command.arg(self.link.config().outbox_capacity);
         command.arg(body.oldest().map(|day| day.to_string()).unwrap_or_default());
+        command.arg(self.link.config().work_capacity);
         let keep = self.link.config().decisions_keep;
         command.arg(keep.map(|keep| keep.as_millis().to_string()).unwrap_or_default());
         for word in body.words() {
@@ -167,6 +169,11 @@ fn verdict(commit: &Commit, address: &str, answers: Vec<Value>) -> Result<Made, 
         b"full" => {
             let capacity = answer::position(WHAT, &next()?)?;
             Err(StoreError::OutboxFull { capacity: usize::try_from(capacity).unwrap_or(usize::MAX) })
+        }
+        b"conflict" => Err(StoreError::Conflict),
+        b"work_full" => {
+            let capacity = answer::position(WHAT, &next()?)?;
+            Err(StoreError::WorkFull { capacity: usize::try_from(capacity).unwrap_or(usize::MAX) })
         }
         b"rewound" => {
             let stored = answer::position(WHAT, &next()?)?;

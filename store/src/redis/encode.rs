@@ -76,6 +76,12 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
         body.push(wanted.from.map(|from| from.to_string()).unwrap_or_default().as_bytes());
         body.push(wanted.to.to_string().as_bytes());
     }
+    push_expected(layout, &mut body, commit)?;
+    body.push_count(commit.work.len());
+    for piece in &commit.work {
+        layout::bounded_value("piece of work", piece.len())?;
+        body.push(piece);
+    }
     body.push_count(commit.claims.len());
     for claim in &commit.claims {
         push_claim(layout, &mut body, claim)?;
@@ -112,6 +118,10 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
         }
     }
     push_appends(layout, &mut body, &commit.appends)?;
+    body.push_count(commit.done.len());
+    for piece in &commit.done {
+        body.push(piece.0.as_bytes());
+    }
     body.append(&plain);
     body.oldest = plain.oldest;
     let bytes = body.bytes.len();
@@ -130,7 +140,9 @@ fn bound_writes(commit: &Commit) -> Result<(), StoreError> {
         + commit.lists.len()
         + commit.appends.len()
         + 2 * (commit.finished.len() + commit.notes.len())
-        + commit.offsets.len();
+        + commit.offsets.len()
+        + commit.work.len()
+        + 2 * commit.done.len();
     if writes > COMMIT_WRITES_MAX {
         let why =
             format!("it has {writes} writes, at most {COMMIT_WRITES_MAX} can be made together; commit more often");
@@ -228,6 +240,25 @@ pub(super) fn logs(appends: &[Append]) -> Vec<LogName> {
     logs
 }
 
+/// What must be stored still before anything is written: keys and stamps.
+fn push_expected(layout: &Layout, body: &mut Body, commit: &Commit) -> Result<(), StoreError> {
+    let states = commit.states.iter().filter(|write| write.expected.is_some());
+    let rows = commit.rows.iter().filter(|write| write.expected.is_some());
+    body.push_count(states.clone().count() + rows.clone().count());
+    let mut place = Vec::with_capacity(64);
+    for write in states {
+        layout.state(&mut place, &write.entity, &write.key, write.group)?;
+        body.push(&place);
+        body.push(&write.expected.map(layout::stamp_bytes).unwrap_or_default());
+    }
+    for write in rows {
+        layout.row(&mut place, &write.key)?;
+        body.push(&place);
+        body.push(&write.expected.map(layout::stamp_bytes).unwrap_or_default());
+    }
+    Ok(())
+}
+
 /// A state or row record to be stored or removed.
 struct Write<'a> {
     key: Vec<u8>,
@@ -239,12 +270,12 @@ struct Write<'a> {
 /// the last holds.
 fn push_perishables(layout: &Layout, plain: &mut Body, commit: &Commit) -> Result<(), StoreError> {
     let mut writes = Vec::with_capacity(commit.states.len() + commit.rows.len());
-    for StateWrite { entity, key, group, bytes, expires } in &commit.states {
+    for StateWrite { entity, key, group, bytes, expires, .. } in &commit.states {
         let mut place = Vec::with_capacity(64);
         layout.state(&mut place, entity, key, *group)?;
         writes.push(Write { key: place, bytes: bytes.as_ref(), expires: *expires });
     }
-    for RowWrite { key, bytes, expires } in &commit.rows {
+    for RowWrite { key, bytes, expires, .. } in &commit.rows {
         let mut place = Vec::with_capacity(64);
         layout.row(&mut place, key)?;
         writes.push(Write { key: place, bytes: bytes.as_ref(), expires: *expires });

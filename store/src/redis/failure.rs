@@ -190,6 +190,16 @@ impl DatabaseError {
         matches!(self, Self::Unreachable { .. } | Self::Loading { .. } | Self::ReadOnly { .. })
     }
 
+    /// Whether the queue of work has nobody yet who takes it.
+    pub(super) fn lacks_group(&self) -> bool {
+        matches!(self, Self::Other { said, .. } if said.starts_with("NOGROUP"))
+    }
+
+    /// Whether the queue of work has had somebody already.
+    pub(super) fn has_group(&self) -> bool {
+        matches!(self, Self::Other { said, .. } if said.starts_with("BUSYGROUP"))
+    }
+
     /// Gives an error of the client its variant.
     pub(super) fn of(address: &str, error: RedisError) -> Self {
         let address = address.to_owned();

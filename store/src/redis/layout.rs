@@ -1,13 +1,13 @@
 //! Keys, fields and values in Redis: the only place that knows their bytes, beside the scripts.
 //!
-//! Layout, format 1. `NS` is the namespace (letters, digits, `-`, `_`); `name` is a text's length in bytes, a colon, the
+//! Layout, format 2. `NS` is the namespace (letters, digits, `-`, `_`); `name` is a text's length in bytes, a colon, the
 //! text and a colon, so that no two pairs of name and key give one Redis key. What one entity, row or decision owns
 //! carries one hash tag (what stands in braces), so that it sits in one slot.
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `{NS:e` name(entity) key `}` group, 8 bytes | string | expiry i64 and state |
-//! | `{NS:r` name(stream) id `}` | string | expiry i64 and row record |
+//! | `{NS:e` name(entity) key `}` group, 8 bytes | string | expiry i64, stamp and state |
+//! | `{NS:r` name(stream) id `}` | string | expiry i64, stamp and row record |
 //! | `{NS:d:` decision id, 16 bytes `}` | string | decision record |
 //! | `{NS:d:` decision id, 16 bytes `}t` | list | texts appended under it, oldest first |
 //! | `{NS:n` name(entity) key `}` | list | ids of the entity's newest decisions, newest first |
@@ -19,6 +19,8 @@
 //! | `{NS}:outbox` | sorted set | the same ids and actions by number, oldest first |
 //! | `{NS}:log:decisions` | stream | entry `1-POSITION`: decision id |
 //! | `{NS}:log:NAME` | stream | entry `1-POSITION`: the entry |
+//! | `{NS}:work` | stream | pieces of work; its group `scorers` knows who has taken which |
+//! | `{NS}:leases` | hash | lease to holder, epoch and end (ms) |
 //! | `{NS}:bundles` | hash | name(model) version to registry entry, JSON |
 //! | `{NS}:aliases` | hash | `model@alias` to version |
 //! | `{NS}:writer:UUID` | hash | what became of this process's commits that it may ask about again (see `ledger`) |
@@ -26,7 +28,7 @@
 //! States are strings and not fields of a hash per entity: one command writes and reads thousands of them, which costs
 //! the server a fifth less, and a sweep looks at heads alone.
 //!
-//! An expiry is microseconds since the epoch, big-endian, or the largest i64 for never. Other numbers are decimal texts.
+//! A stamp is XXH3-64 of the bytes behind it, big-endian. An expiry is microseconds since the epoch, big-endian, or the largest i64 for never. Other numbers are decimal texts.
 //! An offset's position is compared as text: scripts count in doubles.
 
 use bytes::Bytes;
@@ -35,13 +37,13 @@ use interdict_features::time::{Span, Timestamp};
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::port::{KEY_BYTES_MAX, LogName, RowKey, VALUE_BYTES_MAX};
+use crate::port::{KEY_BYTES_MAX, LogName, RowKey, SourcePosition, Stamp, VALUE_BYTES_MAX};
 
 /// The format that this version reads and writes.
-pub(super) const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "2";
 
 /// Bytes before a state or row record.
-const HEAD_BYTES: usize = 8;
+const HEAD_BYTES: usize = 16;
 
 /// The keys of one namespace.
 #[derive(Clone, Debug)]
@@ -80,6 +82,14 @@ impl Layout {
 
     pub(super) fn outbox(&self) -> Vec<u8> {
         self.single("outbox")
+    }
+
+    pub(super) fn work(&self) -> Vec<u8> {
+        self.single("work")
+    }
+
+    pub(super) fn leases(&self) -> Vec<u8> {
+        self.single("leases")
     }
 
     pub(super) fn bundles(&self) -> Vec<u8> {
@@ -193,6 +203,16 @@ pub(super) fn offset_field(source: &str, partition: u32) -> Result<Vec<u8>, Stor
     Ok(format!("{partition}:{source}").into_bytes())
 }
 
+/// What an offset's field and value say.
+pub(super) fn source_position(field: &[u8], position: &[u8]) -> Result<SourcePosition, StoreError> {
+    let of_field = || {
+        let (partition, source) = std::str::from_utf8(field).ok()?.split_once(':')?;
+        Some((source.to_owned(), partition.parse().ok()?))
+    };
+    let (source, partition) = of_field().ok_or_else(|| corrupt("offset", "its field names no partition"))?;
+    Ok(SourcePosition { source, partition, position: number("offset", position)? })
+}
+
 /// The partition in an offset's field, if it belongs to `source`.
 pub(super) fn partition_of(field: &[u8], source: &str) -> Option<u32> {
     let (partition, name) = std::str::from_utf8(field).ok()?.split_once(':')?;
@@ -222,16 +242,21 @@ pub(super) fn intent_field(decision: Uuid, action: &str) -> Result<Vec<u8>, Stor
 pub(super) fn perishable_value(out: &mut Vec<u8>, expires: Option<Timestamp>, body: &[u8]) {
     out.clear();
     out.extend(expires.map_or(i64::MAX, Timestamp::micros).to_be_bytes());
+    out.extend(twox_hash::XxHash3_64::oneshot(body).to_be_bytes());
     out.extend(body);
 }
 
-/// The body of a stored state or row record.
-pub(super) fn perishable_body(value: Vec<u8>) -> Result<Bytes, StoreError> {
-    let value = Bytes::from(value);
-    if value.len() < HEAD_BYTES {
-        return Err(corrupt("state or row record", "it is shorter than its head"));
-    }
-    Ok(value.slice(HEAD_BYTES..))
+/// What a stamp is in the head of a stored value; nothing where nothing is stored.
+pub(super) fn stamp_bytes(stamp: Stamp) -> Vec<u8> {
+    stamp.0.map(|hash| hash.to_be_bytes().to_vec()).unwrap_or_default()
+}
+
+/// Stamp and body of a stored state or row record.
+pub(super) fn perishable(value: Vec<u8>) -> Result<(Stamp, Bytes), StoreError> {
+    let stamp = value.split_first_chunk::<8>().and_then(|(_expiry, rest)| rest.first_chunk::<8>());
+    let stamp = stamp.ok_or_else(|| corrupt("state or row record", "it is shorter than its head"))?;
+    let stamp = Stamp(Some(u64::from_be_bytes(*stamp)));
+    Ok((stamp, Bytes::from(value).slice(HEAD_BYTES..)))
 }
 
 /// The day in which an instant lies.

@@ -1,4 +1,4 @@
-//! Two connections to the server, one to read and one to write, both shared by all callers, and their renewal.
+//! Three connections to the server, one to read, one to write and one to wait, all shared by all callers, and their renewal.
 //!
 //! Invariants:
 //! - A large commit never stands before a reader's question on its way to the server.
@@ -32,11 +32,13 @@ const LINE: usize = 1024;
 /// Bytes gathered before they are written to the socket: a usual question leaves in one piece.
 const WRITE_BYTES: usize = 256 * 1024;
 
-/// Which of the two connections.
+/// Which of the connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lane {
     Read,
     Write,
+    /// Where questions may wait in the server for what is to come.
+    Wait,
 }
 
 /// Connections to one server.
@@ -45,6 +47,7 @@ pub(super) struct Session {
     pub(super) facts: Facts,
     reader: MultiplexedConnection,
     writer: MultiplexedConnection,
+    waiter: MultiplexedConnection,
 }
 
 /// Keeps a session, and makes a new one when it breaks.
@@ -162,6 +165,7 @@ impl Link {
         let open = || client.get_multiplexed_async_connection_with_config(&config);
         let mut reader = open().await.map_err(|error| of_handshake(address, error))?;
         let writer = open().await.map_err(|error| of_handshake(address, error))?;
+        let waiter = open().await.map_err(|error| of_handshake(address, error))?;
         let mut question = redis::pipe();
         question.cmd("INFO");
         let info = of_text(send(&mut reader, address, &question).await?);
@@ -177,7 +181,7 @@ impl Link {
             _ => Vec::new(),
         };
         let facts = server::check(&self.config, address, &info, &settings)?;
-        let session = Session { address: address.to_owned(), facts, reader, writer };
+        let session = Session { address: address.to_owned(), facts, reader, writer, waiter };
         session.ask(Lane::Write, &scripts::load()).await?;
         server::warn(address, &session.facts, is_forbidden);
         tracing::info!(address, version = session.facts.version, "connected to redis");
@@ -191,6 +195,7 @@ impl Session {
         let mut connection = match lane {
             Lane::Read => self.reader.clone(),
             Lane::Write => self.writer.clone(),
+            Lane::Wait => self.waiter.clone(),
         };
         match send(&mut connection, &self.address, question).await {
             Err(Unanswered::Forgotten) => {

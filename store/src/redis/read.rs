@@ -1,5 +1,6 @@
 //! Reads. Each is one question to the server, longer ones one per page; up to 2,048 states,
-//! row records and decisions of one question are read at one instant, so that a commit is seen whole or not at all.
+//! row records and decisions of one question are read at one instant, so that a commit is seen whole or not at all. A snapshot is of one
+//! instant whatever it reads.
 
 use bytes::Bytes;
 use interdict_features::decision::{EntityRef, ListKind};
@@ -10,8 +11,8 @@ use super::link::Lane;
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
-    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, StateQuery,
-    StoredDecision,
+    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, Snapshot,
+    Stamp, StateQuery, StoredDecision,
 };
 
 /// Entries of a log or the outbox read at once.
@@ -23,82 +24,50 @@ const RECORDS_AT_ONCE: usize = 2048;
 /// Entries of a list read at once.
 const LIST_PAGE: usize = 1000;
 
-/// The partition of a source whose position a reader asks for.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Feed {
-    /// The source's name.
-    pub source: String,
-    /// Its partition.
-    pub partition: u32,
-}
-
 const KINDS: [ListKind; 3] = [ListKind::ManualBlock, ListKind::Allow, ListKind::AutomaticBlock];
 
 impl RedisStore {
-    /// [`crate::port::Store::fetch`], and how far the stored states are: the position of each feed, read before
-    /// everything else in the same round trip. A commit moves states and positions together, so every state read here
-    /// holds all changes of the feed up to that position.
+    /// [`crate::port::Store::fetch`].
+    pub(super) async fn fetch_all(&self, query: &Query) -> Result<Fetched, StoreError> {
+        let mut snapshot = absent(query);
+        let mut question = redis::Pipeline::with_capacity(3);
+        let asked = self.ask(query, &mut question)?;
+        if !question.is_empty() {
+            let answers = self.link.ask(Lane::Read, &question).await?;
+            asked.take(answers.into_iter(), &mut snapshot)?;
+        }
+        Ok(snapshot.fetched)
+    }
+
+    /// Reads everything that a micro-batch needs at one instant and in one round trip, with what a commit has to expect that rests on it,
+    /// and how far every source was applied: a commit moves states and positions together, so every state read here holds all changes
+    /// up to those positions and none after them.
     ///
     /// # Errors
     /// As [`crate::port::Store::fetch`].
-    pub async fn fetch_with_positions(
-        &self,
-        query: &Query,
-        feeds: &[Feed],
-    ) -> Result<(Fetched, Vec<Option<u64>>), StoreError> {
-        let (question, asked) = self.fetch_question(query, feeds)?;
-        if question.is_empty() {
-            return Ok((absent(query), Vec::new()));
+    pub async fn snapshot(&self, query: &Query) -> Result<Snapshot, StoreError> {
+        const WHAT: &str = "answer to a snapshot";
+        let mut snapshot = absent(query);
+        let mut question = redis::Pipeline::with_capacity(6);
+        question.cmd("MULTI");
+        question.cmd("HGETALL").arg(self.layout.offsets());
+        let asked = self.ask(query, &mut question)?;
+        question.cmd("EXEC");
+        let all = self.link.ask(Lane::Read, &question).await?.pop().unwrap_or_default();
+        let mut answers = answer::list(WHAT, all)?.into_iter();
+        let mut offsets = answer::list("offsets", answers.next().ok_or_else(|| answer::odd(WHAT))?)?.into_iter();
+        while let (Some(field), Some(position)) = (offsets.next(), offsets.next()) {
+            let (field, position) = (answer::some_bytes("offset", field)?, answer::some_bytes("offset", position)?);
+            snapshot.positions.push(layout::source_position(&field, &position)?);
         }
-        let mut answers = self.link.ask(Lane::Read, &question).await?.into_iter();
-        let mut next = || answers.next().ok_or_else(|| answer::odd("answer to a read"));
-        let mut positions = Vec::with_capacity(feeds.len());
-        if !feeds.is_empty() {
-            for stored in answer::list("offset", next()?)? {
-                let stored = answer::bytes("offset", stored)?;
-                positions.push(stored.map(|stored| layout::number("offset", &stored)).transpose()?);
-            }
-        }
-        let mut fetched = absent(query);
-        for places in asked.records.chunks(RECORDS_AT_ONCE) {
-            let mut records = answer::list("records", next()?)?.into_iter();
-            for at in places {
-                let record = records.next().ok_or_else(|| answer::odd("records"))?;
-                match *at {
-                    Record::State(at, group) => fetched.states[at][group] = perishable("state", record)?,
-                    Record::Row(at) => fetched.rows[at] = perishable("row record", record)?,
-                    Record::Decision(at) => {
-                        fetched.decisions[at] = answer::bytes("decision record", record)?.map(Bytes::from);
-                    }
-                }
-            }
-        }
-        if !asked.lists.is_empty() {
-            let entries = answer::list("list entries", next()?)?;
-            for (at, entries) in asked.lists.into_iter().zip(entries.chunks(KINDS.len())) {
-                for entry in entries {
-                    if let Value::BulkString(json) = entry {
-                        fetched.lists[at].push(layout::from_json("list entry", json)?);
-                    }
-                }
-            }
-        }
-        Ok((fetched, positions))
+        asked.take(answers, &mut snapshot)?;
+        Ok(snapshot)
     }
 
-    /// One pipeline for everything. A key over the port's bound cannot have been stored and is not asked for.
-    fn fetch_question(&self, query: &Query, feeds: &[Feed]) -> Result<(redis::Pipeline, Asked), StoreError> {
-        let mut question = redis::Pipeline::with_capacity(3);
+    /// The commands for everything a query asks. A key over the port's bound cannot have been stored and is not asked for.
+    fn ask(&self, query: &Query, question: &mut redis::Pipeline) -> Result<Asked, StoreError> {
         let mut asked = Asked::default();
-        if !feeds.is_empty() {
-            let mut command = redis::cmd("HMGET");
-            command.arg(self.layout.offsets());
-            for feed in feeds {
-                command.arg(layout::offset_field(&feed.source, feed.partition)?);
-            }
-            question.add_command(command);
-        }
-        self.ask_records(query, &mut asked, &mut question);
+        self.ask_records(query, &mut asked, question);
         let mut lists = redis::cmd("HMGET");
         lists.arg(self.layout.lists());
         for (at, entity) in query.lists.iter().enumerate() {
@@ -113,7 +82,7 @@ impl RedisStore {
         if !asked.lists.is_empty() {
             question.add_command(lists);
         }
-        Ok((question, asked))
+        Ok(asked)
     }
 
     fn ask_records(&self, query: &Query, asked: &mut Asked, question: &mut redis::Pipeline) {
@@ -347,17 +316,57 @@ enum Record {
     Decision(usize),
 }
 
-fn absent(query: &Query) -> Fetched {
-    Fetched {
+impl Asked {
+    /// Reads the answers in the order in which they were asked for.
+    fn take(self, mut answers: impl Iterator<Item = Value>, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+        let mut next = || answers.next().ok_or_else(|| answer::odd("answer to a read"));
+        let Snapshot { fetched, states, rows, .. } = snapshot;
+        for places in self.records.chunks(RECORDS_AT_ONCE) {
+            let mut records = answer::list("records", next()?)?.into_iter();
+            for at in places {
+                let record = answer::bytes("record", records.next().ok_or_else(|| answer::odd("records"))?)?;
+                match *at {
+                    Record::State(at, group) => {
+                        (fetched.states[at][group], states[at][group]) = perishable(record)?;
+                    }
+                    Record::Row(at) => (fetched.rows[at], rows[at]) = perishable(record)?,
+                    Record::Decision(at) => fetched.decisions[at] = record.map(Bytes::from),
+                }
+            }
+        }
+        if !self.lists.is_empty() {
+            let entries = answer::list("list entries", next()?)?;
+            for (at, entries) in self.lists.into_iter().zip(entries.chunks(KINDS.len())) {
+                for entry in entries {
+                    if let Value::BulkString(json) = entry {
+                        fetched.lists[at].push(layout::from_json("list entry", json)?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn absent(query: &Query) -> Snapshot {
+    let fetched = Fetched {
         states: query.states.iter().map(|wanted| vec![None; wanted.groups.len()]).collect(),
         rows: vec![None; query.rows.len()],
         decisions: vec![None; query.decisions.len()],
         lists: vec![Vec::new(); query.lists.len()],
+    };
+    Snapshot {
+        states: query.states.iter().map(|wanted| vec![Stamp::ABSENT; wanted.groups.len()]).collect(),
+        rows: vec![Stamp::ABSENT; query.rows.len()],
+        fetched,
+        positions: Vec::new(),
     }
 }
 
-fn perishable(what: &'static str, value: Value) -> Result<Option<Bytes>, StoreError> {
-    answer::bytes(what, value)?.map(layout::perishable_body).transpose()
+fn perishable(value: Option<Vec<u8>>) -> Result<(Option<Bytes>, Stamp), StoreError> {
+    let Some(value) = value else { return Ok((None, Stamp::ABSENT)) };
+    let (stamp, body) = layout::perishable(value)?;
+    Ok((Some(body), stamp))
 }
 
 fn offsets_of(source: &str, fields: Vec<Value>) -> Result<Vec<Offset>, StoreError> {

@@ -51,6 +51,8 @@ pub(super) static RECENT: LazyLock<Script> = LazyLock::new(|| Script::new(includ
 pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
 /// Points an alias.
 pub(super) static ALIAS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/alias.lua")));
+/// Acquires, renews or gives back a lease.
+pub(super) static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lease.lua")));
 /// Begins a sweep.
 pub(super) static SWEEP_BEGIN: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/sweep_begin.lua")));
@@ -59,8 +61,8 @@ pub(super) static SWEEP_STEP: LazyLock<Script> = LazyLock::new(|| Script::new(in
 /// Ends a sweep.
 pub(super) static SWEEP_END: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/sweep_end.lua")));
 
-fn all() -> [&'static Script; 10] {
-    [&COMMIT, &OFFSETS, &OUTBOX, &DECISIONS, &RECENT, &REGISTER, &ALIAS, &SWEEP_BEGIN, &SWEEP_STEP, &SWEEP_END]
+fn all() -> [&'static Script; 11] {
+    [&COMMIT, &OFFSETS, &OUTBOX, &DECISIONS, &RECENT, &REGISTER, &ALIAS, &LEASE, &SWEEP_BEGIN, &SWEEP_STEP, &SWEEP_END]
 }
 
 /// The commands that load them.

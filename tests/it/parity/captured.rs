@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 
 use interdict_features::change::Op;
 use interdict_features::decision::{DecisionRecord, decision_id};
+use interdict_features::time::Timestamp;
+use interdict_features::value::Value;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::binary::compare_record;
 use super::history::{Delivery, Payment, What, commits};
-use super::twin::{DEFINITIONS, Expected, Twin};
+use super::twin::{DEFINITIONS, Entity, Expected, Instant, Twin};
 use crate::bank::{Bank, statement};
 use crate::place::{Caller, Place};
 
 /// A payment whose id changes goes on under one beyond all others.
 const OTHER_ID: i64 = 30_000;
 
-const SCORER: &str = r#"
+/// Rules and edges of a deployment over [`DEFINITIONS`].
+pub(crate) const SCORER: &str = r#"
 [scorer]
 default = "review"
 
@@ -33,9 +36,6 @@ when = "terminal_risk.fraud_7d > 0.2"
 outcome = "review"
 reason = "frauds at the terminal"
 
-[store]
-path = "data"
-
 [monitor]
 log_dir = "decisions"
 
@@ -44,7 +44,7 @@ bind = "127.0.0.1:0"
 "#;
 
 /// Makes changes in transactions of one to eight; some changes are made and rolled back first.
-fn script(changes: &[What], chance: &mut ChaCha8Rng) -> String {
+pub(crate) fn script(changes: &[What], chance: &mut ChaCha8Rng) -> String {
     let mut script = String::new();
     let mut left = changes;
     while !left.is_empty() {
@@ -79,7 +79,7 @@ fn is_renamed(payment: &Payment) -> bool {
 }
 
 /// The changes that the program is to see, in order.
-fn seen(changes: &[What]) -> Vec<What> {
+pub(crate) fn seen(changes: &[What]) -> Vec<What> {
     let mut seen = Vec::with_capacity(changes.len());
     for what in changes {
         seen.push(*what);
@@ -111,7 +111,7 @@ const fn now(what: What, lsn: u64) -> Delivery {
 }
 
 /// Every record is what the twin counts when its row was inserted.
-fn compare(before: &[What], after: &[What], mut records: Vec<DecisionRecord>) -> usize {
+pub(crate) fn compare(before: &[What], after: &[What], mut records: Vec<DecisionRecord>) -> usize {
     records.sort_by_key(|record| std::cmp::Reverse((record.position.position, record.judgement)));
     let mut of_event: BTreeMap<i64, Vec<DecisionRecord>> = BTreeMap::new();
     for record in records {
@@ -140,10 +140,49 @@ fn compare(before: &[What], after: &[What], mut records: Vec<DecisionRecord>) ->
     count
 }
 
+/// What is read of every key now, over HTTP, is what the twin counts. The payment `last` came besides, and its keys are left out.
+pub(crate) fn check_reads(caller: &Caller, before: &[What], after: &[What], last: i64) {
+    let mut twin = Twin::default();
+    for what in standing(before) {
+        twin.apply(&now(what, 1));
+    }
+    for (lsn, what) in (2..).zip(after) {
+        twin.apply(&now(*what, lsn));
+    }
+    assert!(!twin.knows(last));
+    let newest = twin.rows().map(|(payment, _)| payment.time).max().unwrap();
+    let as_of = Timestamp::from_micros(newest + 1).to_string();
+    let (mut expected, mut count) = (Vec::new(), 0);
+    for (entity, name) in Entity::ALL.into_iter().zip(["customer", "terminal"]) {
+        let mut keys: Vec<i64> = twin.keys(entity).filter(|key| *key != 1 && *key != 5_001).collect();
+        keys.sort_unstable();
+        for key in keys {
+            expected.clear();
+            twin.read(entity, key, Instant { time: newest + 1, subject: None }, &mut expected);
+            let asked = serde_json::json!({ "key": key, "as_of": as_of });
+            let (status, answer) = caller.post(&format!("/v1/entities/{name}"), &asked);
+            assert_eq!(status, 200, "{answer}");
+            let found = answer["features"].as_array().unwrap();
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(&expected) {
+                let flags = found["flags"].as_u64().unwrap_or(0);
+                let is_told = flags & 12 != 0 || flags & 2 != 0;
+                if expected.is_truncated || expected.was_dropped || is_told {
+                    continue;
+                }
+                let value: Value = serde_json::from_value(found["value"].clone()).unwrap();
+                assert_eq!(super::value_bits(&value), expected.bits, "{name} {key}: {found}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 500, "{count} values");
+}
+
 #[test]
 fn a_database_gives_the_bits_of_the_definition() {
     let bank = Bank::open();
-    let place = Place::new(&format!("{DEFINITIONS}{SCORER}{}", bank.source("interdict")));
+    let place = Place::new(&format!("{DEFINITIONS}{SCORER}[store]\npath = \"data\"\n{}", bank.source("interdict")));
     let payments = super::payments(&place.path("."), "--transactions 20000 --customers 400 --terminals 1500");
     let changes: Vec<What> = commits(&payments, 41).into_iter().map(|(_, what)| what).collect();
     let (before, after) = changes.split_at(changes.len() / 2);

@@ -7,11 +7,11 @@
 )]
 
 mod binary;
-mod captured;
+pub(crate) mod captured;
 pub(crate) mod history;
 mod kept;
 mod side;
-mod twin;
+pub(crate) mod twin;
 
 use std::collections::HashMap;
 use std::path::Path;

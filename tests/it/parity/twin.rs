@@ -16,7 +16,7 @@ const SLACK: i64 = HOUR;
 const DISORDER: i64 = SECOND;
 
 /// What both twin and engine evaluate; the order of [`FEATURES`] follows from it.
-pub(super) const DEFINITIONS: &str = r#"
+pub(crate) const DEFINITIONS: &str = r#"
 [stream.transactions]
 id = "transaction_id"
 time = "tx_datetime"

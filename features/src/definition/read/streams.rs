@@ -218,8 +218,9 @@ impl StreamDraft {
             Some(1) => OnDelete::Ignore,
             _ => OnDelete::Retract,
         };
-        self.stream.on_truncate = match section.choice("on_truncate", &["stop", "ignore"]) {
-            Some(1) => OnTruncate::Ignore,
+        self.stream.on_truncate = match section.choice("on_truncate", &["stop", "clear", "ignore"]) {
+            Some(1) => OnTruncate::Clear,
+            Some(2) => OnTruncate::Ignore,
             _ => OnTruncate::Stop,
         };
         if let Some(zone) = section.spanned_text("zone") {

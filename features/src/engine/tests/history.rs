@@ -10,7 +10,7 @@ use crate::vector::{Flags, Reading};
 use super::model::{Event, events};
 use super::oracle::{Expected, Instant, members, read};
 use super::world::{
-    ACCOUNTS, ALL, CHARGEBACKS, Cell, Cut, Delivery, Dice, LOGINS, NOON, PAYMENTS, SECOND, Shell, plan, word,
+    ACCOUNTS, ALL, Answer, CHARGEBACKS, Cell, Cut, Delivery, Dice, LOGINS, NOON, PAYMENTS, SECOND, Shell, plan, word,
 };
 
 const COUNTRIES: [&str; 4] = ["DE", "FR", "é", ""];
@@ -52,7 +52,7 @@ fn payment(dice: &mut Dice, id: i64, op: Op) -> Vec<Cell> {
 }
 
 /// The whole life of some rows, in order of versions.
-fn lives(dice: &mut Dice, rows: i64) -> Vec<Delivery> {
+pub(super) fn lives(dice: &mut Dice, rows: i64) -> Vec<Delivery> {
     let mut all = Vec::new();
     let mut version = 0;
     let mut next = |dice: &mut Dice| {
@@ -177,6 +177,27 @@ fn expected_vector(plan: &Plan, events: &[Event], id: i64) -> Vec<Expected> {
     vector
 }
 
+/// The vector of an answer equals the oracle's on all that was there.
+pub(super) fn check_answer(plan: &Plan, delivery: &Delivery, answer: &Answer, delivered: &[Delivery]) {
+    let Some(vector) = &answer.vector else { return };
+    let id = word(&delivery.cells[0]);
+    let known = events(plan, delivered);
+    let expected = expected_vector(plan, &known, id);
+    for ((name, expected), found) in plan.definitions.features.iter().zip(&expected).zip(vector) {
+        assert!(
+            is_expected(expected, found),
+            "{} of {id} after {delivered:#?}: {expected:?}, not {found:?}",
+            name.name
+        );
+    }
+    let subject = known.iter().find(|event| (event.stream, event.id) == (PAYMENTS, id)).unwrap();
+    let mean = plan.definitions.feature("spend.mean_amount_2m").unwrap();
+    let amount = subject.row(&plan.definitions.streams[PAYMENTS]).cells[4];
+    if let (Value::Double(mean), true) = (&vector[mean].value, amount > 0) {
+        assert_eq!(vector.last().unwrap().value, Value::Double(amount as f64 / 100.0 / mean));
+    }
+}
+
 fn check_history(seed: u64, rows: i64, shards: usize) {
     let plan = plan(ALL);
     let mut dice = Dice(seed);
@@ -189,33 +210,14 @@ fn check_history(seed: u64, rows: i64, shards: usize) {
         _ => Cut::Nowhere,
     });
     for (at, answer) in answers.iter().enumerate() {
-        let Some(vector) = &answer.vector else { continue };
-        let id = word(&deliveries[at].cells[0]);
-        let known = events(&plan, &deliveries[..=at]);
-        let expected = expected_vector(&plan, &known, id);
-        for ((name, expected), found) in plan.definitions.features.iter().zip(&expected).zip(vector) {
-            assert!(
-                is_expected(expected, found),
-                "{} of {id} after {:#?}: {expected:?}, not {found:?}",
-                name.name,
-                &deliveries[..=at]
-            );
-        }
-        let subject = known.iter().find(|event| (event.stream, event.id) == (PAYMENTS, id)).unwrap();
-        let mean = plan.definitions.feature("spend.mean_amount_2m").unwrap();
-        let amount = subject.row(&plan.definitions.streams[PAYMENTS]).cells[4];
-        let ratio = match (&vector[mean].value, amount) {
-            (Value::Double(mean), amount) if amount > 0 => Value::Double(amount as f64 / 100.0 / mean),
-            _ => continue,
-        };
-        assert_eq!(vector.last().unwrap().value, ratio);
+        check_answer(&plan, &deliveries[at], answer, &deliveries[..=at]);
     }
     let last = events(&plan, &deliveries);
     check_reads(&plan, &mut shell, &last, &mut dice);
 }
 
 /// Reads of any instant equal the oracle's on all events.
-fn check_reads(plan: &Plan, shell: &mut Shell, events: &[Event], dice: &mut Dice) {
+pub(super) fn check_reads(plan: &Plan, shell: &mut Shell, events: &[Event], dice: &mut Dice) {
     use crate::engine::Key;
     use crate::state::{AsOf, Scratch};
     let keys = [(0, Key::Int(-1)), (0, Key::Int(0)), (0, Key::Int(1)), (1, Key::Bytes(b"a")), (1, Key::Bytes(b"b"))];

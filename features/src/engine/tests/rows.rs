@@ -85,6 +85,25 @@ fn outcomes(answers: &[Answer]) -> Vec<(Outcome, Option<u32>)> {
     answers.iter().map(|answer| (answer.outcome, answer.judgement)).collect()
 }
 
+#[test]
+fn a_report_far_beyond_its_arrival_is_refused() {
+    let report = |at: i64, arrival: Option<i64>, version| Delivery {
+        stream: 1,
+        op: Op::Insert,
+        version: Version::new(version),
+        arrival: arrival.map(|at| NOON + at * SECOND),
+        cells: vec![Cell::Word(1), Cell::Word(NOON + at * SECOND), Cell::Word(1)],
+    };
+    let month = 30 * 86_400;
+    let mut shell = shell("");
+    let answers =
+        shell.all(&[insert(5, 1), report(month, Some(10), 1), report(20, Some(10), 2), report(month, None, 3)]);
+    let future = Outcome::Refused(Refused::Future);
+    // A file tells no arrival: what it says is all there is.
+    assert_eq!(outcomes(&answers)[1..], [(future, None), (OK, None), (OK, None)]);
+    assert_eq!(values(&mut shell, 20)[3], Value::Double(1.0));
+}
+
 /// Delivers changes one by one; they come to these outcomes and judgements, and leave a sum of amounts.
 fn check(options: &str, changes: &[Delivery], expected: &[(Outcome, Option<u32>)], sum: Option<i64>) {
     let mut shell = shell(options);
@@ -240,9 +259,23 @@ fn what_state_cannot_take_is_refused() {
     check(
         "",
         &[no_time.clone(), future, no_id],
-        &[refused(Refused::NoTime, true), refused(Refused::Future, true), refused(Refused::NoId, false)],
+        &[refused(Refused::NoTime, true), refused(Refused::Future, false), refused(Refused::NoId, false)],
         None,
     );
+    // While it is refused it is judged once; the version that is taken is another row to be judged, whatever came of it before.
+    let future = |version| {
+        let mut future = insert(version, 1);
+        future.cells[1] = Cell::Word(NOON + 86_400 * 30 * SECOND);
+        future
+    };
+    let again = refused(Refused::Future, false);
+    check(
+        "",
+        &[future(6), future(6), future(7), insert(8, 3), insert(8, 3), future(6)],
+        &[refused(Refused::Future, true), again, again, (OK, Some(1)), (AGAIN, None), again],
+        Some(3),
+    );
+    check("", &[insert(8, 3), future(6)], &[(OK, Some(0)), again], Some(3));
     // An update that cannot be applied asks for no decision of its own.
     let update = Delivery { op: Op::Update, ..no_time };
     check("", &[insert(4, 2), update], &[(OK, Some(0)), refused(Refused::NoTime, false)], Some(2));
@@ -275,7 +308,7 @@ fn append_only_streams_take_rows_once_and_no_changes() {
 #[test]
 fn what_is_not_carried_out_is_not_accepted() {
     for (options, message) in [
-        ("on_truncate = \"clear\"", "write one of: stop, ignore"),
+        ("on_truncate = \"forget\"", "write one of: stop, clear, ignore"),
         ("append_only = true\non_unmatched = \"keep\"", "keeps unmatched requests"),
     ] {
         let file = ConfigFile::parse("test.toml", &PLAIN.replace("OPTIONS", options)).unwrap();

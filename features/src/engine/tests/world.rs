@@ -190,6 +190,7 @@ pub(super) type States = BTreeMap<(usize, Box<[u8]>, usize), Vec<u8>>;
 struct Kept {
     rows: BTreeMap<(usize, Box<[u8]>), Vec<u8>>,
     states: States,
+    marks: BTreeMap<usize, Vec<u8>>,
 }
 
 /// An engine with its caller.
@@ -197,11 +198,14 @@ pub(super) struct Shell {
     pub(super) engine: Engine,
     kept: Kept,
     evaluate: Evaluate,
+    shards: usize,
+    forgotten: usize,
 }
 
 impl Shell {
     pub(super) fn new(plan: &Arc<Plan>, shards: usize, evaluate: Evaluate) -> Self {
-        Self { engine: Engine::new(Arc::clone(plan), shards), kept: Kept::default(), evaluate }
+        let engine = Engine::new(Arc::clone(plan), shards);
+        Self { engine, kept: Kept::default(), evaluate, shards, forgotten: 0 }
     }
 
     /// Delivers changes in batches whose ends `is_end` names (a batch has one stream in any case); what it also names as an end of
@@ -243,15 +247,19 @@ impl Shell {
             let arrival = delivery.arrival.map(Timestamp::from_micros);
             row.finish(Change { op: delivery.op, version: delivery.version, arrival, position });
         }
-        for (stream, id) in self.engine.wanted_rows(&batch) {
+        batch.parts().flat_map(|part| self.part(&plan, &part)).collect()
+    }
+
+    fn part(&mut self, plan: &Plan, batch: &ChangeBatch) -> Vec<Answer> {
+        for (stream, id) in self.engine.wanted_rows(batch) {
             let bytes = self.kept.rows.get(&(stream, id.as_key().to_bytes())).map(Vec::as_slice);
             self.engine.load_row(stream, &id, bytes);
         }
-        for (entity, key) in self.engine.wanted_states(&batch).unwrap() {
-            self.load(&plan, entity, &key);
+        for (entity, key) in self.engine.wanted_states(batch).unwrap() {
+            self.load(plan, entity, &key);
         }
         let mut output = Output::default();
-        self.engine.process(&batch, self.evaluate, &mut output).unwrap();
+        self.engine.process(batch, self.evaluate, &mut output).unwrap();
         let entities = plan.definitions.entities.len();
         let answer = |change: usize| Answer {
             outcome: output.outcomes[change],
@@ -261,7 +269,7 @@ impl Shell {
                 output.as_of[place as usize * entities..(place as usize + 1) * entities].to_vec()
             }),
         };
-        (0..deliveries.len()).map(answer).collect()
+        (0..batch.len()).map(answer).collect()
     }
 
     fn load(&mut self, plan: &Plan, entity: usize, key: &OwnedKey) {
@@ -280,7 +288,7 @@ impl Shell {
         }
     }
 
-    /// Writes a checkpoint and forgets what is in memory.
+    /// Writes a checkpoint and forgets what is in memory; every second time in a new process.
     pub(super) fn forget(&mut self) {
         let kept = &mut self.kept;
         self.engine.checkpoint(
@@ -293,7 +301,16 @@ impl Shell {
             },
             |image| drop(kept.rows.insert((image.stream, image.id), image.bytes)),
         );
+        self.kept.marks.extend(self.engine.marks());
         self.engine.evict();
+        self.forgotten += 1;
+        if self.forgotten.is_multiple_of(2) {
+            self.engine = Engine::new(Arc::clone(self.engine.plan()), self.shards);
+            let streams: Vec<usize> = self.engine.marked_streams().collect();
+            for stream in streams {
+                self.engine.load_mark(stream, self.kept.marks.get(&stream).map(Vec::as_slice)).unwrap();
+            }
+        }
     }
 
     /// The bytes of every state, on disk or in memory.

@@ -82,11 +82,13 @@ proptest! {
         };
         let mut record = RowRecord::default();
         record.reset(&stream);
+        let cleared = Version::new(u64::from(judgements % 2));
+        record.clear(&stream, cleared);
         prop_assert_eq!(record.apply(change, row), Ok(()));
         record.judgements = judgements;
         let (mut expected, mut bytes, mut labels) = (Vec::new(), Vec::new(), Vec::new());
         record.encode(&stream, &needed, &mut expected);
-        first.encode(&needed, judgements, &mut bytes);
+        first.encode(&needed, judgements, cleared, &mut bytes);
         prop_assert_eq!(bytes, expected);
         record.labels(&mut labels);
         prop_assert_eq!(first.label().into_iter().collect::<Vec<_>>(), labels);

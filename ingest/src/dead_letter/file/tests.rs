@@ -10,6 +10,7 @@ fn letter(position: u64) -> DeadLetter {
         position,
         row: None,
         stream: None,
+        op: None,
         reason: DeadReason::WrongType,
         detail: "column 'amount' (decimal(2)): wrong type".to_owned(),
         payload: Some("{\"amount\":[]}".to_owned()),

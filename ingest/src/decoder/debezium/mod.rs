@@ -89,15 +89,25 @@ impl DebeziumRows {
         if op == Op::Insert && self.rows_as == Op::Snapshot {
             op = Op::Snapshot;
         }
-        let index = self.table_of(&envelope)?;
-        let version = self.version_of(&envelope, record.ordinal)?;
+        self.decode_change(op, &envelope, record, batches).map_err(|fault| fault.of_op(op))
+    }
+
+    fn decode_change(
+        &mut self,
+        op: Op,
+        envelope: &Envelope<'_>,
+        record: &Record<'_>,
+        batches: &mut Batches,
+    ) -> Result<Outcome, Fault> {
+        let index = self.table_of(envelope)?;
+        let version = self.version_of(envelope, record.ordinal)?;
         let committed = envelope.source.changed_micros().and_then(Timestamp::checked_from_micros);
         let change = Change { op, version, arrival: committed.or(record.arrival), position: record.position };
         let table = &mut self.tables[index];
         let mut writer = batches.of(index).begin();
         match op {
             Op::Truncate => {}
-            Op::Delete => read_deleted(table, &mut self.schemas, &envelope, &mut writer)?,
+            Op::Delete => read_deleted(table, &mut self.schemas, envelope, &mut writer)?,
             _ => {
                 let Some(after) = envelope.after else {
                     return Err(row_missing("a create, read or update without 'after'"));

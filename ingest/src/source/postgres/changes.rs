@@ -341,6 +341,7 @@ impl Changes {
             position: major,
             row,
             stream: Some(table.stream.name.clone()),
+            op: Some(place.change.op),
             reason: fault.reason,
             detail,
             payload: None,

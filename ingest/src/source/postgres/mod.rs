@@ -16,6 +16,8 @@ mod changes;
 mod check;
 mod connection;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod message;
 pub mod metrics;
 pub mod progress;

@@ -228,6 +228,7 @@ pub(super) fn block(number: u64, account: i64, second: i64) -> Act {
             score: Some(0.97),
             stream: "transactions".to_owned(),
             event_id: number.to_string(),
+            committed_at: Some(at(second - 1)),
             columns: [].into(),
         }),
     }

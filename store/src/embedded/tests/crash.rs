@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::port::{Append, Claim, OffsetMove};
+use crate::port::{Append, Claim, ListWrite, OffsetMove};
+use interdict_features::decision::ListKind;
 
 const FOLDER: &str = "INTERDICT_TEST_STORE";
 const KEYS: u64 = 100;
@@ -155,7 +156,7 @@ fn a_commit_that_failed_but_landed_is_answered_and_not_made_twice() {
         let mut writer = store.writer();
         writer.health = Health::Broken;
         let sequence = writer.positions.sequence;
-        writer.in_doubt = Some(InDoubt { commit: numbered(1), answer, sequence, is_landed: false });
+        writer.in_doubt.add(InDoubt { commit: numbered(1), answer, sequence, is_landed: false });
     }
     let answer = store.commit_now(&numbered(1)).unwrap();
     assert_eq!(answer.claims, [crate::port::ClaimOutcome::Claimed { position: 0 }]);
@@ -167,9 +168,34 @@ fn a_commit_that_failed_but_landed_is_answered_and_not_made_twice() {
         let mut writer = store.writer();
         writer.health = Health::Broken;
         let sequence = writer.positions.sequence + 1;
-        writer.in_doubt =
-            Some(InDoubt { commit: numbered(2), answer: Committed::default(), sequence, is_landed: false });
+        writer.in_doubt.add(InDoubt { commit: numbered(2), answer: Committed::default(), sequence, is_landed: false });
     }
     assert_eq!(store.commit_now(&numbered(2)).unwrap().appended, [1]);
     check_whole(&store, 2);
+}
+
+#[test]
+fn a_commit_in_doubt_outlives_that_of_another_caller() {
+    let folder = Folder::new();
+    let store = block_on(folder.open());
+    let break_off = |commit: &Commit, is_written: bool| {
+        let answer = if is_written { store.commit_now(commit).unwrap() } else { Committed::default() };
+        let mut writer = store.writer();
+        writer.health = Health::Broken;
+        let sequence = writer.positions.sequence + u64::from(!is_written);
+        writer.in_doubt.add(InDoubt { commit: commit.clone(), answer, sequence, is_landed: false });
+    };
+    // The engine's is on disk; what the outbox writes opens the store anew and breaks off itself.
+    break_off(&numbered(1), true);
+    store.lists_now().unwrap();
+    let finished =
+        Commit { lists: vec![ListWrite::Remove { list: ListKind::Allow, entity: entity() }], ..Commit::default() };
+    break_off(&finished, true);
+    assert_eq!(store.commit_now(&numbered(1)).unwrap().claims, [crate::port::ClaimOutcome::Claimed { position: 0 }]);
+    store.commit_now(&finished).unwrap();
+    check_whole(&store, 1);
+}
+
+fn entity() -> EntityRef {
+    EntityRef { entity: "card".to_owned(), key: "1".to_owned() }
 }

@@ -5,7 +5,7 @@ local WRITER_TTL_MS = 86400000
 local RECENT_KEPT, RECENT_SLACK = 100, 200
 local PENDING_SLACK = 128
 
-local meta, offsets, writer, lists, intents, outbox, decisions = unpack(KEYS)
+local meta, offsets, writer, lists, intents, outbox, decisions, work = unpack(KEYS)
 local at = 0
 local function take()
   at = at + 1
@@ -26,6 +26,7 @@ end
 
 -- What the writer may ask about again, and what is too old to be answered.
 local token, low, known, capacity, oldest = take(), number(), number(), number(), take()
+local work_capacity = number()
 keep_ms = take()
 local own = redis.call('HMGET', writer, token, 'low')
 if own[1] then
@@ -54,6 +55,22 @@ for i = 1, number() do
   end
   moved[field] = to
   moves[i] = field
+end
+
+for _ = 1, number() do
+  local key, stamp = take(), take()
+  if redis.call('GETRANGE', key, 8, 15) ~= stamp then
+    return { 'conflict' }
+  end
+end
+local pieces = number()
+local pieces_first = at + 1
+at = at + pieces
+if pieces > 0 then
+  local waiting = redis.call('XLEN', work)
+  if waiting > 0 and waiting + pieces > work_capacity then
+    return { 'work_full', work_capacity }
+  end
 end
 
 local position = tonumber(head[2] or 0)
@@ -180,6 +197,15 @@ for i = 1, number() do
   end
   starts[i] = start
   change(field, string.format('%.0f', start + count))
+end
+
+for piece = pieces_first, pieces_first + pieces - 1 do
+  redis.call('XADD', work, '*', 'p', ARGV[piece])
+end
+for _ = 1, number() do
+  local id = take()
+  redis.call('XACK', work, 'scorers', id)
+  redis.call('XDEL', work, id)
 end
 
 for i = 1, #moves do

@@ -19,6 +19,7 @@ fn numbered(number: u64) -> Commit {
         group: 1,
         bytes: Some(Bytes::from(number.to_be_bytes().repeat(50))),
         expires: None,
+        expected: None,
     };
     let record = Bytes::from(number.to_string());
     let id = Uuid::from_u64_pair(7, number);

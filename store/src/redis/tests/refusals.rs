@@ -14,6 +14,7 @@ fn commit(bytes: usize) -> Commit {
         group: 1,
         bytes: Some(Bytes::from(vec![7; bytes])),
         expires: None,
+        expected: None,
     };
     Commit { states: (0..100).map(state).collect(), ..Commit::default() }
 }

@@ -4,7 +4,7 @@ use super::StreamDraft;
 use super::columns::{self, Columns};
 use crate::config::{Section, Spanned, suggestion};
 use crate::definition::read::{Doubt, refuse_keys};
-use crate::definition::{Column, LabelsOf};
+use crate::definition::{Column, LabelsOf, OnTruncate};
 use crate::value::ColumnType;
 
 /// Reads the stream of labels at `index`; marks the stream it labels.
@@ -34,6 +34,10 @@ pub(super) fn read(
     draft.stream.time = draft.role(section, "time", ColumnType::Timestamp);
     let value = draft.role(section, "value", ColumnType::Bool).unwrap_or(0);
     draft.read_common(section);
+    if draft.stream.on_truncate == OnTruncate::Clear {
+        let message = "a stream of labels has no states of its own that could be cleared";
+        section.report("on_truncate", message, "write \"stop\", or \"ignore\" to keep what was reported");
+    }
     draft.stream.labels = Some(LabelsOf { stream: labelled.unwrap_or(0), value });
     if let Some(labelled) = labelled.and_then(|labelled| drafts[labelled].as_mut()) {
         labelled.has_labels = true;

@@ -1,0 +1,107 @@
+//! Truncations: what the engine remembers of each stream whose truncation clears it.
+//!
+//! A truncation takes back every row with a lower version, and all states that the stream feeds, at once and at no cost: what is in memory
+//! is forgotten, and what the store holds is told by its stamp when it is brought. A state written after a truncation carries the
+//! truncation's version; one that carries a lower one, or none, is empty. A row record carries the newest truncation it has seen, and
+//! one that has seen an older one gives up everything but what other streams told of the row and how often it was judged.
+//!
+//! Layout of a stamped state: `u8` 193, version of the truncation (varint major, varint minor), the state's bytes. Of a mark: `u8` 1, version
+//! of the newest truncation, newest version of any change.
+//!
+//! Invariant: a truncation that comes behind a newer change of its stream is not applied: its states no longer tell which rows it takes.
+
+use crate::bytes::{Damaged, Reader, put_varint};
+use crate::change::{Change, Op, Version};
+use crate::definition::{OnTruncate, Stream};
+use crate::row::Ignored;
+
+use super::output::Outcome;
+
+/// The first byte of a stamped state; no format of a state has this number.
+const STAMPED: u8 = 193;
+const FORMAT: u8 = 1;
+
+/// What is remembered of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Mark {
+    /// Version of the newest truncation; [`Version::REQUEST`]: none yet.
+    pub(super) cleared: Version,
+    /// The newest version of a change.
+    pub(super) newest: Version,
+}
+
+impl Mark {
+    /// Notes the versions of changes that were applied.
+    pub(super) fn note<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) {
+        let versions = changes.filter(|change| change.op != Op::Truncate).map(|change| change.version);
+        self.newest = versions.fold(self.newest, Version::max);
+    }
+
+    /// Takes a truncation at `version`; [`Outcome::Applied`] when everything older is to be forgotten.
+    pub(super) fn truncate(&mut self, version: Version) -> Outcome {
+        if version == self.cleared {
+            return Outcome::Ignored(Ignored::Duplicate);
+        }
+        if version < self.cleared {
+            return Outcome::Ignored(Ignored::Outdated);
+        }
+        if version < self.newest {
+            return Outcome::Truncated;
+        }
+        *self = Self { cleared: version, newest: version };
+        Outcome::Applied
+    }
+
+    pub(super) fn encode(self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        put_version(&mut out, self.cleared);
+        put_version(&mut out, self.newest);
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut from = Reader::new(bytes);
+        if from.byte()? != FORMAT {
+            return Err(Damaged);
+        }
+        let mark = Self { cleared: version(&mut from)?, newest: version(&mut from)? };
+        if from.is_empty() { Ok(mark) } else { Err(Damaged) }
+    }
+}
+
+/// Whether truncations of a stream clear it.
+pub(super) fn clears(stream: &Stream) -> bool {
+    stream.on_truncate == OnTruncate::Clear
+}
+
+/// Begins the bytes of a state that was written after the truncation `cleared`.
+pub(super) fn stamp(cleared: Version, out: &mut Vec<u8>) {
+    if cleared != Version::REQUEST {
+        out.push(STAMPED);
+        put_version(out, cleared);
+    }
+}
+
+/// The bytes of a state that holds nothing older than the truncation `cleared`; `None` when it was written before it.
+pub(super) fn unstamped(cleared: Version, bytes: &[u8]) -> Result<Option<&[u8]>, Damaged> {
+    let mut from = Reader::new(bytes);
+    let (seen, state) = match bytes.first() {
+        Some(&STAMPED) => {
+            from.byte()?;
+            let seen = version(&mut from)?;
+            (seen, from.take(from.remaining())?)
+        }
+        _ => (Version::REQUEST, bytes),
+    };
+    Ok((seen >= cleared).then_some(state))
+}
+
+fn put_version(out: &mut Vec<u8>, version: Version) {
+    put_varint(out, version.major);
+    put_varint(out, u64::from(version.minor));
+}
+
+fn version(from: &mut Reader<'_>) -> Result<Version, Damaged> {
+    let major = from.varint()?;
+    Ok(Version { major, minor: u32::try_from(from.varint()?).map_err(|_wide| Damaged)? })
+}

@@ -1,0 +1,4 @@
+//! CSV.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| interdict_ingest::fuzz::csv(bytes));

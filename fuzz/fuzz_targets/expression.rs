@@ -1,0 +1,4 @@
+//! CEL expressions.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| interdict_features::fuzz::expression(bytes));

@@ -1,0 +1,4 @@
+//! Parquet files of history.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| interdict_ingest::fuzz::parquet(bytes));

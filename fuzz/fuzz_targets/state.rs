@@ -1,0 +1,4 @@
+//! Bytes of states.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| interdict_features::fuzz::state(bytes));

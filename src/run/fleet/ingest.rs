@@ -1,0 +1,280 @@
+//! The ingestor: applies streams to rows and states in Redis, beside others that do the same, and leaves what is to be judged to scorers.
+//!
+//! One micro-batch is one commit: rows, states, offsets and the work it makes. Where another process has written anything of it since it
+//! was read, nothing is written, and it is applied again on what is there by then.
+//!
+//! Invariants:
+//! - What the store holds is the outcome of the changes up to its offsets, of all of them and of no others, however many ingestors there are.
+//! - Every event that is to be judged leaves one piece of work, in the commit that moves the offset past it.
+//! - Dead letters are on disk before the offsets move past them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use interdict_features::change::ChangeBatch;
+use interdict_features::engine::{Evaluate, Outcome, Plan};
+use interdict_ingest::dead_letter::DeadLetter;
+use interdict_ingest::pipeline::Pipeline;
+use interdict_ingest::source::Delivery;
+use interdict_ingest::source::stop::Stop;
+use interdict_store::error::{Class, StoreError};
+use interdict_store::port::{Commit, Durability, Offset, Query, Store as _};
+use tokio::sync::mpsc;
+
+use super::super::clock;
+use super::super::core::{End, Intake};
+use super::super::judging::{Circumstances, case, places};
+use super::super::letters::{self, Letters, wait_to_retry};
+use super::super::maintenance::StreamClock;
+use super::super::sources::{Confirms, JudgedSources};
+use super::super::stats::Stats;
+use super::stats::FleetStats;
+use super::tracked::Tracked;
+use super::work::Work;
+
+/// Records applied in one commit at most, if more wait: a delivery is never split.
+const RECORDS: u64 = 8_192;
+
+/// How often sources that forget what was confirmed are told what is stored.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+/// One of several that apply streams.
+pub(super) struct Ingestor {
+    pub(super) plan: Arc<Plan>,
+    pub(super) pipeline: Pipeline<Tracked>,
+    pub(super) tracked: Arc<Tracked>,
+    pub(super) letters: Letters,
+    pub(super) stats: Arc<Stats>,
+    pub(super) fleet: Arc<FleetStats>,
+    pub(super) judged_sources: JudgedSources,
+    pub(super) confirms: Confirms,
+    pub(super) stream_clock: Arc<StreamClock>,
+    pub(super) stop: Stop,
+    pub(super) last_confirm: Instant,
+    pub(super) is_confirmed: bool,
+}
+
+/// What a source handed over, and when.
+pub(super) struct Given {
+    source: Arc<str>,
+    delivery: Delivery,
+}
+
+/// What one application of a micro-batch came to.
+#[derive(Default)]
+struct Applied {
+    commit: Commit,
+    refused: Vec<DeadLetter>,
+    outcomes: Vec<Outcome>,
+    late: u64,
+}
+
+impl Ingestor {
+    /// Works until every source has ended (when `ends_with_sources`) or was told to stop.
+    pub(super) async fn run(
+        &mut self,
+        mut intake: mpsc::Receiver<Intake>,
+        mut open_sources: usize,
+        ends_with_sources: bool,
+    ) -> anyhow::Result<End> {
+        let mut waiting = None;
+        loop {
+            if ends_with_sources && open_sources == 0 {
+                return Ok(End::Sources);
+            }
+            let given = match waiting.take() {
+                Some(given) => Some(given),
+                None => self.next(&mut intake).await?,
+            };
+            match given {
+                None if intake.is_closed() => return Ok(End::Stopped),
+                None => self.confirm().await?,
+                Some(Intake::Delivery { source, delivery, read }) => {
+                    let mut batch = vec![Given { source, delivery }];
+                    waiting = more(&mut batch, &mut intake);
+                    self.take(&batch).await?;
+                    self.fleet.applied(clock::instant() - read);
+                }
+                Some(Intake::Attach { source, incarnation, partitions, reply }) => {
+                    let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                    let positions = positions.map(|positions| self.keep(&source, &partitions, positions));
+                    let _reader_stopped = reply.send(positions.map_err(Into::into));
+                }
+                // Every delivery was stored when it was taken.
+                Some(Intake::Release { source, partitions, reply }) => {
+                    self.pipeline.let_go(&source, &partitions);
+                    let _reader_stopped = reply.send(());
+                }
+                Some(Intake::Ended) => open_sources -= 1,
+                Some(Intake::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Lets go of the partitions that others read: how far those are, the store knows better.
+    fn keep(&mut self, source: &str, own: &[u32], mut positions: Vec<Offset>) -> Vec<Offset> {
+        let others = positions.extract_if(.., |offset| !own.contains(&offset.partition));
+        let others: Vec<u32> = others.map(|offset| offset.partition).collect();
+        self.pipeline.let_go(source, &others);
+        positions
+    }
+
+    /// What comes next; `None` when a confirmation is due, or nothing will come any more.
+    async fn next(&self, intake: &mut mpsc::Receiver<Intake>) -> anyhow::Result<Option<Intake>> {
+        if self.is_confirmed {
+            return Ok(intake.recv().await);
+        }
+        let due = self.last_confirm + CONFIRM;
+        Ok(tokio::time::timeout_at(due.into(), intake.recv()).await.unwrap_or_default())
+    }
+
+    /// Applies and stores what sources delivered.
+    async fn take(&mut self, batch: &[Given]) -> anyhow::Result<()> {
+        let start = clock::instant();
+        for given in batch {
+            self.letters.bury(&given.delivery.dead)?;
+        }
+        let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
+        let applied = loop {
+            let mut applied = self.applied(batch).await?;
+            applied.commit.durability = if confirms { Durability::Power } else { Durability::Process };
+            self.letters.bury(&applied.refused)?;
+            self.letters.flush()?;
+            if self.commit(&applied.commit).await? {
+                break applied;
+            }
+            self.fleet.count_conflict();
+        };
+        self.pipeline.stored();
+        self.pipeline.forget();
+        self.note(batch, &applied, start);
+        self.is_confirmed = self.confirms.is_empty();
+        if confirms {
+            self.tell_confirmed(start);
+        }
+        Ok(())
+    }
+
+    fn note(&self, batch: &[Given], applied: &Applied, start: Instant) {
+        self.stats.count_events(batch.iter().map(|given| given.delivery.records).sum());
+        self.stats.count_outcomes(&applied.outcomes);
+        self.stats.count_late(applied.late);
+        for Given { source, delivery } in batch {
+            let changes = delivery.batches.iter().flat_map(ChangeBatch::iter);
+            if let Some(arrival) = changes.filter_map(|(change, _)| change.arrival).max() {
+                self.stats.lag(source, arrival, clock::now());
+            }
+        }
+        self.stats.checkpoint(clock::instant() - start, 0, self.pipeline.memory_bytes());
+        self.fleet.left_work(applied.commit.work.len());
+        if let Some(now) = self.pipeline.stream_clock() {
+            self.stream_clock.tell(now);
+        }
+    }
+
+    /// Applies a micro-batch to what the store holds now.
+    async fn applied(&mut self, batch: &[Given]) -> anyhow::Result<Applied> {
+        self.pipeline.rewind();
+        self.tracked.begin();
+        let batches = batch.iter().flat_map(|given| &given.delivery.batches);
+        let wanted = self.pipeline.wants(batches)?;
+        self.read(&wanted).await?;
+        let mut applied = Applied::default();
+        for Given { source, delivery } in batch {
+            for letter in &delivery.dead {
+                if let Some(stream) = self.judged_sources.stream_of(&self.plan.definitions, source, letter) {
+                    let stream = self.plan.definitions.streams[stream].name.clone();
+                    applied.commit.work.push(Work::Undecodable { stream, letter: letter.clone() }.encode()?);
+                }
+            }
+            for changes in delivery.batches.iter().flat_map(ChangeBatch::parts) {
+                let changes = &*changes;
+                self.pipeline.apply(changes, Evaluate::Judged).await?;
+                applied.refused.append(&mut letters::refused(source, changes, self.pipeline.output())?);
+                applied.outcomes.extend_from_slice(&self.pipeline.output().outcomes);
+                applied.late += self.pipeline.late();
+                self.leave_work(source, changes, &mut applied.commit)?;
+            }
+            self.pipeline.advance(source, delivery.partition, delivery.position);
+        }
+        self.pipeline.fill(&mut applied.commit);
+        self.tracked.expect(&mut applied.commit);
+        Ok(applied)
+    }
+
+    /// Reads what a micro-batch needs, again and again where the store fails for a while.
+    async fn read(&self, wanted: &Query) -> anyhow::Result<()> {
+        loop {
+            match self.tracked.prefetch(wanted).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.class() == Class::Transient => {
+                    tracing::error!(%error, "the store is not to be had; intake waits");
+                    wait_to_retry(&self.stop)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Adds a piece of work for every event of `changes` that is to be judged.
+    fn leave_work(&self, source: &str, changes: &ChangeBatch, commit: &mut Commit) -> anyhow::Result<()> {
+        if changes.stream().judge.is_none() {
+            return Ok(());
+        }
+        let output = self.pipeline.output();
+        let seen = super::seen(self.tracked.positions(), self.pipeline.seen());
+        let circumstances = Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &[] };
+        for change in places(&self.plan, changes, output, &[]) {
+            let case = case(&self.plan, changes, output, &circumstances, change);
+            commit.work.push(Work::of_case(changes, case).encode()?);
+        }
+        Ok(())
+    }
+
+    /// Makes a commit, again and again where the store fails for a while; false when another process has written what it rests on.
+    async fn commit(&self, commit: &Commit) -> anyhow::Result<bool> {
+        loop {
+            match self.tracked.store().commit(commit.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(StoreError::Conflict { .. }) => return Ok(false),
+                Err(error) if error.class() == Class::Transient => {
+                    tracing::error!(%error, "the store does not take a commit; intake waits");
+                    wait_to_retry(&self.stop)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tells sources what is stored when nothing else does.
+    async fn confirm(&mut self) -> anyhow::Result<()> {
+        let now = clock::instant();
+        if self.is_confirmed || now - self.last_confirm < CONFIRM {
+            return Ok(());
+        }
+        if self.commit(&Commit { durability: Durability::Power, ..Commit::default() }).await? {
+            self.tell_confirmed(now);
+        }
+        Ok(())
+    }
+
+    fn tell_confirmed(&mut self, now: Instant) {
+        self.last_confirm = now;
+        self.confirms.stored(now, |source| self.pipeline.stored_positions(source).collect());
+        self.is_confirmed = self.confirms.are_done();
+    }
+}
+
+/// Takes what else was delivered, as far as one commit takes it; what comes next if it is no delivery, or one too many.
+fn more(batch: &mut Vec<Given>, intake: &mut mpsc::Receiver<Intake>) -> Option<Intake> {
+    let mut records: u64 = batch.iter().map(|given| given.delivery.records).sum();
+    loop {
+        match intake.try_recv().ok()? {
+            Intake::Delivery { source, delivery, .. } if records + delivery.records <= RECORDS => {
+                records += delivery.records;
+                batch.push(Given { source, delivery });
+            }
+            other => return Some(other),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Leases: what one process of a fleet does at a time.
+//!
+//! Invariant: nothing rests on a lease but that work is not done twice in vain; what must not happen twice is fenced by the store.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use interdict_store::error::Class;
+use interdict_store::redis::RedisStore;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// A lease and who wants it.
+#[derive(Clone, Debug)]
+pub(super) struct Claimant {
+    pub(super) store: Arc<RedisStore>,
+    pub(super) name: String,
+    pub(super) holder: Uuid,
+    /// How long the lease outlives its last renewal.
+    pub(super) time_to_live: Duration,
+}
+
+impl Claimant {
+    /// How often it is renewed, and asked for by those who wait.
+    fn step(&self) -> Duration {
+        self.time_to_live / 4
+    }
+
+    /// Asks for the lease, or renews it; whether it is held. What fails for a while is tried again until `until` from now.
+    async fn ask(&self, until: Duration) -> anyhow::Result<bool> {
+        let started = tokio::time::Instant::now();
+        loop {
+            match self.store.lease(&self.name, self.holder, self.time_to_live).await {
+                Ok(lease) => return Ok(lease.is_some()),
+                Err(error) if error.class() == Class::Transient && started.elapsed() < until => {
+                    tracing::warn!(%error, lease = self.name, "a lease cannot be asked for; it is tried again");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) if error.class() == Class::Transient => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until the lease is held; false when `stop` came first.
+    pub(super) async fn acquire(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
+        let mut told = false;
+        loop {
+            if self.ask(Duration::ZERO).await? {
+                return Ok(true);
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(lease = self.name, "another process does this; standing by");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.step()) => {}
+                () = stop.cancelled() => return Ok(false),
+            }
+        }
+    }
+
+    /// Keeps a held lease until `stop`, and gives it back then; false when it was lost before.
+    pub(super) async fn keep(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.step()) => {}
+                () = stop.cancelled() => {
+                    if let Err(error) = self.store.release(&self.name, self.holder).await {
+                        tracing::debug!(%error, lease = self.name, "the lease ends by itself");
+                    }
+                    return Ok(true);
+                }
+            }
+            if !self.ask(self.time_to_live / 2).await? {
+                tracing::warn!(lease = self.name, "the lease is lost");
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Does `work` while the lease is held, again whenever it is got back, until `stop`.
+    pub(super) async fn while_held<F: Future<Output = anyhow::Result<()>>>(
+        &self,
+        stop: &CancellationToken,
+        mut work: impl FnMut(CancellationToken) -> F,
+    ) -> anyhow::Result<()> {
+        while self.acquire(stop).await? {
+            let held = stop.child_token();
+            // Released only after the work has ended.
+            let keeping = CancellationToken::new();
+            let working = async {
+                let ended = work(held.clone()).await;
+                keeping.cancel();
+                ended
+            };
+            let kept = async {
+                let kept = self.keep(&keeping).await;
+                held.cancel();
+                kept
+            };
+            let (ended, kept) = tokio::join!(working, kept);
+            ended?;
+            kept?;
+            if stop.is_cancelled() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Roles as processes of their own: any number of ingestors, scorers and monitors over one Redis.
+//!
+//! Ingestors apply streams to rows and states and leave what is to be judged as work; scorers judge it, answer HTTP and carry actions
+//! out; a monitor writes decisions to Parquet and tests for drift. All of them may die at any time.
+//!
+//! Invariants:
+//! - Whatever is written rests on what was read of the store: a commit on something that another process has changed is refused and made
+//!   again. So every process is as good as any other, and none needs to be the only one.
+//! - A namespace is worked on either by roles or by one process that plays all of them and trusts its memory: the lease `mode` says which.
+
+mod answering;
+mod ingest;
+mod lease;
+mod scoring;
+mod start;
+mod stats;
+mod tracked;
+mod work;
+
+use interdict_features::decision::SeenPosition;
+
+pub(crate) use start::{Mode, hold_mode, serve};
+
+/// How far every partition was applied: as the store says, and this process's own as it has applied them since.
+fn seen(stored: Vec<SeenPosition>, own: Vec<SeenPosition>) -> Vec<SeenPosition> {
+    let mut seen = stored;
+    for own in own {
+        match seen.binary_search_by(|known| known.partition.cmp(&own.partition)) {
+            Ok(at) => seen[at] = own,
+            Err(at) => seen.insert(at, own),
+        }
+    }
+    seen
+}

@@ -1,0 +1,157 @@
+//! The store as one worker of several sees it during a micro-batch: what is read is noted, so that a commit which rests on something
+//! that another worker has changed meanwhile is refused.
+//!
+//! Invariants:
+//! - Every state and row record that a commit writes was read in the same micro-batch, and is written only over what was read.
+//! - So whatever was read at several instants stands, once the commit went through, as it was at the last of them: the positions of that
+//!   read say what everything written holds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use interdict_features::decision::SeenPosition;
+use interdict_ingest::pipeline::Reader;
+use interdict_store::error::StoreError;
+use interdict_store::port::{Commit, Fetched, ListEntry, Offset, Query, RowKey, Stamp, StateQuery, Store};
+use interdict_store::redis::RedisStore;
+
+/// A stored value and who wrote it.
+type Read = (Option<Bytes>, Stamp);
+
+/// A store and what was read of it in the micro-batch under way.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    store: Arc<RedisStore>,
+    reads: Mutex<Reads>,
+}
+
+#[derive(Debug, Default)]
+struct Reads {
+    states: HashMap<Arc<str>, HashMap<Box<[u8]>, HashMap<u64, Read>>>,
+    rows: HashMap<RowKey, Read>,
+    positions: Vec<SeenPosition>,
+}
+
+/// What was asked beside states and row records.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// Per decision: its record.
+    pub(super) decisions: Vec<Option<Bytes>>,
+    /// Entries of every entity asked for.
+    pub(super) lists: Vec<ListEntry>,
+}
+
+impl Tracked {
+    pub(super) fn new(store: Arc<RedisStore>) -> Self {
+        Self { store, reads: Mutex::default() }
+    }
+
+    pub(super) fn store(&self) -> &Arc<RedisStore> {
+        &self.store
+    }
+
+    /// Forgets what was read: a new micro-batch begins.
+    pub(super) fn begin(&self) {
+        *self.reads() = Reads::default();
+    }
+
+    /// Reads everything that a micro-batch is known to need, in one round trip and at one instant.
+    ///
+    /// # Errors
+    /// As [`RedisStore::snapshot`].
+    pub(super) async fn prefetch(&self, query: &Query) -> Result<Beside, StoreError> {
+        let snapshot = self.store.snapshot(query).await?;
+        let mut reads = self.reads();
+        for ((asked, states), stamps) in query.states.iter().zip(snapshot.fetched.states).zip(snapshot.states) {
+            for ((group, bytes), stamp) in asked.groups.iter().zip(states).zip(stamps) {
+                reads.state(asked).insert(*group, (bytes, stamp));
+            }
+        }
+        for ((key, bytes), stamp) in query.rows.iter().zip(snapshot.fetched.rows).zip(snapshot.rows) {
+            reads.rows.insert(key.clone(), (bytes, stamp));
+        }
+        let seen = |position: interdict_store::port::SourcePosition| SeenPosition {
+            partition: format!("{}/{}", position.source, position.partition),
+            position: position.position,
+        };
+        reads.positions = snapshot.positions.into_iter().map(seen).collect();
+        reads.positions.sort_by(|a, b| a.partition.cmp(&b.partition));
+        drop(reads);
+        let lists = snapshot.fetched.lists.into_iter().flatten().collect();
+        Ok(Beside { decisions: snapshot.fetched.decisions, lists })
+    }
+
+    /// How far every partition was applied to what was read, in order of name.
+    pub(super) fn positions(&self) -> Vec<SeenPosition> {
+        self.reads().positions.clone()
+    }
+
+    /// What was read under a row's key, if it was.
+    pub(super) fn row(&self, key: &RowKey) -> Option<Bytes> {
+        self.reads().rows.get(key).and_then(|(bytes, _)| bytes.clone())
+    }
+
+    /// Makes `commit` one that is refused when anything it writes is not as it was read.
+    pub(super) fn expect(&self, commit: &mut Commit) {
+        let reads = self.reads();
+        for write in &mut commit.states {
+            let read = reads.states.get(&write.entity).and_then(|keys| keys.get(&write.key)?.get(&write.group));
+            let (_, stamp) = read.expect("a state is written only after it was read in the same micro-batch");
+            write.expected = Some(*stamp);
+        }
+        for write in &mut commit.rows {
+            let (_, stamp) = reads
+                .rows
+                .get(&write.key)
+                .expect("a row record is written only after it was read in the same micro-batch");
+            write.expected = Some(*stamp);
+        }
+    }
+
+    fn reads(&self) -> MutexGuard<'_, Reads> {
+        // Nothing that changes them can panic half way.
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What of `query` was not read yet.
+    fn missing(&self, query: &Query) -> Query {
+        let reads = self.reads();
+        let is_missing = |asked: &&StateQuery| {
+            let known = reads.states.get(&asked.entity).and_then(|keys| keys.get(&asked.key));
+            asked.groups.iter().any(|group| known.is_none_or(|groups| !groups.contains_key(group)))
+        };
+        let states = query.states.iter().filter(is_missing).cloned().collect();
+        let rows = query.rows.iter().filter(|key| !reads.rows.contains_key(*key)).cloned().collect();
+        Query { states, rows, ..Query::default() }
+    }
+}
+
+impl Reads {
+    fn state(&mut self, asked: &StateQuery) -> &mut HashMap<u64, Read> {
+        self.states.entry(Arc::clone(&asked.entity)).or_default().entry(asked.key.clone()).or_default()
+    }
+}
+
+impl Reader for Tracked {
+    async fn fetch(&self, query: &Query) -> Result<Fetched, StoreError> {
+        let missing = self.missing(query);
+        if !missing.states.is_empty() || !missing.rows.is_empty() {
+            self.prefetch(&missing).await?;
+        }
+        let mut reads = self.reads();
+        let mut fetched = Fetched::default();
+        for asked in &query.states {
+            let known = reads.state(asked);
+            fetched
+                .states
+                .push(asked.groups.iter().map(|group| known.get(group).and_then(|(bytes, _)| bytes.clone())).collect());
+        }
+        fetched.rows = query.rows.iter().map(|key| reads.rows.get(key).and_then(|(bytes, _)| bytes.clone())).collect();
+        Ok(fetched)
+    }
+
+    async fn offsets(&self, source: &str, incarnation: &str) -> Result<Vec<Offset>, StoreError> {
+        Store::offsets(&*self.store, source, incarnation).await
+    }
+}

@@ -1,0 +1,227 @@
+//! Several processes on one namespace: what a commit expects, work, leases.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::port::{OffsetMove, RowKey, RowWrite, Snapshot, Stamp, StateQuery, StateWrite, WorkId};
+
+const SHORT: Duration = Duration::from_millis(1);
+
+fn query(keys: &[u64]) -> Query {
+    let state = |key: &u64| StateQuery { entity: "card".into(), key: key.to_be_bytes().into(), groups: [1].into() };
+    Query { states: keys.iter().map(state).collect(), rows: vec![row()], ..Query::default() }
+}
+
+fn row() -> RowKey {
+    RowKey { stream: "payments".into(), id: (*b"7").into() }
+}
+
+/// Adds one to each of `keys`, as they were read, and moves the writer's own offset.
+fn increment(keys: &[u64], read: &Snapshot, source: &str, from: Option<u64>) -> Commit {
+    let count = |at: usize| {
+        let stored =
+            read.fetched.states[at][0].as_deref().map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap()));
+        Bytes::copy_from_slice(&(stored + 1).to_be_bytes())
+    };
+    let write = |(at, key): (usize, &u64)| StateWrite {
+        entity: "card".into(),
+        key: key.to_be_bytes().into(),
+        group: 1,
+        bytes: Some(count(at)),
+        expires: None,
+        expected: Some(read.states[at][0]),
+    };
+    let to = from.map_or(0, |from| from + 1);
+    Commit {
+        states: keys.iter().enumerate().map(write).collect(),
+        offsets: vec![OffsetMove { source: source.to_owned(), partition: 0, from, to }],
+        ..Commit::default()
+    }
+}
+
+#[test]
+fn what_was_written_meanwhile_refuses_a_commit_as_a_whole() {
+    block_on(async {
+        let store = Server::shared().store().await;
+        let read = store.snapshot(&query(&[1, 2])).await.unwrap();
+        assert_eq!((&read.states, &read.rows), (&vec![vec![Stamp::ABSENT]; 2], &vec![Stamp::ABSENT]));
+        store.commit(increment(&[1, 2], &read, "a", None)).await.unwrap();
+        // The same once more: both states are others by now.
+        let refused = store.commit(increment(&[1, 2], &read, "b", None)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Conflict), "{refused}");
+        let read = store.snapshot(&query(&[1, 2])).await.unwrap();
+        assert_eq!(
+            read.fetched.states,
+            [
+                [Some(Bytes::copy_from_slice(&1_u64.to_be_bytes()))],
+                [Some(Bytes::copy_from_slice(&1_u64.to_be_bytes()))]
+            ]
+        );
+        assert_eq!(read.positions.len(), 1, "the refused one moved no offset");
+        // One of two is enough, and a row record counts as a state does.
+        let mut commit = increment(&[3, 1], &store.snapshot(&query(&[3, 1])).await.unwrap(), "b", None);
+        commit.rows = vec![RowWrite {
+            key: row(),
+            bytes: Some(Bytes::from_static(b"row")),
+            expires: None,
+            expected: Some(Stamp::ABSENT),
+        }];
+        store.commit(commit.clone()).await.unwrap();
+        commit.states.clear();
+        commit.offsets.clear();
+        assert!(matches!(store.commit(commit.clone()).await.unwrap_err(), StoreError::Conflict));
+        // What is removed again is as it never was.
+        let read = store.snapshot(&query(&[])).await.unwrap();
+        commit.rows[0].bytes = None;
+        commit.rows[0].expected = Some(read.rows[0]);
+        store.commit(commit.clone()).await.unwrap();
+        commit.rows[0].expected = Some(Stamp::ABSENT);
+        commit.rows[0].bytes = Some(Bytes::from_static(b"other"));
+        store.commit(commit).await.unwrap();
+    });
+}
+
+#[test]
+fn writers_at_once_lose_nothing() {
+    const WRITERS: u64 = 4;
+    const TIMES: u64 = 60;
+    block_on(async {
+        let config = Server::shared().config();
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..WRITERS {
+            let config = config.clone();
+            writers.spawn(async move {
+                let store = RedisStore::connect(config).await.unwrap();
+                let (source, mut from, mut conflicts) = (format!("writer-{writer}"), None, 0);
+                for time in 0..TIMES {
+                    let keys = [time % 3, 3 + (time + writer) % 5];
+                    loop {
+                        let read = store.snapshot(&query(&keys)).await.unwrap();
+                        match store.commit(increment(&keys, &read, &source, from)).await {
+                            Ok(_) => break,
+                            Err(StoreError::Conflict) => conflicts += 1,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    from = Some(from.map_or(0, |from| from + 1));
+                }
+                conflicts
+            });
+        }
+        let conflicts: u64 = writers.join_all().await.into_iter().sum();
+        assert!(conflicts > 0, "they never met");
+        let store = RedisStore::connect(config).await.unwrap();
+        let read = store.snapshot(&query(&[0, 1, 2, 3, 4, 5, 6, 7])).await.unwrap();
+        let counted =
+            |states: &Vec<Option<Bytes>>| u64::from_be_bytes(states[0].as_deref().unwrap().try_into().unwrap());
+        assert_eq!(read.fetched.states.iter().map(counted).sum::<u64>(), 2 * WRITERS * TIMES);
+        assert!(read.positions.iter().all(|at| at.position == TIMES - 1), "{:?}", read.positions);
+    });
+}
+
+fn work(pieces: std::ops::Range<u64>) -> Commit {
+    Commit { work: pieces.map(|piece| Bytes::copy_from_slice(&piece.to_be_bytes())).collect(), ..Commit::default() }
+}
+
+async fn take(store: &RedisStore, worker: &str, limit: usize, abandoned_after: Duration) -> Vec<(WorkId, Bytes)> {
+    store.take_work(worker, limit, SHORT, abandoned_after).await.unwrap()
+}
+
+fn numbers(taken: &[(WorkId, Bytes)]) -> Vec<u64> {
+    taken.iter().map(|(_, piece)| u64::from_be_bytes(piece.as_ref().try_into().unwrap())).collect()
+}
+
+#[test]
+fn work_stays_until_it_is_done_whoever_has_taken_it() {
+    let long = Duration::from_secs(600);
+    block_on(async {
+        let store = Server::shared().store().await;
+        assert!(take(&store, "a", 10, long).await.is_empty(), "nobody ever asked before");
+        store.commit(work(0..5)).await.unwrap();
+        let first = take(&store, "a", 3, long).await;
+        assert_eq!(numbers(&first), [0, 1, 2]);
+        assert_eq!(numbers(&take(&store, "b", 3, long).await), [3, 4]);
+        assert!(take(&store, "b", 3, long).await.is_empty());
+        assert_eq!(store.work_waiting().await.unwrap(), 5);
+        // The first worker has died after it did one of its pieces.
+        let done = vec![first[0].0.clone()];
+        store.commit(Commit { done: done.clone(), ..Commit::default() }).await.unwrap();
+        store.commit(Commit { done, ..Commit::default() }).await.unwrap();
+        let mut left = take(&store, "b", 10, Duration::ZERO).await;
+        left.sort_by_key(|(_, piece)| piece.clone());
+        assert_eq!(numbers(&left), [1, 2, 3, 4]);
+        let done = left.into_iter().map(|(id, _)| id).collect();
+        store.commit(Commit { done, ..Commit::default() }).await.unwrap();
+        assert!(take(&store, "b", 10, Duration::ZERO).await.is_empty());
+        assert_eq!(store.work_waiting().await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn whoever_waits_for_work_has_it_at_once_and_keeps_nobody_waiting() {
+    block_on(async {
+        let store = Arc::new(Server::shared().store().await);
+        take(&store, "a", 1, SHORT).await;
+        let waiting = Arc::clone(&store);
+        let waits = tokio::spawn(async move {
+            let long = Duration::from_secs(5);
+            waiting.take_work("a", 10, long, long).await.unwrap()
+        });
+        let asked = tokio::time::Instant::now();
+        store.fetch(&query(&[1])).await.unwrap();
+        store.commit(work(0..1)).await.unwrap();
+        assert_eq!(numbers(&waits.await.unwrap()), [0]);
+        assert!(asked.elapsed() < Duration::from_secs(4));
+    });
+}
+
+#[test]
+fn the_queue_of_work_is_bounded_and_takes_any_commit_when_it_is_empty() {
+    block_on(async {
+        let config = RedisConfig { work_capacity: 3, ..Server::shared().config() };
+        let store = RedisStore::connect(config).await.unwrap();
+        store.commit(work(0..5)).await.unwrap();
+        let refused = store.commit(work(5..6)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::WorkFull { capacity: 3 }), "{refused}");
+        let taken = take(&store, "a", 10, SHORT).await;
+        if taken.is_empty() {
+            // The first one to ask made the group.
+            let taken = take(&store, "a", 10, SHORT).await;
+            store
+                .commit(Commit { done: taken.into_iter().map(|(id, _)| id).collect(), ..Commit::default() })
+                .await
+                .unwrap();
+        }
+        store.commit(work(5..6)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_lease_has_one_holder_and_its_epoch_never_goes_back() {
+    let (long, a, b) = (Duration::from_secs(600), Uuid::from_u128(1), Uuid::from_u128(2));
+    block_on(async {
+        let store = Server::shared().store().await;
+        let epoch = async |holder, time_to_live| {
+            store.lease("monitor", holder, time_to_live).await.unwrap().map(|lease| lease.epoch)
+        };
+        assert_eq!(epoch(a, long).await, Some(1));
+        assert_eq!(epoch(b, long).await, None);
+        assert_eq!(epoch(a, SHORT).await, Some(1), "renewed, and ending soon");
+        let taken_over = async || loop {
+            if let Some(epoch) = epoch(b, long).await {
+                return epoch;
+            }
+        };
+        assert_eq!(taken_over().await, 2);
+        assert_eq!(epoch(a, long).await, None);
+        store.release("monitor", a).await.unwrap();
+        assert_eq!(epoch(a, long).await, None, "what another one holds is not given back");
+        store.release("monitor", b).await.unwrap();
+        assert_eq!(epoch(b, long).await, Some(3));
+        let leases: BTreeMap<&str, Option<u64>> =
+            [("other", store.lease("other", a, long).await.unwrap().map(|it| it.epoch))].into();
+        assert_eq!(leases["other"], Some(1));
+    });
+}

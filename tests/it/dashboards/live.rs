@@ -1,0 +1,236 @@
+//! A running program over a real PostgreSQL and a real Redis, scraped by a real Prometheus: every metric that a panel or a rule names is
+//! there, every query is valid and shows what happened, and nothing is exported that nobody looks at.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::prometheus::{Prometheus, free_address};
+use super::{configured, dashboards, metrics, promtool, queries, rules};
+use crate::compose;
+use crate::place::{Caller, Place, Process, text};
+use crate::postgres_server::PostgresServer;
+use crate::redis_server::RedisServer;
+
+/// Exported and looked at by nobody, with the reason.
+const UNUSED: [(&str, &str); 0] = [];
+
+/// What Grafana puts in place of its own variables when everything is chosen.
+const VARIABLES: [(&str, &str); 5] =
+    [("$__rate_interval", "1m"), ("$__range", "5m"), ("$namespace", ".*"), ("$job", ".*"), ("$instance", ".*")];
+
+fn substituted(expression: &str) -> String {
+    let mut expression = expression.to_owned();
+    for (variable, value) in VARIABLES {
+        expression = expression.replace(variable, value);
+    }
+    assert!(!expression.contains('$'), "{expression}: an unknown variable");
+    expression
+}
+
+/// The stack of docker-compose.yml in one process: its configuration, with the addresses of this machine.
+struct Stack {
+    place: Place,
+    postgres: PostgresServer,
+    _redis: RedisServer,
+    process: Process,
+    address: String,
+}
+
+/// A receiver of webhooks that takes everything.
+fn receive() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _whatever_it_says = stream.read(&mut [0; 65_536]);
+            let _gone = stream.write_all(b"HTTP/1.1 204 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    port
+}
+
+impl Stack {
+    fn start() -> Self {
+        let place = compose::laid_out();
+        let postgres = PostgresServer::start(&[]);
+        postgres.database("bank");
+        postgres.sql("bank", &text(&crate::program::root().join("examples/postgres/schema.sql")));
+        prepare(&place, &postgres);
+        let redis = RedisServer::start();
+        assert_eq!(
+            redis.say(&["CONFIG", "SET", "requirepass", text(&place.path("compose/secrets/redis_password")).trim()]),
+            "OK"
+        );
+        simulate(&place, &postgres, &["--days", "4"]);
+        let config = text(&place.path("compose/interdict.toml"));
+        let config = [
+            ("postgres:5432", format!("localhost:{}", postgres.port)),
+            ("redis://redis:6379", redis.url()),
+            ("0.0.0.0:8080", "127.0.0.1:0".to_owned()),
+            ("http://receiver:8090", format!("http://127.0.0.1:{}", receive())),
+            ("/var/lib/interdict", place.path("").display().to_string()),
+            ("drift_rows = 2000 ", "batch_rows = 100\ndrift_rows = 100 ".to_owned()),
+            ("drift_rows_min = 500", "drift_rows_min = 50".to_owned()),
+        ]
+        .into_iter()
+        .fold(config, |config, (from, to)| {
+            assert!(config.contains(from), "{from} is not in the example");
+            config.replace(from, &to)
+        });
+        place.write("compose/interdict.toml", config);
+        let mut process = place.start("run --config compose/interdict.toml");
+        let address = process.address();
+        process.wait_for("the snapshot is read");
+        Self { place, postgres, _redis: redis, process, address }
+    }
+
+    /// Payments of days that follow, among them what is worth a look: blocks, a dead letter, a late one, a repeated one.
+    fn live(&self, day: u32) {
+        simulate(&self.place, &self.postgres, &["--from-day", &day.to_string(), "--days", &(day + 3).to_string()]);
+        let id = 900_000_000 + day * 1_000;
+        let newest = "(SELECT max(tx_datetime) FROM transactions)";
+        self.postgres.sql(
+            "bank",
+            &format!(
+                "INSERT INTO transactions SELECT {id} + n, {newest}, n, 7, 4000 FROM generate_series({day} * 5, {day} * 5 + 4) n;
+                 INSERT INTO transactions VALUES ({id} + 100, {newest}, 10, 7, 'NaN');
+                 INSERT INTO transactions VALUES ({id} + 101, {newest} - interval '2 hours', 11, 7, 5);"
+            ),
+        );
+        let caller = Caller::new(&self.address);
+        let key = text(&self.place.path("compose/secrets/admin_key"));
+        let (status, answer) =
+            caller.send("GET", "/v1/blocks", &[("authorization", &format!("Bearer {}", key.trim()))], &Value::Null);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(caller.get("/v1/blocks").0, 401, "without a key");
+    }
+
+    /// A Prometheus on the shipped configuration, with this process in place of every role.
+    fn watch(&self) -> Prometheus {
+        let own = free_address();
+        let key = self.place.path("compose/secrets/metrics_key").display().to_string();
+        let rules = crate::program::root().join("dashboards/prometheus/rules").display().to_string();
+        let replaced = [
+            ("scrape_interval: 5s", "scrape_interval: 250ms"),
+            ("scrape_timeout: 4s", "scrape_timeout: 250ms"),
+            ("evaluation_interval: 5s", "evaluation_interval: 250ms"),
+            ("/run/secrets/metrics_key", &key),
+            ("\"ingest-1:8080\", \"ingest-2:8080\"", &self.address),
+            ("\"scorer-1:8080\", \"scorer-2:8080\"", &self.address),
+            ("\"monitor:8080\"", &self.address),
+            ("localhost:9090", &own),
+            ("rules/*.yml", &format!("{rules}/*.yml")),
+        ];
+        let config = configured(&self.place.path(""), &replaced);
+        promtool(&["check", "config", &config.display().to_string()]);
+        Prometheus::start(&config, &own)
+    }
+}
+
+/// Runs what the database's image runs at its first start.
+fn prepare(place: &Place, postgres: &PostgresServer) {
+    let done = Command::new("sh")
+        .arg(place.path("compose/database.sh"))
+        .envs([("POSTGRES_USER", "postgres"), ("POSTGRES_DB", "bank"), ("PGHOST", "localhost")])
+        .env("PGPORT", postgres.port.to_string())
+        .env("INTERDICT_PASSWORD_FILE", place.path("compose/secrets/interdict_password"))
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn simulate(place: &Place, postgres: &PostgresServer, options: &[&str]) {
+    let to = format!("postgres://postgres@localhost:{}/bank", postgres.port);
+    let all = "simulate --create --customers 100 --terminals 200 --seed 7 --label-as stream --label-delay 1d --to";
+    let mut command = place.command(all);
+    let done = command.arg(to).args(options).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn every_metric_is_exported_and_every_query_shows_what_happened() {
+    let stack = Stack::start();
+    let prometheus = stack.watch();
+    // What begins with its first event shows a rise only from its second scrape on.
+    stack.live(4);
+    prometheus.wait_for("interdict_scorer_commit_to_block_seconds_count > 0 and on (job) interdict_monitor_drift_last_batch_timestamp_seconds > 0");
+    stack.live(7);
+    prometheus.wait_for("interdict_ingest_late_events_total > 1 and interdict_monitor_log_files_total > 1");
+    prometheus.wait_for("sum by (job) (increase(interdict_scorer_commit_to_block_seconds_count[1m])) > 3");
+    prometheus.wait_for("namespace:interdict_scorer_commit_to_block_seconds:p99_5m");
+    let up = prometheus.now("up{job=~\"interdict-.+\",namespace=\"bank\"} == 1");
+    assert_eq!(up.len(), 3, "every role is scraped, with its key: {up:?}");
+
+    let names: BTreeSet<String> = prometheus.names().into_iter().collect();
+    let mut used = BTreeSet::new();
+    for query in queries() {
+        let place = format!("{}/{}", query.dashboard, query.panel);
+        for metric in metrics(&query.expression) {
+            assert!(names.contains(&metric), "{place}: nobody exports {metric}");
+            used.insert(metric);
+        }
+        let shown = prometheus.now(&substituted(&query.expression));
+        assert!(!shown.is_empty(), "{place} is empty: {}", query.expression);
+        assert!(shown.iter().any(|series| series["value"][1] != "NaN"), "{place}: {shown:?}");
+    }
+    for rule in rules("recording.yml").iter().chain(&rules("alerts.yml")) {
+        let expression = rule["expr"].as_str().unwrap();
+        for metric in metrics(expression) {
+            assert!(names.contains(&metric), "{expression}: nobody exports {metric}");
+            used.insert(metric);
+        }
+    }
+    every_rule_is_evaluated(&prometheus);
+    every_variable_has_values(&prometheus);
+    nobody_is_overlooked(&names, &used);
+    stack.process.terminate();
+    let (status, log) = stack.process.end();
+    assert!(status.success(), "{log}");
+}
+
+fn every_rule_is_evaluated(prometheus: &Prometheus) {
+    let groups = prometheus.ask("/api/v1/rules", &[])["groups"].clone();
+    for group in groups.as_array().unwrap() {
+        for rule in group["rules"].as_array().unwrap() {
+            assert_eq!(rule["health"], "ok", "{rule}");
+        }
+    }
+}
+
+/// The lists to choose from, and the annotations.
+fn every_variable_has_values(prometheus: &Prometheus) {
+    for (name, dashboard) in dashboards() {
+        for variable in dashboard["templating"]["list"].as_array().unwrap() {
+            let asked = variable["query"]["query"].as_str().unwrap();
+            assert_eq!(asked, variable["definition"].as_str().unwrap(), "{name}");
+            let asked = asked.strip_prefix("label_values(").and_then(|asked| asked.strip_suffix(')')).unwrap();
+            let (series, label) = asked.rsplit_once(", ").unwrap();
+            let values = prometheus.ask(&format!("/api/v1/label/{label}/values"), &[("match[]", &substituted(series))]);
+            assert!(!values.as_array().unwrap().is_empty(), "{name}: {asked}");
+        }
+        for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
+            prometheus.now(&substituted(annotation["expr"].as_str().unwrap()));
+        }
+    }
+}
+
+fn nobody_is_overlooked(names: &BTreeSet<String>, used: &BTreeSet<String>) {
+    let of_histogram = |name: &str| {
+        let ends = ["_bucket", "_sum", "_count"];
+        let base = ends.iter().find_map(|end| name.strip_suffix(end)).map(str::to_owned);
+        base.into_iter().flat_map(move |base| ends.map(|end| format!("{base}{end}"))).any(|name| used.contains(&name))
+    };
+    let is_recorded = |name: &str| name.contains(':');
+    let is_excused = |name: &str| UNUSED.iter().any(|(unused, _)| *unused == name);
+    let overlooked = names.iter().filter(|name| name.starts_with("interdict_") && !is_recorded(name));
+    let overlooked = overlooked.filter(|name| !used.contains(*name) && !of_histogram(name) && !is_excused(name));
+    let overlooked: Vec<&String> = overlooked.collect();
+    assert!(overlooked.is_empty(), "on no dashboard and in no rule, and the test names no reason: {overlooked:?}");
+    for (name, reason) in UNUSED {
+        assert!(names.contains(name) && !reason.is_empty(), "{name} is not exported any more");
+    }
+}

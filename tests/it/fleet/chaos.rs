@@ -1,0 +1,191 @@
+//! Processes killed and paused, connections cut, servers that crash, in seeded rounds under load: nothing is lost, nothing is doubled.
+//!
+//! `INTERDICT_CHAOS_ROUNDS` sets the rounds (20 unless set), `INTERDICT_CHAOS_SEED` the first one's seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use interdict_features::decision::DecisionRecord;
+use interdict_features::value::Value;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+use super::{Fleet, PROCESSES};
+use crate::parity::captured::{check_reads, compare, script, seen};
+use crate::parity::history::{Payment, What, commits};
+
+/// Pieces in which changes are written; something happens after each.
+const PIECES: usize = 6;
+/// Payments beyond those of the history, which nobody else's features rest on.
+const ASKED_FROM: i64 = 700_000;
+/// The payment that a round ends with.
+const LAST: i64 = 90_000;
+
+/// Longer than the lease of one second that these fleets have.
+const PAUSE: Duration = Duration::from_millis(1_400);
+
+struct Round<'a> {
+    fleet: &'a mut Fleet,
+    name: String,
+    chance: ChaCha8Rng,
+    asked: i64,
+    /// What callers were told, by payment.
+    told: BTreeMap<i64, serde_json::Value>,
+    did: Vec<String>,
+}
+
+impl Round<'_> {
+    fn did(&mut self, what: impl Into<String>) {
+        self.did.push(what.into());
+    }
+
+    /// Something that goes wrong.
+    fn disturb(&mut self) {
+        let place = self.chance.random_range(0..PROCESSES.len());
+        match self.chance.random_range(0..10) {
+            0..4 => {
+                self.did(format!("kill {} {place}", PROCESSES[place]));
+                self.fleet.kill(place);
+            }
+            4..6 => {
+                self.did(format!("pause {} {place}", PROCESSES[place]));
+                self.fleet.process(place).signal("STOP");
+                self.fleet.wait(PAUSE);
+                self.fleet.process(place).signal("CONT");
+            }
+            6 => {
+                self.did("cut connections to PostgreSQL");
+                self.fleet
+                    .bank
+                    .ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'interdict'");
+            }
+            7 => {
+                self.did("cut connections to Redis");
+                self.fleet.redis.say(&["CLIENT", "KILL", "TYPE", "normal"]);
+            }
+            8 => {
+                self.did("kill Redis");
+                self.fleet.redis.kill();
+                self.fleet.redis.begin();
+            }
+            _ => {
+                self.did("crash PostgreSQL");
+                self.fleet.bank.crash();
+                self.fleet.bank.start();
+            }
+        }
+    }
+
+    /// Asks for decisions on payments that no table has, each of both scorers.
+    fn ask(&mut self) {
+        for _ in 0..3 {
+            let (payment, customer) = (ASKED_FROM + self.asked, 900_000 + self.asked % 4);
+            self.asked += 1;
+            let body = json!({ "event": {
+                "transaction_id": payment, "customer_id": customer, "terminal_id": customer,
+                "tx_datetime": "2025-06-15T15:06:40Z", "amount": 7.25,
+            }})
+            .to_string();
+            for scorer in [0, 1] {
+                let caller = self.fleet.caller(scorer);
+                let Some((200, answer)) = caller.try_send("POST", "/v1/decisions", &[], &body) else { continue };
+                let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+                if answer["unlogged"] == json!(true) {
+                    continue;
+                }
+                let earlier = self.told.insert(payment, answer["decision"].clone());
+                assert!(earlier.is_none_or(|earlier| earlier == answer["decision"]), "two answers on {payment}");
+            }
+        }
+    }
+
+    fn run(&mut self, payments: &[(Payment, bool)]) {
+        let changes: Vec<What> = commits(payments, self.chance.random()).into_iter().map(|(_, what)| what).collect();
+        let (before, after) = changes.split_at(changes.len() / 3);
+        self.fleet.bank.ask(&script(before, &mut self.chance));
+        self.fleet.begin(0);
+        self.fleet.process(0).wait_for("the snapshot is read");
+        self.fleet.begin_all();
+        for piece in after.chunks(after.len() / PIECES + 1) {
+            let text = script(piece, &mut self.chance);
+            self.fleet.bank.ask(&text);
+            self.ask();
+            self.disturb();
+            let pause = Duration::from_millis(self.chance.random_range(0..120));
+            self.fleet.wait(pause);
+            self.fleet.revive();
+        }
+        self.fleet.bank.pay(LAST, 1, "1.00");
+        self.fleet.decided(&self.name.clone(), LAST);
+        self.fleet.settle(&self.name.clone());
+        check_reads(&self.fleet.caller(1), &seen(before), &seen(after), LAST);
+        self.fleet.end_all();
+        self.check(&seen(before), &seen(after));
+    }
+
+    fn check(&self, before: &[What], after: &[What]) {
+        let logged: Vec<DecisionRecord> = self.fleet.logged(&self.name).into_values().collect();
+        let (asked, captured): (Vec<DecisionRecord>, Vec<DecisionRecord>) =
+            logged.into_iter().partition(|record| record.event_id.parse::<i64>().unwrap() >= ASKED_FROM);
+        self.check_blocks(&captured);
+        let captured = captured.into_iter().filter(|record| record.event_id != LAST.to_string()).collect();
+        let count = compare(before, after, captured);
+        assert!(count > 500, "{count} decisions");
+        let mut asked: BTreeMap<i64, DecisionRecord> =
+            asked.into_iter().map(|record| (record.event_id.parse().unwrap(), record)).collect();
+        for (payment, told) in &self.told {
+            let logged = asked.remove(payment).expect("what a caller was told is in the log");
+            assert_eq!(serde_json::to_value(logged).unwrap(), *told, "payment {payment}");
+        }
+    }
+
+    /// Whom decisions condemned is blocked, once for each of them; nobody else is.
+    fn check_blocks(&self, records: &[DecisionRecord]) {
+        let mut blocks: BTreeMap<i64, usize> = BTreeMap::new();
+        let mut lines = BTreeSet::new();
+        let is_condemning = |record: &&DecisionRecord| record.actions.iter().any(|it| it.action == "block_account");
+        for record in records.iter().filter(is_condemning) {
+            let Value::Int(customer) = record.event["customer_id"] else { panic!("{record:?}") };
+            *blocks.entry(customer).or_default() += 1;
+            lines.insert(format!("{}|{customer}|block|done", record.decision_id));
+        }
+        assert!(!blocks.is_empty(), "nobody is to be blocked");
+        let rows = self.fleet.bank.ask("SELECT decision_id, entity_key, kind, outcome FROM interdict_ledger");
+        let found: Vec<String> = rows.lines().map(str::to_owned).collect();
+        assert_eq!(found.len(), lines.len(), "lines of the ledger");
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), lines);
+        let rows = "SELECT id, status, blocks FROM accounts WHERE status <> 'active' OR blocks <> 0 ORDER BY id";
+        let expected: Vec<String> =
+            blocks.iter().map(|(customer, count)| format!("{customer}|blocked|{count}")).collect();
+        assert_eq!(self.fleet.bank.ask(rows).lines().collect::<Vec<_>>(), expected);
+    }
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("round {}: {:?}\n{}", self.name, self.did, self.fleet.logs());
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a test takes is its caller's choice")]
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn whatever_dies_nothing_is_lost_and_nothing_is_doubled() {
+    let mut fleet = Fleet::open("none");
+    let options = "--transactions 1800 --customers 60 --terminals 120";
+    let payments = crate::parity::payments(&fleet.place.path("."), options);
+    let first = number("INTERDICT_CHAOS_SEED", 1);
+    for seed in first..first + number("INTERDICT_CHAOS_ROUNDS", 20) {
+        let name = format!("chaos_{seed}");
+        fleet.renew(&name);
+        let chance = ChaCha8Rng::seed_from_u64(seed);
+        let mut round = Round { fleet: &mut fleet, name, chance, asked: 0, told: BTreeMap::new(), did: Vec::new() };
+        round.run(&payments);
+    }
+}

@@ -1,0 +1,188 @@
+//! Roles as processes of their own: a real PostgreSQL, a real Redis, two ingestors, two scorers and a monitor.
+
+mod chaos;
+mod modes;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use interdict_features::decision::{DecisionRecord, decision_id};
+use uuid::Uuid;
+
+use crate::bank::Bank;
+use crate::parity::captured::SCORER;
+use crate::parity::twin::DEFINITIONS;
+use crate::place::{Caller, Place, Process};
+use crate::redis_server::RedisServer;
+
+/// The processes of a fleet, each with what it is started with.
+const PROCESSES: [&str; 5] = ["ingest", "ingest", "scorer", "scorer", "monitor"];
+const MONITOR: usize = 4;
+
+/// A bank, a Redis, and what works on them.
+pub(crate) struct Fleet {
+    pub(crate) bank: Bank,
+    pub(crate) redis: RedisServer,
+    pub(crate) place: Place,
+    processes: Vec<Option<Process>>,
+    /// Where the scorers answer.
+    ports: [u16; 2],
+}
+
+impl Fleet {
+    /// Nothing runs yet but the servers.
+    pub(crate) fn open(namespace: &str) -> Self {
+        let bank = Bank::open();
+        bank.ask("ALTER SYSTEM SET wal_sender_timeout = '1s'; SELECT pg_reload_conf();");
+        let redis = RedisServer::start();
+        let place = Place::new("");
+        let mut fleet = Self { bank, redis, place, processes: Vec::new(), ports: [0; 2] };
+        fleet.configure(namespace);
+        fleet
+    }
+
+    /// Another namespace, slot and log: nothing of what was before is known.
+    pub(crate) fn configure(&mut self, namespace: &str) {
+        let (bank, url) = (&self.bank, self.redis.url());
+        let action = bank.action();
+        let config = format!(
+            "namespace = \"{namespace}\"\n{DEFINITIONS}{}\n{action}{}\n[store]\ntype = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n",
+            SCORER.replace("log_dir = \"decisions\"", &format!("log_dir = \"{namespace}\"\nbatch_rows = 300")),
+            bank.source(namespace).replace("[[source]]", "[[action]]\nname = \"block_customer\"\non = \"block\"\nentity = \"customer\"\ntype = \"store\"\n\n[[source]]"),
+        );
+        self.place.write("interdict.toml", config);
+        self.processes = PROCESSES.iter().map(|_| None).collect();
+        self.ports = [free_port(), free_port()];
+    }
+
+    /// Starts the process at `place` of [`PROCESSES`] if it does not run.
+    pub(crate) fn begin(&mut self, place: usize) {
+        if self.processes[place].is_none() {
+            let role = PROCESSES[place];
+            let bind = match place {
+                2 => format!("--bind 127.0.0.1:{}", self.ports[0]),
+                3 => format!("--bind 127.0.0.1:{}", self.ports[1]),
+                _ => "--bind 127.0.0.1:0".to_owned(),
+            };
+            self.processes[place] = Some(self.place.start(&format!("run --role {role} {bind}")));
+        }
+    }
+
+    pub(crate) fn begin_all(&mut self) {
+        (0..PROCESSES.len()).for_each(|place| self.begin(place));
+    }
+
+    pub(crate) fn process(&mut self, place: usize) -> &mut Process {
+        self.processes[place].as_mut().expect("it runs")
+    }
+
+    pub(crate) fn kill(&mut self, place: usize) {
+        if let Some(process) = self.processes[place].take() {
+            process.kill();
+        }
+    }
+
+    /// Starts those again that have ended by themselves, as an init system would.
+    pub(crate) fn revive(&mut self) {
+        for place in 0..PROCESSES.len() {
+            let has_ended =
+                self.processes[place].as_mut().is_some_and(|process| !process.works(Duration::from_millis(1)));
+            if has_ended {
+                self.processes[place] = None;
+            }
+            self.begin(place);
+        }
+    }
+
+    /// Ends all of them as an operator does; each must end well.
+    pub(crate) fn end_all(&mut self) {
+        let running: Vec<Process> = self.processes.iter_mut().filter_map(Option::take).collect();
+        running.iter().for_each(Process::terminate);
+        for process in running {
+            let (status, log) = process.end();
+            assert!(status.success(), "{log}");
+        }
+    }
+
+    /// Somebody who asks the scorer `number`.
+    pub(crate) fn caller(&self, number: usize) -> Caller {
+        Caller::new(&format!("127.0.0.1:{}", self.ports[number]))
+    }
+
+    /// Lets what runs work for so long.
+    #[expect(clippy::disallowed_methods, reason = "a test may let time pass")]
+    pub(crate) fn wait(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    /// Begins anew: empty tables, no slots, another namespace.
+    pub(crate) fn renew(&mut self, namespace: &str) {
+        self.bank.ask(
+            "TRUNCATE transactions, chargebacks; UPDATE accounts SET status = 'active', blocks = 0 WHERE status <> 'active' OR blocks <> 0;\n\
+             SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots;\nDROP TABLE IF EXISTS interdict_ledger;",
+        );
+        self.redis.say(&["FLUSHALL"]);
+        self.configure(namespace);
+    }
+
+    /// Waits until no work and no action is left, and the monitor has its lease: one that died keeps it for a while.
+    pub(crate) fn settle(&mut self, namespace: &str) {
+        for _ in 0..600 {
+            self.revive();
+            let monitor = self.process(MONITOR);
+            monitor.works(Duration::from_millis(1));
+            let has_lease = monitor.said().contains("serving");
+            let left = ["ZCARD", "XLEN"].map(|ask| {
+                let key = if ask == "ZCARD" { "outbox" } else { "work" };
+                self.redis.say(&[ask, &format!("{{{namespace}}}:{key}")])
+            });
+            if has_lease && left == ["0", "0"] {
+                return;
+            }
+            self.wait(Duration::from_millis(50));
+        }
+        panic!("work or actions are left in {namespace}\n{}", self.logs());
+    }
+
+    /// What the processes that run have said.
+    pub(crate) fn logs(&mut self) -> String {
+        let mut logs = String::new();
+        for (process, role) in self.processes.iter_mut().zip(PROCESSES) {
+            if let Some(process) = process {
+                process.works(Duration::from_millis(1));
+                logs.push_str(&format!("--- {role}\n{}\n", process.said()));
+            }
+        }
+        logs
+    }
+
+    /// Waits for the decision on a payment.
+    pub(crate) fn decided(&mut self, namespace: &str, payment: i64) {
+        let id = decision_id(namespace, "transactions", &payment.to_string(), 0);
+        let path = format!("/v1/decisions/{id}");
+        for _ in 0..600 {
+            self.revive();
+            let caller = self.caller(0);
+            if let Some((200, _)) = caller.try_send("GET", &path, &[], "") {
+                return;
+            }
+            self.wait(Duration::from_millis(50));
+        }
+        panic!("no decision on payment {payment}\n{}", self.logs());
+    }
+
+    /// The decisions in Parquet, each once.
+    pub(crate) fn logged(&self, namespace: &str) -> BTreeMap<Uuid, DecisionRecord> {
+        let mut decisions = BTreeMap::new();
+        for entry in interdict_monitor::log::read(&self.place.path(namespace)).unwrap() {
+            let record = entry.unwrap().record;
+            let earlier = decisions.insert(record.decision_id, record);
+            assert!(earlier.is_none(), "one decision stands in Parquet twice: {earlier:?}");
+        }
+        decisions
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

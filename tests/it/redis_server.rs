@@ -1,0 +1,75 @@
+//! Redis servers that tests start themselves, in folders of their own, behind a socket in them.
+//!
+//! A server ends with the process that started it, however that ends: it waits for the other end of a pipe to close.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// Starts a server, says its process id, and kills it when standard input ends.
+const WATCH: &str = "\"$@\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait";
+
+/// A server that keeps an append-only file.
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    folder: TempDir,
+    running: Option<Child>,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        let mut server = Self { folder: TempDir::new().unwrap(), running: None };
+        server.begin();
+        server
+    }
+
+    /// Starts it (again) on what its folder holds.
+    pub(crate) fn begin(&mut self) {
+        let mut watch = Command::new("sh")
+            .args(["-c", WATCH, "sh", "redis-server", "--port", "0", "--daemonize", "no", "--appendonly", "yes"])
+            .args(["--save", "", "--unixsocket"])
+            .arg(self.socket())
+            .arg("--dir")
+            .arg(self.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut started = String::new();
+        BufReader::new(watch.stdout.take().unwrap()).read_line(&mut started).unwrap();
+        self.running = Some(watch);
+        // Refused until it listens.
+        let is_there = (0..50_000_000).any(|_| UnixStream::connect(self.socket()).is_ok());
+        assert!(is_there, "the server does not listen");
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Kills it with signal 9; what it wrote to its file is there when it begins again.
+    pub(crate) fn kill(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        drop(running.stdin.take());
+        running.wait().unwrap();
+    }
+
+    /// Asks the server beside the program.
+    pub(crate) fn say(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
