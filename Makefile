@@ -50,7 +50,7 @@ servers: ## Installs PostgreSQL, Redis, Prometheus and OpenSSL's headers (for Ka
 	fi
 
 fluvio: onnxruntime servers ## Tests a real Fluvio: its programs on the PATH, or INTERDICT_FLUVIO=HOST:PORT
-	$(PYTHON) tests/fluvio.py -- sh -c 'cargo test -p interdict -p interdict-ingest --test topics fluvio && cargo test -p interdict -p interdict-ingest --test it fluvio'
+	$(PYTHON) tests/fluvio.py -- sh -c 'cargo test --workspace --features fluvio-server --test topics fluvio && cargo test --workspace --features fluvio-server --test it fluvio'
 
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
 	cargo build --release --bin interdict

@@ -21,9 +21,7 @@ use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
-use interdict_store::port::{
-    ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store,
-};
+use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock;

@@ -17,6 +17,8 @@ use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
+#[cfg(feature = "redis")]
+use interdict_ingest::source::config::SourceKind;
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
@@ -225,6 +227,9 @@ impl System {
         #[cfg(feature = "redis")]
         if let Some(store) = store.shared() {
             tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop_rest.clone()).await?);
+            if setup.sources.iter().any(|source| matches!(source.kind, SourceKind::Topic(_))) {
+                tasks.spawn(fleet::hold_topics(store, setup.store.lease(), stop_rest.clone()).await?);
+            }
         }
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));

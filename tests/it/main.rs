@@ -14,6 +14,8 @@ mod deadline;
 mod demo;
 mod disk;
 mod fleet;
+#[cfg(feature = "fluvio-server")]
+mod fluvio;
 mod full;
 mod keys;
 mod ledger;

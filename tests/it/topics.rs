@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::place::{Caller, DEFINITIONS, Place, debezium, row};
+use crate::redis_server::RedisServer;
 
 const PARTITIONS: i64 = 4;
 const HTTP: &str = "[http]\nbind = \"127.0.0.1:0\"\n";
@@ -157,23 +158,42 @@ fn features(caller: &Caller) -> Vec<Value> {
     (0..50).map(of).collect()
 }
 
+/// The same changes in a file.
+fn in_a_file(changes: &[Change]) -> Place {
+    let file = Place::new(&format!(
+        "{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nfollow = true\n\
+         format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\n{HTTP}"
+    ));
+    file.write("live.jsonl", changes.iter().map(|change| change.line.as_str()).collect::<String>());
+    file
+}
+
+/// The features once payment `last` is decided.
+fn features_after(place: &Place, last: i64) -> Vec<Value> {
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    wait_for(&caller, last..last + 1);
+    let features = features(&caller);
+    process.terminate();
+    assert!(process.end().0.success());
+    features
+}
+
+/// Whether a process reads so many partitions.
+fn reads(caller: &Caller, partitions: usize) -> bool {
+    let (_, metrics) = caller.get("/metrics");
+    let line = format!("interdict_ingest_topic_partitions{{source=\"payments\"}} {partitions}\n");
+    metrics.as_str().is_some_and(|metrics| metrics.contains(&line))
+}
+
 #[test]
 fn a_topic_of_four_partitions_gives_what_a_file_gives() {
     let kafka = Kafka::start();
     kafka.create("shop.public.transactions", PARTITIONS);
     let changes = history(1..800);
     let half = changes.iter().position(|change| change.id == 400).unwrap();
-    let file = Place::new(&format!(
-        "{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nfollow = true\n\
-         format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\n{HTTP}"
-    ));
-    file.write("live.jsonl", changes.iter().map(|change| change.line.as_str()).collect::<String>());
-    let mut process = file.start("run");
-    let caller = Caller::new(&process.address());
-    wait_for(&caller, 799..800);
-    let expected = features(&caller);
-    process.terminate();
-    assert!(process.end().0.success());
+    let file = in_a_file(&changes);
+    let expected = features_after(&file, 799);
 
     let topic = Place::new(&on_topic(&kafka, ""));
     kafka.connect("shop.public.transactions", &changes[..half]);
@@ -283,4 +303,68 @@ fn a_topic_that_is_missing_ends_the_run_with_what_to_do() {
     let log = Place::new(&on_topic(&kafka, "")).fail("run");
     assert!(log.contains("there is no topic 'shop.public.transactions'"), "{log}");
     assert!(log.contains("create it"), "{log}");
+}
+
+fn over_redis(redis: &RedisServer) -> String {
+    format!("[store]\ntype = \"redis\"\nurl = \"{}\"\nwait = \"2s\"\nlease = \"1s\"\n", redis.url())
+}
+
+#[test]
+fn ingestors_of_a_fleet_share_a_topic_and_a_killed_one_leaves_its_partitions() {
+    let (kafka, redis) = (Kafka::start(), RedisServer::start());
+    kafka.create("shop.public.transactions", PARTITIONS);
+    let changes = history(1..600);
+    let at = |id: i64| changes.iter().position(|change| change.id == id).unwrap();
+    let expected = features_after(&in_a_file(&changes), 599);
+
+    let place = Place::new(&on_topic(&kafka, &over_redis(&redis)));
+    kafka.connect("shop.public.transactions", &changes[..at(200)]);
+    let mut scorer = place.start("run --role scorer");
+    let caller = Caller::new(&scorer.address());
+    let mut first = place.start("run --role ingest");
+    first.wait_for("serving");
+    wait_for(&caller, 1..200);
+    let mut second = place.start("run --role ingest");
+    let watch = Caller::new(&second.address());
+    watch.until(|watch| reads(watch, 2).then_some(()));
+    kafka.connect("shop.public.transactions", &changes[at(200)..at(400)]);
+    wait_for(&caller, 200..400);
+    first.kill();
+    kafka.connect("shop.public.transactions", &changes[at(400)..]);
+    wait_for(&caller, 400..600);
+    assert!(reads(&watch, 4));
+    caller.until(|caller| (features(caller) == expected).then_some(()));
+    for mut process in [second, scorer] {
+        process.terminate();
+        let (status, log) = process.end();
+        assert!(status.success(), "{log}");
+    }
+}
+
+#[test]
+fn one_process_without_a_role_reads_topics_into_a_redis() {
+    let (kafka, redis) = (Kafka::start(), RedisServer::start());
+    kafka.create("shop.public.transactions", PARTITIONS);
+    let place = Place::new(&on_topic(&kafka, &over_redis(&redis)));
+    let mut process = place.start("run");
+    process.wait_for("serving");
+    let said = place.fail("run");
+    assert!(said.contains("another process without --role reads topics"), "{said}");
+    process.kill();
+    let mut process = place.start("run");
+    process.wait_for("serving");
+    process.terminate();
+    assert!(process.end().0.success());
+}
+
+#[test]
+fn a_fleet_refuses_sinks() {
+    let (kafka, redis) = (Kafka::start(), RedisServer::start());
+    let sink = format!(
+        "[[sink]]\nname = \"decisions\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"decisions\"\nwhat = \"decisions\"\n",
+        kafka.brokers()
+    );
+    let place = Place::new(&on_topic(&kafka, &(sink + &over_redis(&redis))));
+    let said = place.fail("run --role ingest");
+    assert!(said.contains("[[sink]] works in a process without --role only"), "{said}");
 }

@@ -71,7 +71,7 @@ impl TopicMetrics {
         );
         registry.register(
             name("gaps"),
-            "Streams opened again because the Fluvio client had left records out; nothing is lost",
+            "Streams opened again because the Fluvio client had left records out",
             metrics.gaps.clone(),
         );
         registry.register(

@@ -1,9 +1,9 @@
-//! The port of topics, over Kafka's mock cluster and, where `INTERDICT_FLUVIO` names a stream controller, over a real Fluvio.
+//! The port of topics, over Kafka's mock cluster and, built with `fluvio-server`, over a real Fluvio.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for a broker in real time")]
 
 mod contract;
-#[cfg(feature = "fluvio")]
+#[cfg(feature = "fluvio-server")]
 mod fluvio;
 mod group;
 mod kafka;

@@ -19,7 +19,7 @@ mod work;
 
 use interdict_features::decision::SeenPosition;
 
-pub(crate) use start::{Mode, hold_mode, serve};
+pub(crate) use start::{Mode, hold_mode, hold_topics, serve};
 
 /// How far every partition was applied: as the store says, and this process's own as it has applied them since.
 fn seen(stored: Vec<SeenPosition>, own: Vec<SeenPosition>) -> Vec<SeenPosition> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use interdict_features::engine::Plan;
 use interdict_ingest::pipeline::{Limits, Pipeline};
+use interdict_ingest::source::config::SourceKind;
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
-use interdict_ingest::source::config::SourceKind;
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::broker::Broker;
 use interdict_ingest::topic::metrics::TopicMetrics;
@@ -202,9 +202,9 @@ impl<'a> Process<'a> {
             !setup.sources.is_empty(),
             "--role ingest has nothing to read: the configuration has no [source]"
         );
-        let told = setup.sources.iter().find(|source| {
-            matches!(&source.kind, SourceKind::Topic(topic) if matches!(topic.broker, Broker::Fluvio(_)))
-        });
+        let told = setup.sources.iter().find(
+            |source| matches!(&source.kind, SourceKind::Topic(topic) if matches!(topic.broker, Broker::Fluvio(_))),
+        );
         anyhow::ensure!(
             told.is_none(),
             "source '{}' reads Fluvio, which has no consumer groups: nothing shares its partitions out among several ingestors; run without --role",
@@ -489,6 +489,27 @@ pub(crate) async fn hold_mode(
             }
             () = stop.cancelled() => Ok(()),
         }
+    })
+}
+
+/// Sees that no other process without `--role` reads topics into the namespace: a consumer group would share them out, and each of the two
+/// trusts its memory. What is returned keeps it so until `stop`.
+pub(crate) async fn hold_topics(
+    store: &Arc<RedisStore>,
+    time_to_live: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+    let holder = Uuid::new_v4();
+    let claimant = Claimant { store: Arc::clone(store), name: "topics".to_owned(), holder, time_to_live };
+    // One that was killed holds it until its time is over.
+    let acquired = tokio::time::timeout(time_to_live * 2, claimant.acquire(&CancellationToken::new())).await;
+    anyhow::ensure!(
+        acquired.unwrap_or(Ok(false))?,
+        "another process without --role reads topics into this namespace: let several share them with --role ingest, or choose another namespace"
+    );
+    Ok(async move {
+        anyhow::ensure!(claimant.keep(&stop).await?, "another process reads the topics now: stop that, or this one");
+        Ok(())
     })
 }
 
