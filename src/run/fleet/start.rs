@@ -11,7 +11,6 @@ use interdict_ingest::source::config::SourceKind;
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
-use interdict_ingest::topic::broker::Broker;
 use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_monitor::monitor::Monitor;
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits};
@@ -202,13 +201,11 @@ impl<'a> Process<'a> {
             !setup.sources.is_empty(),
             "--role ingest has nothing to read: the configuration has no [source]"
         );
-        let told = setup.sources.iter().find(
-            |source| matches!(&source.kind, SourceKind::Topic(topic) if matches!(topic.broker, Broker::Fluvio(_))),
-        );
+        let topic = setup.sources.iter().find(|source| matches!(source.kind, SourceKind::Topic(_)));
         anyhow::ensure!(
-            told.is_none(),
-            "source '{}' reads Fluvio, which has no consumer groups: nothing shares its partitions out among several ingestors; run without --role",
-            told.map_or("", |source| source.name.as_str())
+            topic.is_none(),
+            "source '{}' is a topic, which several ingestors do not share yet: run without --role",
+            topic.map_or("", |source| source.name.as_str())
         );
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut self.registry);
@@ -505,7 +502,7 @@ pub(crate) async fn hold_topics(
     let acquired = tokio::time::timeout(time_to_live * 2, claimant.acquire(&CancellationToken::new())).await;
     anyhow::ensure!(
         acquired.unwrap_or(Ok(false))?,
-        "another process without --role reads topics into this namespace: let several share them with --role ingest, or choose another namespace"
+        "another process reads topics into this namespace: stop it first, or choose another namespace"
     );
     Ok(async move {
         anyhow::ensure!(claimant.keep(&stop).await?, "another process reads the topics now: stop that, or this one");
