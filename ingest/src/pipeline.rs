@@ -318,12 +318,13 @@ impl<S: Store> Pipeline<S> {
                     group: plan.definitions.groups[image.group].hash,
                     bytes: image.bytes.map(Bytes::from),
                     expires: image.expires,
+                    expected: None,
                 });
             },
             |image| {
                 let expires = row_expiry(&plan, &image, now);
                 let key = RowKey { stream: Arc::clone(&names.streams[image.stream]), id: image.id };
-                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires });
+                rows.push(RowWrite { key, bytes: Some(Bytes::from(image.bytes)), expires, expected: None });
             },
         );
         commit.states.append(&mut states);

@@ -46,7 +46,8 @@ impl Backoff {
     pub fn next(&self, class: Class, failures: u32, age: Duration, jitter: f64, wish: Option<Duration>) -> Next {
         match class {
             Class::Rejected => Next::GiveUp,
-            Class::Fatal => Next::Stop,
+            // The same again cannot go through; who can read anew does so before asking here.
+            Class::Fatal | Class::Stale => Next::Stop,
             Class::Transient => {
                 let doubled =
                     self.first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));

@@ -206,7 +206,7 @@ fn judged(record: DecisionRecord, standing: Standing) -> Decided {
 
 /// An entry for a log, as JSON.
 pub(super) fn append(log: LogName, entry: &impl serde::Serialize) -> Result<Append, serde_json::Error> {
-    Ok(Append { log, bytes: serde_json::to_vec(entry)?.into() })
+    Ok(Append { log, bytes: serde_json::to_vec(entry)?.into(), applied_by: None })
 }
 
 /// The caller's key and deadline as the record names them.

@@ -53,6 +53,7 @@ impl Known {
                 key,
                 bytes: Some(Bytes::copy_from_slice(&request.body_hash)),
                 expires: Some(request.budget.received.plus(IDEMPOTENCY)),
+                expected: None,
             }),
         };
         Ok(Self { record: stored.map(serde_json::from_slice).transpose()?, key })

@@ -75,6 +75,7 @@ fn commit(source: &str, number: u64) -> Commit {
             key: RowKey { stream: "transactions".into(), id },
             bytes: Some(Bytes::from(vec![5; 200])),
             expires: None,
+            expected: None,
         }
     };
     Commit {
@@ -87,7 +88,14 @@ fn commit(source: &str, number: u64) -> Commit {
 
 fn state(key: u64, group: u64) -> StateWrite {
     let key = key.to_be_bytes().into();
-    StateWrite { entity: "customer".into(), key, group, bytes: Some(Bytes::from(vec![7; 900])), expires: None }
+    StateWrite {
+        entity: "customer".into(),
+        key,
+        group,
+        bytes: Some(Bytes::from(vec![7; 900])),
+        expires: None,
+        expected: None,
+    }
 }
 
 async fn reads(store: &RedisStore, what: &str) -> Result<(), Box<dyn std::error::Error>> {

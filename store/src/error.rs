@@ -5,6 +5,8 @@
 pub enum Class {
     /// May go through when tried again.
     Transient,
+    /// What the request rests on has changed and nothing was written: read anew before trying again.
+    Stale,
     /// Will never go through; the request is wrong.
     Rejected,
     /// This process must stop.
@@ -48,6 +50,34 @@ pub enum StoreError {
     OutboxFull {
         /// Its bound.
         capacity: usize,
+    },
+    /// Something that the commit writes was written by somebody else since it was read; nothing was written.
+    #[error("{what} of {of} was written by another process since it was read; read it again and apply anew")]
+    Conflict {
+        /// State or row record.
+        what: &'static str,
+        /// The entity's or stream's name.
+        of: String,
+    },
+    /// Work that the commit finishes is finished; nothing was written.
+    #[error("work {id} is finished already, by another process or by this commit before; drop what was made of it")]
+    WorkGone {
+        /// The entry.
+        id: u64,
+    },
+    /// The work queue holds as many entries as it may.
+    #[error("the work queue is full ({capacity} entries); start more workers, or see why they stand still")]
+    WorkFull {
+        /// Its bound.
+        capacity: usize,
+    },
+    /// A lease that the commit rests on is held by somebody else, or by nobody; nothing was written.
+    #[error("lease {lease} is not held under epoch {epoch} any more; acquire it again before going on")]
+    LeaseLost {
+        /// The lease.
+        lease: String,
+        /// The epoch that was lost.
+        epoch: u64,
     },
     /// Stored bytes are not what this version writes or reads.
     #[error("stored {what} cannot be read: {why}")]
@@ -141,7 +171,10 @@ impl StoreError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::OutboxFull { .. } | Self::DiskFull { .. } | Self::Io { .. } => Class::Transient,
+            Self::Conflict { .. } | Self::WorkGone { .. } | Self::LeaseLost { .. } => Class::Stale,
+            Self::OutboxFull { .. } | Self::WorkFull { .. } | Self::DiskFull { .. } | Self::Io { .. } => {
+                Class::Transient
+            }
             Self::TooLarge { .. } | Self::Invalid { .. } | Self::BundleTaken { .. } | Self::BundleUnknown { .. } => {
                 Class::Rejected
             }

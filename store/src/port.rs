@@ -97,8 +97,70 @@ pub struct Commit {
     pub notes: Vec<Note>,
     /// Offsets to be moved.
     pub offsets: Vec<OffsetMove>,
+    /// Entries for the work queue, in order: each is handed to one worker at a time until a commit names it in `done`.
+    pub work: Vec<Bytes>,
+    /// Work that this commit finishes. One that is not in the queue any more was finished by somebody else, or by this
+    /// commit before: [`StoreError::WorkGone`], and nothing is written.
+    pub done: Vec<WorkId>,
+    /// Leases that must still be held: [`StoreError::LeaseLost`] otherwise, and nothing is written.
+    pub fences: Vec<Fence>,
     /// What this commit must survive.
     pub durability: Durability,
+}
+
+/// Which commit wrote a stored state or row record. Opaque: two stamps of one place are equal while nobody wrote there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// Nothing is stored.
+    pub const ABSENT: Self = Self(0);
+}
+
+/// An entry of the work queue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WorkId(pub u64);
+
+/// A lease that must be held for a commit to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// The lease's name.
+    pub lease: String,
+    /// The epoch under which it was acquired.
+    pub epoch: u64,
+}
+
+/// A lease as its holder has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Grows with every new holder and never goes back.
+    pub epoch: u64,
+}
+
+/// How far one partition of a source is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SourcePosition {
+    /// The source's name.
+    pub source: String,
+    /// Its partition.
+    pub partition: u32,
+    /// Position of the last change applied.
+    pub position: u64,
+}
+
+/// Everything asked for, read at one instant.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The answers.
+    pub fetched: Fetched,
+    /// Per state query, per group: who wrote it.
+    pub states: Vec<Vec<Stamp>>,
+    /// Per row: who wrote it.
+    pub rows: Vec<Stamp>,
+    /// All stored offsets, in order of source and partition.
+    pub positions: Vec<SourcePosition>,
+    /// Number of the last commit before the instant.
+    pub commit: u64,
 }
 
 /// One state to be stored.
@@ -114,6 +176,9 @@ pub struct StateWrite {
     pub bytes: Option<Bytes>,
     /// After which event time nothing reads it any more; `None`: never expires.
     pub expires: Option<Timestamp>,
+    /// What must be stored there for the commit to be made ([`StoreError::Conflict`] otherwise); `None`: anything. A
+    /// store with one writer refuses an expectation as Invalid.
+    pub expected: Option<Stamp>,
 }
 
 /// One row record to be stored.
@@ -125,6 +190,8 @@ pub struct RowWrite {
     pub bytes: Option<Bytes>,
     /// After which event time nothing reads it any more.
     pub expires: Option<Timestamp>,
+    /// As [`StateWrite::expected`].
+    pub expected: Option<Stamp>,
 }
 
 /// A decision to be stored where none is.
@@ -253,6 +320,11 @@ pub struct Append {
     pub log: LogName,
     /// The entry.
     pub bytes: Bytes,
+    /// The source of which this entry is the next change, applied by this very commit: the offset of its partition 0
+    /// moves to the entry's position. It must stand at the entry before, so that nothing is skipped that was appended
+    /// and not applied ([`StoreError::Fenced`]). All appends of one commit to one log name the same source, or none. A
+    /// store with one writer refuses it as Invalid.
+    pub applied_by: Option<String>,
 }
 
 /// Moves a source's offset from the value its writer left it at.
@@ -321,8 +393,8 @@ pub const RECENT_DECISIONS_MAX: usize = 100;
 /// Durability: after `commit` returns Ok, everything in it is visible to every later call on this store and
 /// survives as [`Durability`] says. A future that is dropped may or may not have taken effect; repeating it is safe
 /// for claims (the first record is handed back) and detected for offsets ([`StoreError::Fenced`]). The same holds for a
-/// commit that failed with an error of class Transient or Fatal; one that failed as Rejected, [`StoreError::Fenced`] or
-/// [`StoreError::OutboxFull`] wrote nothing.
+/// commit that failed with an error of class Transient or Fatal; one that failed as Rejected or Stale,
+/// [`StoreError::Fenced`], [`StoreError::OutboxFull`] or [`StoreError::WorkFull`] wrote nothing.
 ///
 /// The outbox is bounded, by its capacity or by one commit: an empty one takes a commit however many intents it brings, which
 /// would find no room for ever otherwise.

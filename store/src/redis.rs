@@ -25,6 +25,7 @@ mod link;
 mod read;
 mod scripts;
 mod server;
+mod shared;
 #[cfg(test)]
 mod tests;
 

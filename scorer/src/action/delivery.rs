@@ -317,7 +317,7 @@ fn told_of_act(intent: &Intent, result: &ActionResult) -> Option<Append> {
     let told = serde_json::json!({
         "act": "action_result", "id": act.id, "kind": act.kind, "entity": act.target, "result": result,
     });
-    Some(Append { log: LogName::AUDIT, bytes: told.to_string().into() })
+    Some(Append { log: LogName::AUDIT, bytes: told.to_string().into(), applied_by: None })
 }
 
 fn age(intent: &Intent, now: Timestamp) -> Duration {

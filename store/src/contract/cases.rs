@@ -45,7 +45,7 @@ fn intent(decision: Uuid, action: &str) -> Intent {
 
 fn row(id: u64, expires: Option<Timestamp>) -> RowWrite {
     let key = RowKey { stream: "payments".into(), id: id.to_string().into_bytes().into() };
-    RowWrite { key, bytes: Some(Bytes::from_static(b"row")), expires }
+    RowWrite { key, bytes: Some(Bytes::from_static(b"row")), expires, expected: None }
 }
 
 fn state(key: &[u8]) -> StateWrite {
@@ -55,6 +55,7 @@ fn state(key: &[u8]) -> StateWrite {
         group: 1,
         bytes: Some(Bytes::from_static(b"state")),
         expires: None,
+        expected: None,
     }
 }
 
@@ -96,7 +97,7 @@ async fn stale_offset_writes_nothing(subject: &impl Subject) {
         let commit = Commit {
             states: vec![state(b"1")],
             claims: vec![claim(1, Vec::new())],
-            appends: vec![Append { log: LogName::INPUT, bytes: Bytes::new() }],
+            appends: vec![Append { log: LogName::INPUT, bytes: Bytes::new(), applied_by: None }],
             offsets: vec![moved(from, 9)],
             ..Commit::default()
         };
@@ -217,7 +218,7 @@ async fn rewritten_records_survive_the_sweep(subject: &impl Subject) {
 
 async fn trimmed_logs_number_on(subject: &impl Subject) {
     const ENTRIES: u64 = 10_000;
-    let append = |number: u64| Append { log: LogName::AUDIT, bytes: Bytes::from(number.to_string()) };
+    let append = |number: u64| Append { log: LogName::AUDIT, bytes: Bytes::from(number.to_string()), applied_by: None };
     let store = subject.open().await;
     let appends = (0..ENTRIES).map(append).collect();
     let answer = store.commit(Commit { appends, ..Commit::default() }).await.expect("commits");
@@ -284,7 +285,7 @@ async fn contradictions_are_refused(subject: &impl Subject) {
         let error = store.commit(Commit { claims, ..Commit::default() }).await.expect_err("refused");
         assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
     }
-    let appends = vec![Append { log: LogName::DECISIONS, bytes: Bytes::new() }];
+    let appends = vec![Append { log: LogName::DECISIONS, bytes: Bytes::new(), applied_by: None }];
     let error = store.commit(Commit { appends, ..Commit::default() }).await.expect_err("refused");
     assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
     assert!(store.decision(id(1)).await.expect("reads").is_none());

@@ -230,7 +230,19 @@ fn commits() -> impl Strategy<Value = Commit> {
     (writes, rest).prop_map(
         |((states, rows, claims, intents, lists), (appends, finished, notes, offsets, is_power))| {
             let durability = if is_power { Durability::Power } else { Durability::Process };
-            Commit { states, rows, claims, intents, lists, appends, finished, notes, offsets, durability }
+            Commit {
+                states,
+                rows,
+                claims,
+                intents,
+                lists,
+                appends,
+                finished,
+                notes,
+                offsets,
+                durability,
+                ..Commit::default()
+            }
         },
     )
 }
@@ -238,7 +250,7 @@ fn commits() -> impl Strategy<Value = Commit> {
 fn states() -> impl Strategy<Value = StateWrite> {
     (entities(), 0..GROUPS.len(), option::weighted(0.8, bytes()), expiries()).prop_map(|(at, group, bytes, expires)| {
         let (entity, key) = (at.entity.into(), at.key.into_bytes().into());
-        StateWrite { entity, key, group: GROUPS[group], bytes, expires }
+        StateWrite { entity, key, group: GROUPS[group], bytes, expires, expected: None }
     })
 }
 
@@ -247,6 +259,7 @@ fn rows() -> impl Strategy<Value = RowWrite> {
         key: RowKey { stream: at.entity.into(), id: at.key.into_bytes().into() },
         bytes,
         expires,
+        expected: None,
     })
 }
 
@@ -299,7 +312,11 @@ fn list_writes() -> impl Strategy<Value = ListWrite> {
 }
 
 fn appends() -> impl Strategy<Value = Append> {
-    (prop_oneof![Just(LogName::INPUT), Just(LogName::AUDIT)], bytes()).prop_map(|(log, bytes)| Append { log, bytes })
+    (prop_oneof![Just(LogName::INPUT), Just(LogName::AUDIT)], bytes()).prop_map(|(log, bytes)| Append {
+        log,
+        bytes,
+        applied_by: None,
+    })
 }
 
 fn finished() -> impl Strategy<Value = Finished> {

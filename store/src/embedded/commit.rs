@@ -51,6 +51,7 @@ pub(super) fn stage(
     outbox_capacity: usize,
     commit: &Commit,
 ) -> Result<Staged, StoreError> {
+    check_single(commit)?;
     let writes = 2 * (commit.states.len() + commit.rows.len()) + 4 * commit.claims.len() + 16;
     let mut staging = Staging {
         snapshot: engine.snapshot(),
@@ -360,6 +361,24 @@ impl Staging<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses what is for several writers.
+fn check_single(commit: &Commit) -> Result<(), StoreError> {
+    let what = if commit.states.iter().any(|write| write.expected.is_some())
+        || commit.rows.iter().any(|write| write.expected.is_some())
+    {
+        "a write with an expectation"
+    } else if commit.appends.iter().any(|append| append.applied_by.is_some()) {
+        "an entry that moves an offset"
+    } else if !commit.work.is_empty() || !commit.done.is_empty() {
+        "work"
+    } else if !commit.fences.is_empty() {
+        "a fence"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::Invalid { what, why: "an embedded store has one writer; use a Redis to share one".to_owned() })
 }
 
 #[derive(Default)]

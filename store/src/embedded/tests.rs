@@ -37,7 +37,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 fn state(key: u64, body: Vec<u8>) -> StateWrite {
     let key = key.to_be_bytes().into();
-    StateWrite { entity: "card".into(), key, group: 1, bytes: Some(body.into()), expires: None }
+    StateWrite { entity: "card".into(), key, group: 1, bytes: Some(body.into()), expires: None, expected: None }
 }
 
 fn states(keys: std::ops::Range<u64>) -> Query {

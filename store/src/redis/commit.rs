@@ -96,13 +96,16 @@ impl RedisStore {
             layout.intents(),
             layout.outbox(),
             layout.log(LogName::DECISIONS),
+            layout.work(),
+            layout.leases(),
+            layout.absent(),
         ];
         let (words, bytes) = body.size();
         let mut command = redis::Cmd::with_capacity(words + 16, bytes + 1024);
         scripts::COMMIT.call(&mut command, &keys);
         let standing = flight.standing();
         command.arg(standing.token).arg(standing.low).arg(standing.known);
-        command.arg(self.link.config().outbox_capacity);
+        command.arg(self.link.config().outbox_capacity).arg(self.link.config().work_capacity);
         command.arg(body.oldest().map(|day| day.to_string()).unwrap_or_default());
         let keep = self.link.config().decisions_keep;
         command.arg(keep.map(|keep| keep.as_millis().to_string()).unwrap_or_default());
@@ -164,6 +167,28 @@ fn verdict(commit: &Commit, address: &str, answers: Vec<Value>) -> Result<Made, 
             let (source_name, partition, expected) = (wanted.source.clone(), wanted.partition, wanted.from);
             Err(StoreError::Fenced { source_name, partition, stored, expected })
         }
+        b"skipped" => {
+            let at = usize::try_from(answer::position(WHAT, &next()?)?).unwrap_or(0);
+            let mut position = || match answer::some_bytes(WHAT, next()?)? {
+                none if none.is_empty() => Ok(None),
+                stored => layout::number("offset", &stored).map(Some),
+            };
+            let (stored, expected) = (position()?, position()?);
+            let applied = encode::applied(&commit.appends)?;
+            let (_, source, _) = applied.get(at.wrapping_sub(1)).ok_or_else(|| answer::odd(WHAT))?;
+            Err(StoreError::Fenced { source_name: (*source).to_owned(), partition: 0, stored, expected })
+        }
+        b"conflict" => Err(conflict(commit, answer::position(WHAT, &next()?)?)),
+        b"lost" => {
+            let at = usize::try_from(answer::position(WHAT, &next()?)?).unwrap_or(0);
+            let fence = commit.fences.get(at.wrapping_sub(1)).ok_or_else(|| answer::odd(WHAT))?;
+            Err(StoreError::LeaseLost { lease: fence.lease.clone(), epoch: fence.epoch })
+        }
+        b"gone" => Err(StoreError::WorkGone { id: layout::log_position(&answer::some_bytes(WHAT, next()?)?)? }),
+        b"workfull" => {
+            let capacity = answer::position(WHAT, &next()?)?;
+            Err(StoreError::WorkFull { capacity: usize::try_from(capacity).unwrap_or(usize::MAX) })
+        }
         b"full" => {
             let capacity = answer::position(WHAT, &next()?)?;
             Err(StoreError::OutboxFull { capacity: usize::try_from(capacity).unwrap_or(usize::MAX) })
@@ -174,6 +199,17 @@ fn verdict(commit: &Commit, address: &str, answers: Vec<Value>) -> Result<Made, 
             Err(DatabaseError::Rewound { stored, expected }.into())
         }
         _ => Err(answer::odd(WHAT)),
+    }
+}
+
+/// The write whose expectation, counted from 1, does not hold.
+fn conflict(commit: &Commit, at: u64) -> StoreError {
+    let states = commit.states.iter().map(|write| (write.expected, "a state", &write.entity));
+    let rows = commit.rows.iter().map(|write| (write.expected, "a row record", &write.key.stream));
+    let mut expecting = states.chain(rows).filter(|(expected, ..)| expected.is_some());
+    match usize::try_from(at).ok().and_then(|at| expecting.nth(at.checked_sub(1)?)) {
+        Some((_, what, of)) => StoreError::Conflict { what, of: of.to_string() },
+        None => answer::odd("answer to a commit"),
     }
 }
 

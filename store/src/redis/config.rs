@@ -41,6 +41,8 @@ pub struct RedisConfig {
     pub decisions_keep: Option<Duration>,
     /// Unfinished actions at most; a commit that would bring in more fails as full.
     pub outbox_capacity: usize,
+    /// Entries of the work queue at most; a commit that would bring in more fails as full.
+    pub work_capacity: usize,
 }
 
 /// A password, which never shows.
@@ -104,6 +106,7 @@ impl RedisConfig {
             persistence: PersistenceWanted::Any,
             decisions_keep: None,
             outbox_capacity: 10_000,
+            work_capacity: 100_000,
         })
     }
 
@@ -131,6 +134,9 @@ impl RedisConfig {
         config.decisions_keep = read_keep(section);
         if let Some(capacity) = section.integer("outbox_capacity", 1..=10_000_000) {
             config.outbox_capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        }
+        if let Some(capacity) = section.integer("work_capacity", 1..=10_000_000) {
+            config.work_capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         }
         if config.replica_timeout >= config.response_timeout {
             section.report(

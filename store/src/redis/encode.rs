@@ -3,12 +3,14 @@
 //!
 //! Invariant: everything the store may refuse without asking the server is refused here, before anything is sent.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use interdict_features::time::Timestamp;
 
 use super::layout::{self, Layout};
 use crate::error::StoreError;
-use crate::port::{Append, Claim, Commit, Intent, ListEntry, ListWrite, LogName, RowWrite, StateWrite};
+use crate::port::{Append, Claim, Commit, Intent, ListEntry, ListWrite, LogName, RowWrite, Stamp, StateWrite, WorkId};
 
 /// Writes of one commit at most: the server does nothing else meanwhile, about 3 us for each, and calls a script slow
 /// after 5 s.
@@ -76,6 +78,17 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
         body.push(wanted.from.map(|from| from.to_string()).unwrap_or_default().as_bytes());
         body.push(wanted.to.to_string().as_bytes());
     }
+    // The plain commands at the end run before the rest: first how many words they are.
+    let mut plain = Body::default();
+    let expectations = push_perishables(layout, &mut plain, commit)?;
+    body.push_count(plain.ends.len());
+    body.push_count(expectations.len());
+    for (word, stamp) in expectations {
+        body.push_count(word);
+        let stamp = (stamp != Stamp::ABSENT).then(|| stamp.0.to_be_bytes());
+        body.push(stamp.as_ref().map_or(&[], |stamp| stamp.as_slice()));
+    }
+    push_shared(&mut body, commit)?;
     body.push_count(commit.claims.len());
     for claim in &commit.claims {
         push_claim(layout, &mut body, claim)?;
@@ -84,10 +97,6 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
     for intent in &commit.intents {
         push_intent(&mut body, intent)?;
     }
-    // The plain commands at the end run before the rest: first how many words they are.
-    let mut plain = Body::default();
-    push_perishables(layout, &mut plain, commit)?;
-    body.push_count(plain.ends.len());
     body.push_count(commit.finished.len());
     for finished in &commit.finished {
         layout::bounded_value("text under a decision", finished.result.len())?;
@@ -112,6 +121,10 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
         }
     }
     push_appends(layout, &mut body, &commit.appends)?;
+    for entry in &commit.work {
+        layout::bounded_value("work", entry.len())?;
+        body.push(entry);
+    }
     body.append(&plain);
     body.oldest = plain.oldest;
     let bytes = body.bytes.len();
@@ -130,13 +143,56 @@ fn bound_writes(commit: &Commit) -> Result<(), StoreError> {
         + commit.lists.len()
         + commit.appends.len()
         + 2 * (commit.finished.len() + commit.notes.len())
-        + commit.offsets.len();
+        + commit.offsets.len()
+        + commit.work.len()
+        + 2 * commit.done.len()
+        + commit.fences.len();
     if writes > COMMIT_WRITES_MAX {
         let why =
             format!("it has {writes} writes, at most {COMMIT_WRITES_MAX} can be made together; commit more often");
         return Err(StoreError::Invalid { what: "one commit", why });
     }
     Ok(())
+}
+
+/// What a commit rests on beside its own writes: applied entries, leases, work.
+fn push_shared(body: &mut Body, commit: &Commit) -> Result<(), StoreError> {
+    let applied = applied(&commit.appends)?;
+    body.push_count(applied.len());
+    for (log, source, count) in applied {
+        body.push(&layout::offset_field(source, 0)?);
+        body.push(layout::next_field(log).as_bytes());
+        body.push_count(count);
+    }
+    body.push_count(commit.fences.len());
+    for fence in &commit.fences {
+        body.push(layout::lease_field(&fence.lease)?);
+        body.push(fence.epoch.to_string().as_bytes());
+    }
+    let done: BTreeSet<WorkId> = commit.done.iter().copied().collect();
+    body.push_count(done.len());
+    for work in done {
+        body.push(layout::log_id(work.0).as_bytes());
+    }
+    body.push_count(commit.work.len());
+    Ok(())
+}
+
+/// Per log whose entries are applied by the commit: the source of which they are changes, and how many there are.
+pub(super) fn applied(appends: &[Append]) -> Result<Vec<(LogName, &str, usize)>, StoreError> {
+    let mut applied = Vec::new();
+    for log in logs(appends) {
+        let mut entries = appends.iter().filter(|append| append.log == log);
+        let source = entries.clone().next().and_then(|append| append.applied_by.as_deref());
+        if entries.clone().any(|append| append.applied_by.as_deref() != source) {
+            let why = format!("of those for log {} some are applied by another source than others", log.0);
+            return Err(StoreError::Invalid { what: "entries for a log", why });
+        }
+        if let Some(source) = source {
+            applied.push((log, source, entries.by_ref().count()));
+        }
+    }
+    Ok(applied)
 }
 
 fn push_claim(layout: &Layout, body: &mut Body, claim: &Claim) -> Result<(), StoreError> {
@@ -233,23 +289,25 @@ struct Write<'a> {
     key: Vec<u8>,
     bytes: Option<&'a Bytes>,
     expires: Option<Timestamp>,
+    expected: Option<Stamp>,
 }
 
 /// One command per run of states and row records that are stored or removed, in their order: of two writes of one key
-/// the last holds.
-fn push_perishables(layout: &Layout, plain: &mut Body, commit: &Commit) -> Result<(), StoreError> {
+/// the last holds. Says which words are keys of writes with an expectation, counted from 1, in their order.
+fn push_perishables(layout: &Layout, plain: &mut Body, commit: &Commit) -> Result<Vec<(usize, Stamp)>, StoreError> {
     let mut writes = Vec::with_capacity(commit.states.len() + commit.rows.len());
-    for StateWrite { entity, key, group, bytes, expires } in &commit.states {
+    for StateWrite { entity, key, group, bytes, expires, expected } in &commit.states {
         let mut place = Vec::with_capacity(64);
         layout.state(&mut place, entity, key, *group)?;
-        writes.push(Write { key: place, bytes: bytes.as_ref(), expires: *expires });
+        writes.push(Write { key: place, bytes: bytes.as_ref(), expires: *expires, expected: *expected });
     }
-    for RowWrite { key, bytes, expires } in &commit.rows {
+    for RowWrite { key, bytes, expires, expected } in &commit.rows {
         let mut place = Vec::with_capacity(64);
         layout.row(&mut place, key)?;
-        writes.push(Write { key: place, bytes: bytes.as_ref(), expires: *expires });
+        writes.push(Write { key: place, bytes: bytes.as_ref(), expires: *expires, expected: *expected });
     }
     let mut value = Vec::new();
+    let mut expectations = Vec::new();
     for run in writes.chunk_by(|a, b| a.bytes.is_some() == b.bytes.is_some()) {
         for part in run.chunks(WORDS_MAX / 2) {
             let is_set = part[0].bytes.is_some();
@@ -257,6 +315,7 @@ fn push_perishables(layout: &Layout, plain: &mut Body, commit: &Commit) -> Resul
             plain.push(if is_set { b"MSET" } else { b"DEL" });
             for write in part {
                 plain.push(&write.key);
+                expectations.extend(write.expected.map(|stamp| (plain.ends.len(), stamp)));
                 if let Some(body) = write.bytes {
                     layout::bounded_value("state or row record", body.len())?;
                     layout::perishable_value(&mut value, write.expires, body);
@@ -266,5 +325,5 @@ fn push_perishables(layout: &Layout, plain: &mut Body, commit: &Commit) -> Resul
             }
         }
     }
-    Ok(())
+    Ok(expectations)
 }

@@ -33,7 +33,7 @@ impl RedisStore {
         let mut removed = 0;
         loop {
             let arguments: [&[u8]; 4] = [&cursor, pattern.as_bytes(), keys.as_bytes(), instant.as_bytes()];
-            let question = scripts::SWEEP_STEP.question(&[], &arguments);
+            let question = scripts::SWEEP_STEP.question(&meta, &arguments);
             let answered = answer::only("sweep", self.link.ask(Lane::Write, &question).await?)?;
             let mut words = answer::list("sweep", answered)?.into_iter();
             cursor = answer::some_bytes("cursor", words.next().unwrap_or_default())?;

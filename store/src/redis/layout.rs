@@ -1,17 +1,17 @@
 //! Keys, fields and values in Redis: the only place that knows their bytes, beside the scripts.
 //!
-//! Layout, format 1. `NS` is the namespace (letters, digits, `-`, `_`); `name` is a text's length in bytes, a colon, the
-//! text and a colon, so that no two pairs of name and key give one Redis key. What one entity, row or decision owns
-//! carries one hash tag (what stands in braces), so that it sits in one slot.
+//! Layout, format 2. `NS` is the namespace (letters, digits, `-`, `_`); `name` is a text's length in bytes, a colon, the
+//! text and a colon, so that no two pairs of name and key give one Redis key. All keys
+//! carry one hash tag (what stands in braces): in a cluster they sit in one slot, on one node.
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `{NS:e` name(entity) key `}` group, 8 bytes | string | expiry i64 and state |
-//! | `{NS:r` name(stream) id `}` | string | expiry i64 and row record |
-//! | `{NS:d:` decision id, 16 bytes `}` | string | decision record |
-//! | `{NS:d:` decision id, 16 bytes `}t` | list | texts appended under it, oldest first |
-//! | `{NS:n` name(entity) key `}` | list | ids of the entity's newest decisions, newest first |
-//! | `{NS}:meta` | hash | `format`, `sequence` (number of the last commit), `decisions` and `log:NAME` (next positions), `intents` (outbox entries ever), `sweep`, `swept`, `late` (see `expiry`) |
+//! | `{NS}:e` name(entity) key group, 8 bytes | string | stamp, expiry i64 and state |
+//! | `{NS}:r` name(stream) id | string | stamp, expiry i64 and row record |
+//! | `{NS}:d:` decision id, 16 bytes | string | decision record |
+//! | `{NS}:d:` decision id, 16 bytes `t` | list | texts appended under it, oldest first |
+//! | `{NS}:n` name(entity) key | list | ids of the entity's newest decisions, newest first |
+//! | `{NS}:meta` | hash | `format`, `sequence` (number of the last commit), `decisions` and `log:NAME` (next positions), `intents` (outbox entries ever), `work` (number of the next entry), `sweep`, `swept`, `late` (see `expiry`) |
 //! | `{NS}:offsets` | hash | partition `:` source to position |
 //! | `{NS}:sources` | hash | source to incarnation |
 //! | `{NS}:lists` | hash | kind (`0` manual block, `1` allow, `2` automatic block) name(entity) key to entry, JSON |
@@ -19,6 +19,10 @@
 //! | `{NS}:outbox` | sorted set | the same ids and actions by number, oldest first |
 //! | `{NS}:log:decisions` | stream | entry `1-POSITION`: decision id |
 //! | `{NS}:log:NAME` | stream | entry `1-POSITION`: the entry |
+//! | `{NS}:work` | stream with the group `workers` | entry `1-NUMBER`: work that is not done |
+//! | `{NS}:leases` | hash | lease to epoch `:` end in ms of the server's clock `:` holder (empty: released) |
+//! | `{NS}:members:ROLE` | sorted set | members by the end of their presence |
+//! | `{NS}:absent` | | never there: a slot that is on its way to another node takes no commit (see `link`) |
 //! | `{NS}:bundles` | hash | name(model) version to registry entry, JSON |
 //! | `{NS}:aliases` | hash | `model@alias` to version |
 //! | `{NS}:writer:UUID` | hash | what became of this process's commits that it may ask about again (see `ledger`) |
@@ -26,7 +30,7 @@
 //! States are strings and not fields of a hash per entity: one command writes and reads thousands of them, which costs
 //! the server a fifth less, and a sweep looks at heads alone.
 //!
-//! An expiry is microseconds since the epoch, big-endian, or the largest i64 for never. Other numbers are decimal texts.
+//! A stamp is the number of the commit that wrote, big-endian. An expiry is microseconds since the epoch, big-endian, or the largest i64 for never. Other numbers are decimal texts.
 //! An offset's position is compared as text: scripts count in doubles.
 
 use bytes::Bytes;
@@ -35,13 +39,13 @@ use interdict_features::time::{Span, Timestamp};
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::port::{KEY_BYTES_MAX, LogName, RowKey, VALUE_BYTES_MAX};
+use crate::port::{KEY_BYTES_MAX, LogName, RowKey, Stamp, VALUE_BYTES_MAX};
 
 /// The format that this version reads and writes.
-pub(super) const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "2";
 
 /// Bytes before a state or row record.
-const HEAD_BYTES: usize = 8;
+const HEAD_BYTES: usize = 16;
 
 /// The keys of one namespace.
 #[derive(Clone, Debug)]
@@ -80,6 +84,23 @@ impl Layout {
 
     pub(super) fn outbox(&self) -> Vec<u8> {
         self.single("outbox")
+    }
+
+    pub(super) fn work(&self) -> Vec<u8> {
+        self.single("work")
+    }
+
+    pub(super) fn leases(&self) -> Vec<u8> {
+        self.single("leases")
+    }
+
+    pub(super) fn members(&self, role: &str) -> Result<Vec<u8>, StoreError> {
+        bounded("role", role.len())?;
+        Ok(self.single(&format!("members:{role}")))
+    }
+
+    pub(super) fn absent(&self) -> Vec<u8> {
+        self.single("absent")
     }
 
     pub(super) fn bundles(&self) -> Vec<u8> {
@@ -132,20 +153,19 @@ impl Layout {
 
     /// What stands before and after the id in the key of a decision's record.
     pub(super) fn decision_around(&self) -> (Vec<u8>, &'static [u8]) {
-        (format!("{{{}:d:", self.namespace).into_bytes(), b"}")
+        (self.single("d:"), b"")
     }
 
     /// The pattern of the keys of states and row records.
     pub(super) fn perishable_pattern(&self) -> String {
-        format!("{{{}:[er][0-9]*", self.namespace)
+        format!("{{{}}}:[er][0-9]*", self.namespace)
     }
 
     fn owned(&self, out: &mut Vec<u8>, kind: char, name: &str, key: &[u8]) -> Result<(), StoreError> {
         bounded("key", name.len() + key.len())?;
         out.clear();
-        out.extend(format!("{{{}:{kind}", self.namespace).into_bytes());
+        out.extend(format!("{{{}}}:{kind}", self.namespace).into_bytes());
         push_named(out, name, key);
-        out.push(b'}');
         Ok(())
     }
 }
@@ -199,6 +219,19 @@ pub(super) fn partition_of(field: &[u8], source: &str) -> Option<u32> {
     if name == source { partition.parse().ok() } else { None }
 }
 
+/// Source and partition in an offset's field.
+pub(super) fn source_of(field: &[u8]) -> Result<(String, u32), StoreError> {
+    let parts = std::str::from_utf8(field).ok().and_then(|field| field.split_once(':'));
+    let read = parts.and_then(|(partition, name)| Some((name.to_owned(), partition.parse().ok()?)));
+    read.ok_or_else(|| corrupt("offset", "its field is no partition and source"))
+}
+
+/// The name of a lease.
+pub(super) fn lease_field(name: &str) -> Result<&[u8], StoreError> {
+    bounded("lease name", name.len())?;
+    Ok(name.as_bytes())
+}
+
 /// The field of a registered bundle.
 pub(super) fn bundle_field(name: &str, version: &str) -> Result<Vec<u8>, StoreError> {
     bounded("bundle name", name.len() + version.len())?;
@@ -218,20 +251,20 @@ pub(super) fn intent_field(decision: Uuid, action: &str) -> Result<Vec<u8>, Stor
     Ok([decision.as_bytes(), action.as_bytes()].concat())
 }
 
-/// Writes the head of a state or row record into `out`, which is cleared.
+/// Writes a state or row record without its stamp, which the commit script puts before it, into `out`, which is cleared.
 pub(super) fn perishable_value(out: &mut Vec<u8>, expires: Option<Timestamp>, body: &[u8]) {
     out.clear();
     out.extend(expires.map_or(i64::MAX, Timestamp::micros).to_be_bytes());
     out.extend(body);
 }
 
-/// The body of a stored state or row record.
-pub(super) fn perishable_body(value: Vec<u8>) -> Result<Bytes, StoreError> {
+/// The stamp and body of a stored state or row record.
+pub(super) fn perishable_parts(value: Vec<u8>) -> Result<(Stamp, Bytes), StoreError> {
     let value = Bytes::from(value);
-    if value.len() < HEAD_BYTES {
-        return Err(corrupt("state or row record", "it is shorter than its head"));
+    match value.first_chunk::<8>() {
+        Some(stamp) if value.len() >= HEAD_BYTES => Ok((Stamp(u64::from_be_bytes(*stamp)), value.slice(HEAD_BYTES..))),
+        _ => Err(corrupt("state or row record", "it is shorter than its head")),
     }
-    Ok(value.slice(HEAD_BYTES..))
 }
 
 /// The day in which an instant lies.

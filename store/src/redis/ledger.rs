@@ -90,6 +90,12 @@ impl Ledger {
         Flight { ledger: self, body, token: Some(token) }
     }
 
+    /// A reader has seen this commit: a database that goes back behind it is noticed.
+    pub(super) fn saw(&self, sequence: u64) {
+        let mut state = self.state();
+        state.known = state.known.max(sequence);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete before anything that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -29,6 +29,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Calls that may stand in line for a connection before callers wait.
 const LINE: usize = 1024;
 
+/// Connections kept for those who wait for work.
+const IDLE_MAX: usize = 16;
+
 /// Bytes gathered before they are written to the socket: a usual question leaves in one piece.
 const WRITE_BYTES: usize = 256 * 1024;
 
@@ -43,8 +46,15 @@ pub(super) enum Lane {
 pub(super) struct Session {
     pub(super) address: String,
     pub(super) facts: Facts,
+    client: Client,
     reader: MultiplexedConnection,
     writer: MultiplexedConnection,
+}
+
+/// A connection that one caller uses at a time.
+struct Alone {
+    session: Arc<Session>,
+    connection: MultiplexedConnection,
 }
 
 /// Keeps a session, and makes a new one when it breaks.
@@ -52,13 +62,21 @@ pub(super) struct Link {
     config: RedisConfig,
     clients: Vec<(String, Client)>,
     current: Mutex<Option<Arc<Session>>>,
+    /// Connections on which somebody waits for work, while nobody does.
+    idle: Mutex<Vec<Alone>>,
     connecting: tokio::sync::Mutex<()>,
 }
 
 impl Link {
     pub(super) fn new(config: RedisConfig) -> Result<Self, DatabaseError> {
         let clients = config.servers.iter().map(|server| client(&config, server)).collect::<Result<_, _>>()?;
-        Ok(Self { config, clients, current: Mutex::new(None), connecting: tokio::sync::Mutex::new(()) })
+        Ok(Self {
+            config,
+            clients,
+            current: Mutex::new(None),
+            idle: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(()),
+        })
     }
 
     pub(super) fn config(&self) -> &RedisConfig {
@@ -127,6 +145,52 @@ impl Link {
         }
     }
 
+    /// Asks on a connection of its own what the server may answer only after `patience`. Asked once: the answer may be
+    /// lost.
+    pub(super) async fn ask_alone(&self, question: &Pipeline, patience: Duration) -> Result<Vec<Value>, DatabaseError> {
+        let session = self.session(self.patience()).await?;
+        let idle = self.idle().pop().filter(|alone| Arc::ptr_eq(&alone.session, &session));
+        let connection = match idle {
+            Some(alone) => Ok(alone.connection),
+            None => self.open(&session).await,
+        };
+        let mut connection = connection.inspect_err(|_gone| self.abandon(&session))?;
+        connection.set_response_timeout(patience + self.config.response_timeout);
+        match send(&mut connection, &session.address, question).await.map_err(DatabaseError::from) {
+            Ok(answers) => {
+                let mut idle = self.idle();
+                if idle.len() < IDLE_MAX {
+                    idle.push(Alone { session, connection });
+                }
+                Ok(answers)
+            }
+            Err(error) => {
+                if error.is_worth_another() {
+                    self.abandon(&session);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Alone>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn open(&self, session: &Session) -> Result<MultiplexedConnection, DatabaseError> {
+        let config = self.connection_config();
+        let opened = session.client.get_multiplexed_async_connection_with_config(&config).await;
+        opened.map_err(|error| of_handshake(&session.address, error))
+    }
+
+    fn connection_config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.config.connect_timeout))
+            .set_response_timeout(Some(self.config.response_timeout))
+            .set_pipeline_buffer_size(LINE)
+            .set_write_backpressure_boundary(WRITE_BYTES)
+    }
+
     fn addresses(&self) -> String {
         let addresses: Vec<&str> = self.clients.iter().map(|(address, _)| address.as_str()).collect();
         addresses.join(", ")
@@ -154,11 +218,7 @@ impl Link {
     }
 
     async fn connect_to(&self, address: &str, client: &Client) -> Result<Session, DatabaseError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.config.connect_timeout))
-            .set_response_timeout(Some(self.config.response_timeout))
-            .set_pipeline_buffer_size(LINE)
-            .set_write_backpressure_boundary(WRITE_BYTES);
+        let config = self.connection_config();
         let open = || client.get_multiplexed_async_connection_with_config(&config);
         let mut reader = open().await.map_err(|error| of_handshake(address, error))?;
         let writer = open().await.map_err(|error| of_handshake(address, error))?;
@@ -177,7 +237,7 @@ impl Link {
             _ => Vec::new(),
         };
         let facts = server::check(&self.config, address, &info, &settings)?;
-        let session = Session { address: address.to_owned(), facts, reader, writer };
+        let session = Session { address: address.to_owned(), facts, client: client.clone(), reader, writer };
         session.ask(Lane::Write, &scripts::load()).await?;
         server::warn(address, &session.facts, is_forbidden);
         tracing::info!(address, version = session.facts.version, "connected to redis");
@@ -231,12 +291,16 @@ async fn send(
         _ => Unanswered::Failed(DatabaseError::of(address, error)),
     };
     let answers = connection.send_packed_commands(question, 0, question.len()).await.map_err(failed)?;
-    let is_error = |answer: &Value| matches!(answer, Value::ServerError(_));
-    if let Some(at) = answers.iter().position(is_error) {
-        let Some(Value::ServerError(error)) = answers.into_iter().nth(at) else { unreachable!("it stands there") };
-        return Err(failed(error.into()));
+    // What a transaction answers stands in a list.
+    let inner = answers.iter().filter_map(|answer| if let Value::Array(inner) = answer { Some(inner) } else { None });
+    let error = answers.iter().chain(inner.flatten()).find_map(|answer| match answer {
+        Value::ServerError(error) => Some(error.clone()),
+        _ => None,
+    });
+    match error {
+        Some(error) => Err(failed(error.into())),
+        None => Ok(answers),
     }
-    Ok(answers)
 }
 
 fn client(config: &RedisConfig, server: &ConnectionInfo) -> Result<(String, Client), DatabaseError> {

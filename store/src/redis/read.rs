@@ -10,8 +10,8 @@ use super::link::Lane;
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
-    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, StateQuery,
-    StoredDecision,
+    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, Snapshot,
+    SourcePosition, Stamp, StateQuery, StoredDecision,
 };
 
 /// Entries of a log or the outbox read at once.
@@ -60,30 +60,35 @@ impl RedisStore {
             }
         }
         let mut fetched = absent(query);
-        for places in asked.records.chunks(RECORDS_AT_ONCE) {
-            let mut records = answer::list("records", next()?)?.into_iter();
-            for at in places {
-                let record = records.next().ok_or_else(|| answer::odd("records"))?;
-                match *at {
-                    Record::State(at, group) => fetched.states[at][group] = perishable("state", record)?,
-                    Record::Row(at) => fetched.rows[at] = perishable("row record", record)?,
-                    Record::Decision(at) => {
-                        fetched.decisions[at] = answer::bytes("decision record", record)?.map(Bytes::from);
-                    }
-                }
-            }
-        }
-        if !asked.lists.is_empty() {
-            let entries = answer::list("list entries", next()?)?;
-            for (at, entries) in asked.lists.into_iter().zip(entries.chunks(KINDS.len())) {
-                for entry in entries {
-                    if let Value::BulkString(json) = entry {
-                        fetched.lists[at].push(layout::from_json("list entry", json)?);
-                    }
-                }
-            }
-        }
+        let mut stamps = Stamps::absent(query);
+        place(&asked, &mut answers, &mut fetched, &mut stamps)?;
         Ok((fetched, positions))
+    }
+
+    /// Reads everything that a micro-batch needs in one round trip and at one instant: what is decided from it is
+    /// exact as of the positions read with it, and what is committed with its stamps goes through only on top of it.
+    ///
+    /// # Errors
+    /// As [`crate::port::Store::fetch`].
+    pub async fn snapshot(&self, query: &Query) -> Result<Snapshot, StoreError> {
+        let mut question = redis::Pipeline::with_capacity(8);
+        question.cmd("MULTI");
+        question.cmd("HGET").arg(self.layout.meta()).arg("sequence");
+        question.cmd("HGETALL").arg(self.layout.offsets());
+        let mut asked = Asked::default();
+        self.ask_records(query, &mut asked, &mut question);
+        self.ask_lists(query, &mut asked, &mut question);
+        question.cmd("EXEC");
+        let answered = self.link.ask(Lane::Read, &question).await?.pop().unwrap_or_default();
+        let mut answers = answer::list("snapshot", answered)?.into_iter();
+        let mut next = || answers.next().ok_or_else(|| answer::odd("snapshot"));
+        let commit = answer::bytes("number of a commit", next()?)?;
+        let commit = commit.map_or(Ok(0), |commit| layout::number("number of a commit", &commit))?;
+        let positions = positions_of(answer::list("offsets", next()?)?)?;
+        let (mut fetched, mut stamps) = (absent(query), Stamps::absent(query));
+        place(&asked, &mut answers, &mut fetched, &mut stamps)?;
+        self.ledger.saw(commit);
+        Ok(Snapshot { fetched, states: stamps.states, rows: stamps.rows, positions, commit })
     }
 
     /// One pipeline for everything. A key over the port's bound cannot have been stored and is not asked for.
@@ -99,6 +104,11 @@ impl RedisStore {
             question.add_command(command);
         }
         self.ask_records(query, &mut asked, &mut question);
+        self.ask_lists(query, &mut asked, &mut question);
+        Ok((question, asked))
+    }
+
+    fn ask_lists(&self, query: &Query, asked: &mut Asked, question: &mut redis::Pipeline) {
         let mut lists = redis::cmd("HMGET");
         lists.arg(self.layout.lists());
         for (at, entity) in query.lists.iter().enumerate() {
@@ -113,7 +123,6 @@ impl RedisStore {
         if !asked.lists.is_empty() {
             question.add_command(lists);
         }
-        Ok((question, asked))
     }
 
     fn ask_records(&self, query: &Query, asked: &mut Asked, question: &mut redis::Pipeline) {
@@ -356,8 +365,69 @@ fn absent(query: &Query) -> Fetched {
     }
 }
 
-fn perishable(what: &'static str, value: Value) -> Result<Option<Bytes>, StoreError> {
-    answer::bytes(what, value)?.map(layout::perishable_body).transpose()
+/// Who wrote what was read.
+struct Stamps {
+    states: Vec<Vec<Stamp>>,
+    rows: Vec<Stamp>,
+}
+
+impl Stamps {
+    fn absent(query: &Query) -> Self {
+        let states = query.states.iter().map(|wanted| vec![Stamp::ABSENT; wanted.groups.len()]).collect();
+        Self { states, rows: vec![Stamp::ABSENT; query.rows.len()] }
+    }
+}
+
+/// Puts the answers where they were asked for.
+fn place(
+    asked: &Asked,
+    answers: &mut std::vec::IntoIter<Value>,
+    fetched: &mut Fetched,
+    stamps: &mut Stamps,
+) -> Result<(), StoreError> {
+    let mut next = || answers.next().ok_or_else(|| answer::odd("answer to a read"));
+    for places in asked.records.chunks(RECORDS_AT_ONCE) {
+        let mut records = answer::list("records", next()?)?.into_iter();
+        for at in places {
+            let Some(record) = answer::bytes("record", records.next().ok_or_else(|| answer::odd("records"))?)? else {
+                continue;
+            };
+            match *at {
+                Record::State(at, group) => {
+                    let (stamp, body) = layout::perishable_parts(record)?;
+                    (stamps.states[at][group], fetched.states[at][group]) = (stamp, Some(body));
+                }
+                Record::Row(at) => {
+                    let (stamp, body) = layout::perishable_parts(record)?;
+                    (stamps.rows[at], fetched.rows[at]) = (stamp, Some(body));
+                }
+                Record::Decision(at) => fetched.decisions[at] = Some(Bytes::from(record)),
+            }
+        }
+    }
+    if !asked.lists.is_empty() {
+        let entries = answer::list("list entries", next()?)?;
+        for (at, entries) in asked.lists.iter().zip(entries.chunks(KINDS.len())) {
+            for entry in entries {
+                if let Value::BulkString(json) = entry {
+                    fetched.lists[*at].push(layout::from_json("list entry", json)?);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn positions_of(fields: Vec<Value>) -> Result<Vec<SourcePosition>, StoreError> {
+    let mut positions = Vec::with_capacity(fields.len() / 2);
+    let mut fields = fields.into_iter();
+    while let (Some(field), Some(position)) = (fields.next(), fields.next()) {
+        let (source, partition) = layout::source_of(&answer::some_bytes("offset", field)?)?;
+        let position = layout::number("offset", &answer::some_bytes("offset", position)?)?;
+        positions.push(SourcePosition { source, partition, position });
+    }
+    positions.sort();
+    Ok(positions)
 }
 
 fn offsets_of(source: &str, fields: Vec<Value>) -> Result<Vec<Offset>, StoreError> {

@@ -59,8 +59,32 @@ pub(super) static SWEEP_STEP: LazyLock<Script> = LazyLock::new(|| Script::new(in
 /// Ends a sweep.
 pub(super) static SWEEP_END: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/sweep_end.lua")));
 
-fn all() -> [&'static Script; 10] {
-    [&COMMIT, &OFFSETS, &OUTBOX, &DECISIONS, &RECENT, &REGISTER, &ALIAS, &SWEEP_BEGIN, &SWEEP_STEP, &SWEEP_END]
+/// Hands out work.
+pub(super) static WORK_TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/work_take.lua")));
+/// Acquires or renews a lease.
+pub(super) static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lease.lua")));
+/// Gives a lease up.
+pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/release.lua")));
+/// Renews a member's presence.
+pub(super) static JOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/join.lua")));
+
+fn all() -> [&'static Script; 14] {
+    [
+        &COMMIT,
+        &OFFSETS,
+        &OUTBOX,
+        &DECISIONS,
+        &RECENT,
+        &REGISTER,
+        &ALIAS,
+        &SWEEP_BEGIN,
+        &SWEEP_STEP,
+        &SWEEP_END,
+        &WORK_TAKE,
+        &LEASE,
+        &RELEASE,
+        &JOIN,
+    ]
 }
 
 /// The commands that load them.

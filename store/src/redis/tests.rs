@@ -9,6 +9,7 @@ mod proxy;
 mod refusals;
 mod server_process;
 mod settings;
+mod sharing;
 mod wire;
 
 /// A namespace of its own on the server that all tests of this process share.

@@ -22,7 +22,7 @@ fn numbered(number: u64) -> Commit {
     Commit {
         states: (0..KEYS).map(|key| state(key, number.to_be_bytes().repeat(250))).collect(),
         claims: vec![Claim { id, record, entities: Vec::new(), intents: Vec::new(), lists: Vec::new() }],
-        appends: vec![Append { log: LogName::INPUT, bytes: Bytes::from(number.to_string()) }],
+        appends: vec![Append { log: LogName::INPUT, bytes: Bytes::from(number.to_string()), applied_by: None }],
         offsets: vec![OffsetMove {
             source: "orders".to_owned(),
             partition: 0,

@@ -5,7 +5,7 @@ local WRITER_TTL_MS = 86400000
 local RECENT_KEPT, RECENT_SLACK = 100, 200
 local PENDING_SLACK = 128
 
-local meta, offsets, writer, lists, intents, outbox, decisions = unpack(KEYS)
+local meta, offsets, writer, lists, intents, outbox, decisions, work, leases = unpack(KEYS)
 local at = 0
 local function take()
   at = at + 1
@@ -25,7 +25,7 @@ local function stream_id(position)
 end
 
 -- What the writer may ask about again, and what is too old to be answered.
-local token, low, known, capacity, oldest = take(), number(), number(), number(), take()
+local token, low, known, capacity, work_capacity, oldest = take(), number(), number(), number(), number(), take()
 keep_ms = take()
 local own = redis.call('HMGET', writer, token, 'low')
 if own[1] then
@@ -38,7 +38,7 @@ if own[2] and tonumber(token) < tonumber(own[2]) then
   return { 'settled' }
 end
 
-local head = redis.call('HMGET', meta, 'sequence', 'decisions', 'intents', 'sweep')
+local head = redis.call('HMGET', meta, 'sequence', 'decisions', 'intents', 'sweep', 'work')
 local sequence = tonumber(head[1] or 0)
 if sequence < known then
   return { 'rewound', sequence, known }
@@ -54,6 +54,45 @@ for i = 1, number() do
   end
   moved[field] = to
   moves[i] = field
+end
+
+local plain = #ARGV - number()
+for i = 1, number() do
+  local key, stamp = ARGV[plain + number()], take()
+  if redis.call('GETRANGE', key, 0, 7) ~= stamp then
+    return { 'conflict', i }
+  end
+end
+for i = 1, number() do
+  local field, log, count = take(), take(), number()
+  local start = tonumber(redis.call('HGET', meta, log) or 0)
+  local stored = moved[field] or redis.call('HGET', offsets, field) or ''
+  local before = start > 0 and string.format('%.0f', start - 1) or ''
+  if stored ~= before then
+    return { 'skipped', i, stored, before }
+  end
+  moved[field] = string.format('%.0f', start + count - 1)
+  moves[#moves + 1] = field
+end
+for i = 1, number() do
+  local lease, epoch = take(), take()
+  local held, _, holder = string.match(redis.call('HGET', leases, lease) or '', '^(%d+):(%d+):(.*)$')
+  if held ~= epoch or holder == '' then
+    return { 'lost', i }
+  end
+end
+local done = {}
+for i = 1, number() do
+  done[i] = take()
+  if #redis.call('XRANGE', work, done[i], done[i]) == 0 then
+    return { 'gone', done[i] }
+  end
+end
+
+local entering = number()
+local waiting = entering > 0 and redis.call('XLEN', work) - #done or 0
+if waiting > 0 and waiting + entering > work_capacity then
+  return { 'workfull', work_capacity }
 end
 
 local position = tonumber(head[2] or 0)
@@ -102,14 +141,21 @@ end
 
 -- Plain commands stand at the end: each its number of words, then the words. They go first, so that a key of a foreign
 -- type stops the commit before what would not be made the same way again.
+-- The stamp is put before what they store.
+local stamp = struct.pack('>I8', sequence + 1)
 local rest = at
-at = #ARGV - number()
+at = plain
 while at < #ARGV do
   local words = number()
+  if ARGV[at + 1] == 'MSET' then
+    for value = at + 3, at + words, 2 do
+      ARGV[value] = stamp .. ARGV[value]
+    end
+  end
   redis.call(unpack(ARGV, at + 1, at + words))
   at = at + words
 end
-at = rest + 1
+at = rest
 
 local intent = tonumber(head[3] or 0)
 local function enter(field, json)
@@ -182,6 +228,18 @@ for i = 1, number() do
   change(field, string.format('%.0f', start + count))
 end
 
+local work_next = tonumber(head[5] or 0)
+for _ = 1, entering do
+  redis.call('XADD', work, stream_id(work_next), 'w', take())
+  work_next = work_next + 1
+end
+if entering > 0 then
+  change('work', string.format('%.0f', work_next))
+end
+for i = 1, #done do
+  redis.call('XACK', work, 'workers', done[i])
+  redis.call('XDEL', work, done[i])
+end
 for i = 1, #moves do
   redis.call('HSET', offsets, moves[i], moved[moves[i]])
 end

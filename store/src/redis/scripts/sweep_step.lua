@@ -3,7 +3,7 @@
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local now, removed = tonumber(ARGV[4]), 0
 for _, key in ipairs(page[2]) do
-  local head = redis.call('GETRANGE', key, 0, 7)
+  local head = redis.call('GETRANGE', key, 8, 15)
   if #head == 8 and struct.unpack('>i8', head) < now then
     removed = removed + redis.call('DEL', key)
   end

@@ -19,6 +19,7 @@ fn numbered(number: u64) -> Commit {
         group: 1,
         bytes: Some(Bytes::from(number.to_be_bytes().repeat(50))),
         expires: None,
+        expected: None,
     };
     let record = Bytes::from(number.to_string());
     let id = Uuid::from_u64_pair(7, number);
@@ -26,7 +27,7 @@ fn numbered(number: u64) -> Commit {
     Commit {
         states: (0..KEYS).map(state).collect(),
         claims: vec![Claim { id, record, entities: Vec::new(), intents: Vec::new(), lists: Vec::new() }],
-        appends: vec![Append { log: LogName::INPUT, bytes: Bytes::from(number.to_string()) }],
+        appends: vec![Append { log: LogName::INPUT, bytes: Bytes::from(number.to_string()), applied_by: None }],
         offsets: vec![OffsetMove { source: "orders".to_owned(), partition: 0, from, to: number }],
         ..Commit::default()
     }

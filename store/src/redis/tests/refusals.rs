@@ -14,6 +14,7 @@ fn commit(bytes: usize) -> Commit {
         group: 1,
         bytes: Some(Bytes::from(vec![7; bytes])),
         expires: None,
+        expected: None,
     };
     Commit { states: (0..100).map(state).collect(), ..Commit::default() }
 }
@@ -207,16 +208,16 @@ fn another_format_and_foreign_keys_are_told() {
     let config = server.config();
     block_on(async {
         let store = RedisStore::connect(config.clone()).await.unwrap();
-        server.say(&["SET", &format!("{{{}:r8:payments:7}}", config.namespace), "short"]);
+        server.say(&["SET", &format!("{{{}}}:r8:payments:7", config.namespace), "short"]);
         let key = crate::port::RowKey { stream: "payments".into(), id: (*b"7").into() };
         let error = store.fetch(&Query { rows: vec![key], ..Query::default() }).await.unwrap_err();
         check(&error, Class::Fatal, &["shorter than its head", "restore the database"]);
-        server.say(&["SET", &format!("{{{}:n4:card:7}}", config.namespace), "not a list"]);
+        server.say(&["SET", &format!("{{{}}}:n4:card:7", config.namespace), "not a list"]);
         let busy = EntityRef { entity: "card".to_owned(), key: "7".to_owned() };
         let error = store.recent_decisions(&busy, 9).await.unwrap_err();
         check(&error, Class::Fatal, &["WRONGTYPE"]);
-        server.say(&["HSET", &format!("{{{}}}:meta", config.namespace), "format", "99"]);
-        check(&refusal(config.clone()).await, Class::Fatal, &["format 99"]);
+        server.say(&["HSET", &format!("{{{}}}:meta", config.namespace), "format", "1"]);
+        check(&refusal(config.clone()).await, Class::Fatal, &["format 1 is not 2"]);
         let config = RedisConfig { namespace: "a{b".to_owned(), ..config };
         check(&refusal(config).await, Class::Rejected, &["namespace"]);
     });

@@ -23,7 +23,7 @@ fn claim(number: u64) -> Claim {
 fn state(key: u64, group: u64, body: &[u8]) -> StateWrite {
     let key = key.to_be_bytes().into();
     let bytes = Some(Bytes::copy_from_slice(body));
-    StateWrite { entity: "card".into(), key, group, bytes, expires: None }
+    StateWrite { entity: "card".into(), key, group, bytes, expires: None, expected: None }
 }
 
 /// Everything that commit `number` of a source writes.
@@ -32,7 +32,7 @@ fn numbered(number: u64) -> Commit {
     Commit {
         states: (0..20).map(|key| state(key, 1, &number.to_be_bytes())).collect(),
         claims: vec![claim(number)],
-        appends: vec![Append { log: LogName::INPUT, bytes: Bytes::from(number.to_string()) }],
+        appends: vec![Append { log: LogName::INPUT, bytes: Bytes::from(number.to_string()), applied_by: None }],
         offsets: vec![OffsetMove { source: "orders".to_owned(), partition: 0, from, to: number }],
         ..Commit::default()
     }
@@ -66,7 +66,12 @@ fn one_read_is_one_write_and_one_answer() {
         let key = RowKey { stream: "payments".into(), id: (*b"7").into() };
         let commit = Commit {
             states: (0..3).flat_map(|key| [state(key, 1, b"one"), state(key, 2, b"two")]).collect(),
-            rows: vec![RowWrite { key: key.clone(), bytes: Some(Bytes::from_static(b"row")), expires: None }],
+            rows: vec![RowWrite {
+                key: key.clone(),
+                bytes: Some(Bytes::from_static(b"row")),
+                expires: None,
+                expected: None,
+            }],
             lists: vec![ListWrite::Set(entry.clone())],
             ..numbered(1)
         };
