@@ -28,7 +28,7 @@ use hashbrown::HashMap;
 use rayon::prelude::*;
 
 pub use output::{Outcome, Output, Refused};
-pub use plan::{Key, Plan, Route, StreamPlan, event_key, key_of, key_text, put_key_text};
+pub use plan::{Key, Plan, Route, StreamPlan, event_key, key_of, put_key_text};
 
 use crate::bytes::Damaged;
 use crate::change::{ChangeBatch, Op};

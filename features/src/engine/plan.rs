@@ -270,17 +270,6 @@ pub fn put_key_text(buffer: &mut Vec<u8>, text: &str) {
     buffer.extend(text.as_bytes());
 }
 
-/// The key as people write it: texts and integers, several joined with `|`.
-#[must_use]
-pub fn key_text(row: Row<'_>, columns: &[usize]) -> Option<String> {
-    let part = |&column: &usize| {
-        let cell = row.cells[column];
-        let is_text = row.stream.columns[column].kind.is_text();
-        (cell > UNCHANGED).then(|| if is_text { row.text.get(cell).to_owned() } else { cell.to_string() })
-    };
-    columns.iter().map(part).collect::<Option<Vec<_>>>().map(|parts| parts.join("|"))
-}
-
 /// The 64 bits under which states know an event: an integer id itself, otherwise a hash of the text.
 #[must_use]
 pub fn event_key(row: Row<'_>) -> u64 {

@@ -143,6 +143,34 @@ fn an_identity_names_cluster_database_slot_and_publication() {
 }
 
 #[test]
+fn messages_of_others_without_end_hold_up_neither_positions_nor_the_end() {
+    const ROUNDS: usize = 400;
+    let world = World::new("flooded");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let emit = "SELECT count(pg_logical_emit_message(true, 'noise', 'x')) FROM generate_series(1, 20000)";
+            let rounds = (0..ROUNDS).take_while(|_| !is_over.load(std::sync::atomic::Ordering::Acquire));
+            rounds.map(|_| world.sql(emit)).count()
+        });
+        for _ in 0..3 {
+            let last = puller.position;
+            puller.until("an idle position", |puller| puller.position > last);
+        }
+        let confirmed = puller.position;
+        puller.source.handle().confirm(confirmed);
+        puller.until("the server hears of it", |_| world.slot() >= confirmed);
+        puller.stop.stop();
+        assert!(puller.source.next(10).unwrap().is_none());
+        is_over.store(true, std::sync::atomic::Ordering::Release);
+        assert!(flood.join().unwrap() < ROUNDS, "all of it while the messages came");
+    });
+    assert!(puller.seen.is_empty());
+}
+
+#[test]
 fn a_call_that_waits_ends_when_it_is_told_to() {
     let world = World::new("told");
     let mut puller = world.puller();

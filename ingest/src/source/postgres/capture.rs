@@ -1,5 +1,7 @@
 //! The capture's course: attach, snapshot, stream, and again from the connection on when it is lost.
 
+mod link;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +14,19 @@ use crate::source::config::postgres::Creation;
 use crate::source::stop::Stop;
 
 use super::changes::{Broken, Changes};
-use super::check::{Checked, check, check_columns};
-use super::connection::{Control, Server};
+use super::check::check_columns;
+use super::connection::Server;
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
 use super::progress::PostgresHandle;
 use super::slot::{Gate, Session, SlotState, look, make};
 use super::snapshot::Snapshot;
 use super::table::{Lacking, Unfit};
-use super::watch::Watch;
+
+use link::{Link, Wait};
 
 /// How often a call that waits looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(25);
-/// How long a server that was never reached is tried.
-const FIRST_REACH: Duration = Duration::from_secs(30);
-/// The first and the longest wait before a connection is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How often a standby asks for the slot.
-const STANDBY: Duration = Duration::from_millis(500);
-
 /// Where the capture is.
 #[derive(Debug)]
 enum Phase {
@@ -40,15 +36,6 @@ enum Phase {
     Snapshot(Box<Snapshot>),
     /// Changes come.
     Streaming,
-}
-
-/// What stands while the server answers.
-#[derive(Debug)]
-struct Link {
-    control: Arc<Control>,
-    watch: Watch,
-    checked: Checked,
-    session: Option<Session>,
 }
 
 /// One capture.
@@ -64,13 +51,6 @@ pub(super) struct Capture {
     identity: Option<String>,
     /// The heartbeat of the last idle position.
     beat: u64,
-}
-
-/// Whether the wait may go on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    Over,
-    Stopped,
 }
 
 /// What a wait for the next event came to.
@@ -188,121 +168,6 @@ impl Capture {
         delivery
     }
 
-    // ------------------------------------------------------------------------------------------ connection
-
-    /// Whether the server still answers. One that shuts down ends the connection for questions and waits for the session to let go.
-    fn is_linked(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| !link.control.is_closed() && !link.watch.has_ended())
-    }
-
-    /// Drops the connections; the server lets go of the slot.
-    fn unlink(&mut self) {
-        if self.link.take().is_some() {
-            self.metrics.owner.set(0);
-        }
-        self.changes.reconnected();
-        if matches!(self.phase, Phase::Snapshot(_)) {
-            self.phase = Phase::Fresh;
-        }
-    }
-
-    /// Connects until it succeeds, a person must mend something, or the process is to stop.
-    async fn link_up(&mut self) -> Result<Wait, PostgresError> {
-        let is_first = self.identity.is_none();
-        let (mut backoff, mut tried, mut stood_by) = (BACKOFF.0, Duration::ZERO, Duration::ZERO);
-        loop {
-            let stop = self.stop.clone();
-            let linked = or_stop(&stop, self.link_once()).await;
-            let error = match linked {
-                None => return Ok(Wait::Stopped),
-                Some(Ok(link)) => {
-                    self.metrics.owner.set(i64::from(link.session.is_some()));
-                    if !is_first {
-                        self.metrics.reconnects.inc();
-                    }
-                    self.link = Some(link);
-                    return Ok(Wait::Over);
-                }
-                Some(Err(error)) => error,
-            };
-            let pause = match &error {
-                PostgresError::SlotTaken { slot } => {
-                    if stood_by.is_zero() {
-                        tracing::info!(slot, "another process reads from the slot; standing by for it");
-                    }
-                    if self.server.config().slot_wait.is_some_and(|wait| stood_by >= wait) {
-                        return Err(error);
-                    }
-                    stood_by += STANDBY;
-                    STANDBY
-                }
-                _ if error.class() != Class::Transient || matches!(error, PostgresError::TakenMeanwhile { .. }) => {
-                    return Err(error);
-                }
-                _ if is_first && stood_by.is_zero() && tried >= FIRST_REACH => return Err(error),
-                _ => {
-                    tracing::warn!(%error, "not connected; trying again");
-                    tried += backoff;
-                    let pause = backoff;
-                    backoff = (backoff * 2).min(BACKOFF.1);
-                    pause
-                }
-            };
-            if self.stop.wait(pause) {
-                return Ok(Wait::Stopped);
-            }
-        }
-    }
-
-    /// Connects once: questions, checks, identity, and hold of the slot where there is one.
-    async fn link_once(&mut self) -> Result<Link, PostgresError> {
-        let control = Arc::new(self.server.connect().await?);
-        let checked = check(&control, &self.server, self.changes.catalog().tables()).await?;
-        let state = look(&control, &self.server).await?;
-        let is_streaming = matches!(self.phase, Phase::Streaming);
-        // What a session before this one delivered need not be read again; the first one is not told yet.
-        let start = if is_streaming { self.changes.position() } else { 0 };
-        let mut gate = Gate::open(&self.server, start, self.handle.confirmed()).await?;
-        let config = self.server.config();
-        let cluster = gate.identify().await?;
-        let identity =
-            format!("postgres/{cluster}/database-{}/{}/{}", checked.database, config.slot, config.publication);
-        if let Some(was) = self.identity.as_ref().filter(|was| **was != identity) {
-            return Err(PostgresError::OtherDatabase { was: was.clone(), now: identity });
-        }
-        let state =
-            if is_streaming { Some(self.held_at(state, start).map_err(|error| self.moved(error))?) } else { state };
-        let session = match &state {
-            Some(state) if !state.is_lost => Some(gate.hold().await?),
-            _ => None,
-        };
-        if is_streaming {
-            // Between the look and the hold another process may have had the slot.
-            let state = look(&control, &self.server).await?;
-            self.held_at(state, start).map_err(|error| self.moved(error))?;
-        }
-        self.identity = Some(identity);
-        self.changes.know_tables(checked.tables.iter().map(|table| table.id).collect());
-        let watch = Watch::start(
-            Arc::clone(&control),
-            &self.server,
-            self.changes.catalog().tables(),
-            self.handle.clone(),
-            self.metrics.clone(),
-        );
-        Ok(Link { control, watch, checked, session })
-    }
-
-    /// While this process runs, only another reader moves the slot beyond what this one delivered.
-    fn moved(&self, error: PostgresError) -> PostgresError {
-        match error {
-            PostgresError::SlotMoved { slot, .. } => PostgresError::TakenMeanwhile { slot },
-            other => other,
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------ snapshot
-
     async fn begin_snapshot(&mut self) -> Result<(), PostgresError> {
         let Some(link) = &mut self.link else { return Ok(()) };
         let slot = &self.server.config().slot;
@@ -355,13 +220,10 @@ impl Capture {
         Ok((!rows.is_empty()).then(|| self.changes.take()))
     }
 
-    // ------------------------------------------------------------------------------------------ stream
-
     async fn read_stream(&mut self, records_max: usize) -> Result<Option<Delivery>, PostgresError> {
         let Some(mut session) = self.link.as_mut().and_then(|link| link.session.take()) else {
             return Err(self.server.peer.unreachable("no session"));
         };
-        session.confirm(self.handle.confirmed());
         let read = self.read_session(&mut session, records_max).await;
         if let Some(link) = &mut self.link {
             link.session = Some(session);
@@ -380,9 +242,18 @@ impl Capture {
             if is_full {
                 return Ok(Some(self.changes.take()));
             }
-            // A server that shuts down keeps the session busy with questions whether it is there.
+            // Events that bring no rows may come without end (messages of others, the questions of a server that shuts down).
             if !self.is_linked() {
                 return Err(self.server.peer.unreachable("the server no longer answers"));
+            }
+            if records == 0 {
+                if self.stop.is_stopped() {
+                    return Ok(None);
+                }
+                session.confirm(self.handle.confirmed());
+                if let Some(idle) = self.idle() {
+                    return Ok(Some(idle));
+                }
             }
             // Within a transaction the rest is on its way: it has committed before its first row was sent.
             let may_wait = records == 0 || self.changes.is_within_transaction();
@@ -394,7 +265,7 @@ impl Capture {
                     }
                 }
                 Heard::Nothing => return Ok(Some(self.changes.take())),
-                Heard::Silence => return Ok(self.idle()),
+                Heard::Silence => return Ok(None),
             }
         }
     }
