@@ -95,13 +95,14 @@ impl Fleet {
         }
     }
 
-    /// Ends all of them as an operator does; each must end well.
+    /// Ends all of them as an operator does; each must end well, but for one that came back to a source which another one had taken over
+    /// meanwhile: that ends by itself, to be started again.
     pub(crate) fn end_all(&mut self) {
         let running: Vec<Process> = self.processes.iter_mut().filter_map(Option::take).collect();
         running.iter().for_each(Process::terminate);
         for process in running {
             let (status, log) = process.end();
-            assert!(status.success(), "{log}");
+            assert!(status.success() || log.contains("another process writes to this store"), "{log}");
         }
     }
 
