@@ -1,6 +1,6 @@
 //! Processes killed and paused, connections cut, servers that crash, in seeded rounds under load: nothing is lost, nothing is doubled.
 //!
-//! `INTERDICT_CHAOS_ROUNDS` sets the rounds (20 unless set), `INTERDICT_CHAOS_SEED` the first one's seed.
+//! `INTERDICT_CHAOS_ROUNDS` sets the rounds (6 unless set), `INTERDICT_CHAOS_SEED` the first one's seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -181,7 +181,7 @@ fn whatever_dies_nothing_is_lost_and_nothing_is_doubled() {
     let options = "--transactions 1800 --customers 60 --terminals 120";
     let payments = crate::parity::payments(&fleet.place.path("."), options);
     let first = number("INTERDICT_CHAOS_SEED", 1);
-    for seed in first..first + number("INTERDICT_CHAOS_ROUNDS", 20) {
+    for seed in first..first + number("INTERDICT_CHAOS_ROUNDS", 6) {
         let name = format!("chaos_{seed}");
         fleet.renew(&name);
         let chance = ChaCha8Rng::seed_from_u64(seed);
