@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use interdict_features::decision::DecisionRecord;
@@ -198,6 +198,8 @@ pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     log: String,
+    /// Up to where in `log` it was waited for lines.
+    heard: usize,
 }
 
 impl Process {
@@ -213,27 +215,40 @@ impl Process {
                 }
             }
         });
-        Self { child, lines, log: String::new() }
+        Self { child, lines, log: String::new(), heard: 0 }
     }
 
     pub(crate) fn stdin(&mut self) -> std::process::ChildStdin {
         self.child.stdin.take().unwrap()
     }
 
-    /// Waits for a line that contains `text`.
+    /// The next line that contains `text`, after the one waited for before.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        let (line, end) = self.find(self.heard, text);
+        self.heard = end;
+        line
+    }
+
+    /// The first line at or after `from` that contains `text`, and where it ends in the log.
+    fn find(&mut self, mut from: usize, text: &str) -> (String, usize) {
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => {
-                    self.log.push_str(&line);
-                    self.log.push('\n');
-                    if line.contains(text) {
-                        return line;
-                    }
+            while let Some(length) = self.log[from..].find('\n') {
+                let line = &self.log[from..from + length];
+                from += length + 1;
+                if line.contains(text) {
+                    return (line.to_owned(), from);
                 }
+            }
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.note(&line),
                 Err(error) => panic!("no '{text}' ({error}) in:\n{}", self.log),
             }
         }
+    }
+
+    fn note(&mut self, line: &str) {
+        self.log.push_str(line);
+        self.log.push('\n');
     }
 
     /// Lets it work for so long; it must not end by itself.
@@ -248,8 +263,7 @@ impl Process {
         loop {
             match self.lines.recv_timeout(left) {
                 Ok(line) => {
-                    self.log.push_str(&line);
-                    self.log.push('\n');
+                    self.note(&line);
                     left = left.saturating_sub(step);
                 }
                 Err(RecvTimeoutError::Timeout) => return true,
@@ -293,19 +307,16 @@ impl Process {
     fn drain(&mut self) {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => {
-                    self.log.push_str(&line);
-                    self.log.push('\n');
-                }
+                Ok(line) => self.note(&line),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => panic!("silent and not at its end:\n{}", self.log),
             }
         }
     }
 
-    /// The address it serves on.
+    /// The address it serves on, whenever it said so.
     pub(crate) fn address(&mut self) -> String {
-        let line = self.wait_for("serving");
+        let (line, _) = self.find(0, "serving");
         let at = line.find("address=").unwrap();
         line[at + "address=".len()..].trim().to_owned()
     }
@@ -377,13 +388,12 @@ impl Caller {
 
     /// Asks until `is_there` says so: for what happens on another thread of the process.
     pub(crate) fn until<T>(&self, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
-        let mut tries = 0;
+        let began = Instant::now();
         loop {
             if let Some(found) = ask(self) {
                 return found;
             }
-            tries += 1;
-            assert!(tries < 20_000, "it does not come");
+            assert!(began.elapsed() < PATIENCE, "it does not come");
         }
     }
 }
