@@ -114,6 +114,7 @@ pub struct Pipeline<S> {
     memory_bytes: usize,
     marks: Marks,
     late: u64,
+    unstored: usize,
 }
 
 /// Names that queries carry.
@@ -153,6 +154,7 @@ impl<S: Reader> Pipeline<S> {
             memory_bytes: 0,
             marks: Marks::default(),
             late: 0,
+            unstored: 0,
         }
     }
 
@@ -237,6 +239,7 @@ impl<S: Reader> Pipeline<S> {
         if let Err(source) = self.engine.process(batch, evaluate, &mut self.output) {
             return Err(self.damaged_row(batch, source));
         }
+        self.unstored += batch.len();
         self.late = 0;
         if batch.stream().labels.is_none() {
             self.late = self.late_rows(batch);
@@ -374,7 +377,14 @@ impl<S: Reader> Pipeline<S> {
     /// Whether anything was applied that is not stored.
     #[must_use]
     pub fn is_ahead(&self) -> bool {
-        self.standings.values().any(|standing| standing.applied != standing.stored)
+        self.unstored > 0 || self.standings.values().any(|standing| standing.applied != standing.stored)
+    }
+
+    /// How many changes were applied since the last commit: a commit's size grows with them. Positions need not have moved:
+    /// a snapshot has but one.
+    #[must_use]
+    pub fn unstored(&self) -> usize {
+        self.unstored
     }
 
     /// Adds every dirty state and row record and every moved offset to `commit`. Call [`Self::stored`] once it went through.
@@ -424,6 +434,7 @@ impl<S: Reader> Pipeline<S> {
     /// Forgets what was applied since the last commit that went through: it is to be applied again on what the store holds by then.
     pub fn rewind(&mut self) {
         self.engine.evict();
+        self.unstored = 0;
         self.marks = Marks::default();
         for standing in self.standings.values_mut() {
             standing.applied = standing.stored;
@@ -442,6 +453,7 @@ impl<S: Reader> Pipeline<S> {
 
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
     pub fn stored(&mut self) {
+        self.unstored = 0;
         for standing in self.standings.values_mut() {
             standing.stored = standing.applied;
         }

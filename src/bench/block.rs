@@ -4,6 +4,7 @@
 //! Open loop: payments are committed when they are due, by a process of its own, whatever the system does. History is loaded and read as a
 //! snapshot before anything is measured, so no backlog is.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use interdict_features::config::Problems;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Row};
 
 use crate::run::system::{Start, System};
 use crate::setup::{Setup, StoreSettings};
@@ -24,9 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(100);
 /// Upper bounds of the histogram, milliseconds.
 const BOUNDS: [f64; 14] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 25.0, 50.0, 100.0, 1_000.0];
-/// Milliseconds from the payment's commit to its block's, in order.
+/// Milliseconds from the payment's commit to its block's, in order; and the payment's commit, seconds of the epoch.
 const LATENCIES: &str = "
-    SELECT (extract(epoch FROM pg_xact_commit_timestamp(a.xmin) - pg_xact_commit_timestamp(t.xmin)) * 1000)::float8
+    SELECT (extract(epoch FROM pg_xact_commit_timestamp(a.xmin) - pg_xact_commit_timestamp(t.xmin)) * 1000)::float8,
+        extract(epoch FROM pg_xact_commit_timestamp(t.xmin))::float8
     FROM accounts a JOIN transactions t ON t.transaction_id = a.blocked_for::bigint
     WHERE a.status = 'blocked' ORDER BY 1";
 
@@ -131,6 +133,7 @@ impl Block {
             "p99_ms": at(&times, 0.99),
             "max_ms": times.last(),
             "histogram": histogram(&times),
+            "by_second": by_second(&rows),
         }))
     }
 
@@ -205,6 +208,21 @@ async fn until(system: &mut System, what: &str, is_so: impl Fn(&System) -> bool)
 /// The value that `share` of the ordered `times` do not exceed.
 fn at(times: &[f64], share: f64) -> f64 {
     times[super::place(share, times.len())]
+}
+
+/// Blocks of the payments of every second since the first of them, and how long they took: whether delays last or pass.
+fn by_second(rows: &[Row]) -> Value {
+    let blocks: Vec<(f64, f64)> = rows.iter().map(|row| (row.get(1), row.get(0))).collect();
+    let began = blocks.iter().map(|(at, _)| *at).fold(f64::INFINITY, f64::min);
+    let mut seconds: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (at, took) in blocks {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of one run")]
+        seconds.entry((at - began) as u64).or_default().push(took);
+    }
+    let figures = seconds.iter().map(
+        |(second, times)| json!({ "second": second, "blocks": times.len(), "p50_ms": at(times, 0.5), "max_ms": times.last() }),
+    );
+    Value::Array(figures.collect())
 }
 
 /// How many lie at or below each bound and above the one before.

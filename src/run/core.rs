@@ -37,6 +37,12 @@ use super::stats::Stats;
 /// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
 const CONFIRM: Duration = Duration::from_secs(1);
 
+/// The shortest time between two checkpoints: what is idle for a moment is not yet at rest.
+const IDLE_CHECKPOINT: Duration = Duration::from_millis(20);
+
+/// The most changes one checkpoint leaves behind: while it is written nothing is decided.
+const CHECKPOINT_CHANGES: usize = 32_768;
+
 /// How often list entries that ended are removed. They bind nobody from the moment they end.
 const LIST_SWEEP: Duration = Duration::from_secs(60);
 
@@ -118,6 +124,7 @@ impl<S: Store> Core<S> {
                 break End::Sources;
             }
             let due = self.last_checkpoint + self.checkpoint_interval;
+            let due_idle = self.last_checkpoint + self.checkpoint_interval.min(IDLE_CHECKPOINT);
             let due_confirm = self.last_confirm + CONFIRM;
             let is_ending = commands.is_closed() && intake.is_closed();
             let is_held = self.hold().await?;
@@ -135,14 +142,15 @@ impl<S: Store> Core<S> {
                     }
                 }
                 Some(given) = intake.recv(), if !is_held => open_sources -= self.take_intake(given).await?,
-                () = tokio::time::sleep_until(due.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
+                () = tokio::time::sleep_until(due_idle.into()), if self.pipeline.is_ahead() => self.checkpoint().await?,
                 // At the end nobody waits for a confirmation: what was not confirmed is read again.
                 () = tokio::time::sleep_until(due_confirm.into()), if !self.is_confirmed && !is_ending => self.checkpoint().await?,
                 () = tokio::time::sleep_until(due_sweep.into()), if is_held => {}
                 else => break End::Stopped,
             }
-            let is_idle = commands.is_empty() && intake.is_empty();
-            if self.pipeline.is_ahead() && (is_idle || clock::instant() >= due) {
+            // While there is work it goes first, up to a bound on the time and on the size of what is left behind.
+            let is_due = clock::instant() >= due || self.pipeline.unstored() >= CHECKPOINT_CHANGES;
+            if self.pipeline.is_ahead() && is_due {
                 self.checkpoint().await?;
             }
         };

@@ -134,3 +134,18 @@ fn labels_without_any_time_of_rows_that_never_come_are_forgotten() {
     kept.store.expire_now(after(now + 50 * DAY, retention + DAY)).unwrap();
     assert_eq!(kept.rows(), 0);
 }
+
+#[test]
+fn what_was_applied_is_to_be_stored_also_where_no_position_moves() {
+    let plan = plan(DEFINITIONS);
+    let mut kept = Kept::new(&plan, usize::MAX);
+    kept.runtime.block_on(kept.pipeline.attach("snapshot", Some("snapshot"))).unwrap();
+    assert!(!kept.pipeline.is_ahead());
+    kept.apply(&payment(&plan, 1, 1_000_000));
+    kept.apply(&payment(&plan, 2, 2_000_000));
+    assert!(kept.pipeline.is_ahead());
+    assert_eq!((kept.pipeline.unstored(), kept.rows()), (2, 0));
+    kept.commit();
+    assert!(!kept.pipeline.is_ahead());
+    assert_eq!((kept.pipeline.unstored(), kept.rows()), (0, 2));
+}
