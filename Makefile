@@ -16,7 +16,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers stack compose bench bench-block train clean-training fuzz chaos
+.PHONY: help demo test lint onnxruntime servers stack compose bench bench-block bench-redis train clean-training fuzz chaos
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -65,6 +65,12 @@ compose: ## Runs the whole stack in containers, Grafana on 127.0.0.1:3000; needs
 bench-block: onnxruntime servers ## Measures commit to block in a private PostgreSQL; ARGS="--json"
 	cargo build --release --bin interdict
 	$(PYTHON) examples/postgres/servers.py -- target/release/interdict bench block $(ARGS)
+
+bench-redis: onnxruntime servers ## Measures decisions and intake over a private Redis; ARGS="--json"
+	cargo build --release --bin interdict
+	set -e; for bench in serve ingest-redis "ingest-redis --keys 1000000 --append-only"; do \
+		$(PYTHON) examples/postgres/servers.py -- target/release/interdict bench $$bench $(ARGS); \
+	done
 
 bench: onnxruntime ## Measures the budgets; ARGS="--json" for programs
 	cargo build --release --bin interdict

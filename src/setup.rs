@@ -66,15 +66,6 @@ impl StoreSettings {
         }
     }
 
-    /// The longest time between two checkpoints unless configured: other processes read a Redis.
-    fn checkpoint(&self) -> Span {
-        match self {
-            Self::Embedded(_) => Span::from_micros(250_000),
-            #[cfg(feature = "redis")]
-            Self::Redis { .. } => Span::from_micros(10_000),
-        }
-    }
-
     /// How long a lease outlives its last renewal.
     #[cfg(feature = "redis")]
     pub(crate) fn lease(&self) -> Duration {
@@ -93,6 +84,9 @@ impl StoreSettings {
         }
     }
 }
+
+/// The longest time between two checkpoints while there is more to take in; one that has nothing to do makes them sooner.
+const CHECKPOINT: Span = Span::from_micros(250_000);
 
 /// A Redis that writes its file every second loses two seconds at most; a fail-over loses what its replica lags.
 #[cfg(feature = "redis")]
@@ -184,7 +178,7 @@ impl Setup {
         let namespace = read_namespace(&file);
         let secret = read_secret(&file, &folder);
         let (store, keep) = read_store(&file, &namespace, &folder);
-        let engine = read_engine(&file, &store, &folder);
+        let engine = read_engine(&file, &folder);
         let serves_http = file.section("http").is_some();
         let http = HttpSettings::read(&file).located(&folder);
         let monitor = MonitorConfig::read(&file, &folder);
@@ -308,12 +302,12 @@ fn read_keep(section: &Section<'_>) -> Keep {
     }
 }
 
-fn read_engine(file: &ConfigFile, store: &StoreSettings, folder: &Path) -> EngineSettings {
+fn read_engine(file: &ConfigFile, folder: &Path) -> EngineSettings {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut settings = EngineSettings {
         shards: cores,
         memory_bytes: 2 << 30,
-        checkpoint: store.checkpoint(),
+        checkpoint: CHECKPOINT,
         dead_letters: folder.join("dead-letters.jsonl"),
     };
     if let Some(section) = file.section("engine") {

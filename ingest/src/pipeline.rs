@@ -117,6 +117,12 @@ pub struct Pipeline<S> {
     unstored: usize,
 }
 
+/// What is to be brought from the store: places of streams and entities, with ids and keys.
+struct Wanted {
+    rows: Vec<(usize, OwnedKey)>,
+    states: Vec<(usize, OwnedKey)>,
+}
+
 /// Names that queries carry.
 #[derive(Debug)]
 struct Names {
@@ -308,6 +314,31 @@ impl<S: Reader> Pipeline<S> {
     /// # Errors
     /// [`PipelineError::Row`].
     pub fn wants<'a>(&self, batches: impl IntoIterator<Item = &'a ChangeBatch>) -> Result<Query, PipelineError> {
+        let Wanted { rows, states } = self.wanted(batches)?;
+        let rows = self.mark_keys().chain(self.row_keys(&rows)).collect();
+        Ok(Query { rows, states: self.state_queries(&states), ..Query::default() })
+    }
+
+    /// Brings what [`Self::wants`] names into memory, in one read together with `beside`; the answer to that.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn bring<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = &'a ChangeBatch>,
+        mut beside: Query,
+    ) -> Result<Fetched, PipelineError> {
+        self.bring_marks().await?;
+        let Wanted { rows, states } = self.wanted(batches)?;
+        beside.rows.splice(..0, self.row_keys(&rows));
+        beside.states.splice(..0, self.state_queries(&states));
+        let mut fetched = self.store.fetch(&beside).await?;
+        self.load_rows(&rows, fetched.rows.drain(..rows.len()));
+        self.load_states(&states, fetched.states.drain(..states.len()))?;
+        Ok(fetched)
+    }
+
+    fn wanted<'a>(&self, batches: impl IntoIterator<Item = &'a ChangeBatch>) -> Result<Wanted, PipelineError> {
         let (mut rows, mut states) = (Vec::new(), Vec::new());
         for batch in batches {
             rows.append(&mut self.engine.wanted_rows(batch));
@@ -317,8 +348,7 @@ impl<S: Reader> Pipeline<S> {
         rows.dedup();
         states.sort_unstable();
         states.dedup();
-        let rows = self.mark_keys().chain(self.row_keys(&rows)).collect();
-        Ok(Query { rows, states: self.state_queries(&states), ..Query::default() })
+        Ok(Wanted { rows, states })
     }
 
     fn row_keys(&self, wanted: &[(usize, OwnedKey)]) -> Vec<RowKey> {
@@ -345,10 +375,14 @@ impl<S: Reader> Pipeline<S> {
         }
         let query = Query { rows: self.row_keys(&wanted), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
-        for ((stream, id), bytes) in wanted.iter().zip(&fetched.rows) {
+        self.load_rows(&wanted, fetched.rows);
+        Ok(())
+    }
+
+    fn load_rows(&mut self, wanted: &[(usize, OwnedKey)], fetched: impl IntoIterator<Item = Option<Bytes>>) {
+        for ((stream, id), bytes) in wanted.iter().zip(fetched) {
             self.engine.load_row(*stream, id, bytes.as_deref());
         }
-        Ok(())
     }
 
     async fn bring_states(&mut self, wanted: &[(usize, OwnedKey)]) -> Result<(), PipelineError> {
@@ -357,7 +391,15 @@ impl<S: Reader> Pipeline<S> {
         }
         let query = Query { states: self.state_queries(wanted), ..Query::default() };
         let fetched = self.store.fetch(&query).await?;
-        for ((entity, key), bytes) in wanted.iter().zip(&fetched.states) {
+        self.load_states(wanted, fetched.states)
+    }
+
+    fn load_states(
+        &mut self,
+        wanted: &[(usize, OwnedKey)],
+        fetched: impl IntoIterator<Item = Vec<Option<Bytes>>>,
+    ) -> Result<(), PipelineError> {
+        for ((entity, key), bytes) in wanted.iter().zip(fetched) {
             // A key of which nothing is stored takes no memory until an event of it comes: anyone may ask for keys that do not exist.
             if bytes.iter().all(Option::is_none) {
                 continue;

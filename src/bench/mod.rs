@@ -10,7 +10,13 @@ mod curve;
 mod decide;
 mod drift;
 mod engine;
+#[cfg(feature = "redis")]
+mod ingest_redis;
+#[cfg(feature = "redis")]
+mod rig;
 mod score;
+#[cfg(feature = "redis")]
+mod serve;
 mod traffic;
 
 use std::time::Duration;
@@ -38,8 +44,14 @@ enum What {
     Decide(decide::Decide),
     /// Time and memory of the drift tests of one batch
     Drift(drift::Drift),
+    /// Events per second from a source's bytes to states in a Redis
+    #[cfg(feature = "redis")]
+    IngestRedis(ingest_redis::IngestRedis),
     /// Rows per second of batch scoring, features included
     Score(score::Score),
+    /// Time of decisions over HTTP, features in a Redis
+    #[cfg(feature = "redis")]
+    Serve(serve::Serve),
 }
 
 /// What every bench takes.
@@ -69,7 +81,11 @@ impl Bench {
             What::Block(bench) => bench.run(),
             What::Decide(bench) => bench.run(),
             What::Drift(bench) => bench.run(),
+            #[cfg(feature = "redis")]
+            What::IngestRedis(bench) => bench.run(),
             What::Score(bench) => bench.run(),
+            #[cfg(feature = "redis")]
+            What::Serve(bench) => bench.run(),
         }
     }
 }

@@ -38,10 +38,10 @@ use super::stats::Stats;
 const CONFIRM: Duration = Duration::from_secs(1);
 
 /// The shortest time between two checkpoints: what is idle for a moment is not yet at rest.
-const IDLE_CHECKPOINT: Duration = Duration::from_millis(20);
+const IDLE_CHECKPOINT: Duration = Duration::from_millis(10);
 
 /// The most changes one checkpoint leaves behind: while it is written nothing is decided.
-const CHECKPOINT_CHANGES: usize = 32_768;
+const CHECKPOINT_CHANGES: usize = 16_384;
 
 /// How often list entries that ended are removed. They bind nobody from the moment they end.
 const LIST_SWEEP: Duration = Duration::from_secs(60);

@@ -5,7 +5,10 @@
 //!   they answered.
 //! - What the store holds is looked up first: an event that is decided is not judged, and what was told its caller by default is stored
 //!   whatever comes of the request otherwise.
+//! - One read brings what a round needs: the store is asked twice per round, not per request. What was read is good until the round's
+//!   commit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,10 +17,11 @@ use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecisionRecord, EntityRef};
 use interdict_features::engine::{Evaluate, Outcome};
 use interdict_scorer::http::backend::{Answer, DecideRequest, Decided};
-use interdict_store::port::{Append, ClaimOutcome, Commit, ListEntry, LogName, Store};
+use interdict_store::port::{Append, ClaimOutcome, Commit, Fetched, ListEntry, LogName, Query, RowKey, Store};
+use uuid::Uuid;
 
 use super::clock;
-use super::commands::{Asked, Reply};
+use super::commands::{Asked, Command, Reply};
 use super::core::Core;
 use super::input_log::{self, Entry};
 use super::judging::{Circumstances, Judged, RequestFacts};
@@ -29,6 +33,8 @@ use super::promises::{Promise, Refusal};
 pub(super) struct Round {
     commit: Commit,
     pending: Vec<Pending>,
+    /// What the store held of each request, by its decision and the row of its key, when the round began.
+    fetched: HashMap<(Uuid, Option<RowKey>), Fetched>,
 }
 
 /// A request on its way to an answer.
@@ -59,6 +65,34 @@ impl Round {
 }
 
 impl<S: Store> Core<S> {
+    /// Begins a round: one read brings everything that the requests among `commands` are known to need.
+    pub(super) async fn prepare(&mut self, commands: &[Command]) -> anyhow::Result<Round> {
+        let asked = commands.iter().filter_map(|command| match command {
+            Command::Decide(asked) => Some(&**asked),
+            _ => None,
+        });
+        let asked: Vec<&Asked> = asked.collect();
+        let mut round = Round::default();
+        if asked.is_empty() {
+            return Ok(round);
+        }
+        let keys: Vec<Option<RowKey>> = asked.iter().map(|asked| Known::key_row(&asked.request)).collect();
+        let beside = Query {
+            rows: keys.iter().flatten().cloned().collect(),
+            decisions: asked.iter().map(|asked| asked.promise.id()).collect(),
+            ..Query::default()
+        };
+        let fetched = self.pipeline.bring(asked.iter().map(|asked| &asked.request.batch), beside).await?;
+        let mut rows = fetched.rows.into_iter();
+        for ((asked, key), decision) in asked.iter().zip(keys).zip(fetched.decisions) {
+            let row = key.as_ref().and_then(|_| rows.next());
+            let of_request =
+                Fetched { rows: row.into_iter().collect(), decisions: vec![decision], ..Fetched::default() };
+            round.fetched.insert((asked.promise.id(), key), of_request);
+        }
+        Ok(round)
+    }
+
     /// Works off one request; its answer comes with the round.
     pub(super) async fn decide(&mut self, asked: Asked, round: &mut Round) -> anyhow::Result<()> {
         let Asked { request, promise, reply } = asked;
@@ -115,8 +149,11 @@ impl<S: Store> Core<S> {
     }
 
     async fn known_of(&self, request: &DecideRequest, promise: &Promise, round: &Round) -> anyhow::Result<Known> {
-        let fetched = self.store.fetch(&Known::query(request, promise.id())).await?;
-        let known = Known::of(&fetched, request).context("a stored decision")?;
+        let known = match round.fetched.get(&(promise.id(), Known::key_row(request))) {
+            Some(fetched) => Known::of(fetched, request),
+            None => Known::of(&self.store.fetch(&Known::query(request, promise.id())).await?, request),
+        };
+        let known = known.context("a stored decision")?;
         let KeyUse::New(write) = &known.key else { return Ok(known) };
         let waiting = round.commit.rows.iter().find(|waiting| waiting.key == write.key);
         let key = match waiting.and_then(|waiting| waiting.bytes.as_deref()) {
@@ -160,7 +197,7 @@ impl<S: Store> Core<S> {
 
     /// Commits a round and answers its requests.
     pub(super) async fn answer(&mut self, round: &mut Round) -> anyhow::Result<()> {
-        let Round { commit, pending } = std::mem::take(round);
+        let Round { commit, pending, .. } = std::mem::take(round);
         if pending.is_empty() {
             return Ok(());
         }

@@ -27,10 +27,14 @@ impl<S: Store> Core<S> {
         first: Command,
         commands: &mut mpsc::Receiver<Command>,
     ) -> anyhow::Result<()> {
-        let mut round = Round::default();
-        let mut next = Some(first);
-        for _ in 0..COMMANDS_MAX {
-            let Some(command) = next.take().or_else(|| commands.try_recv().ok()) else { break };
+        let mut waiting = vec![first];
+        while waiting.len() < COMMANDS_MAX
+            && let Ok(command) = commands.try_recv()
+        {
+            waiting.push(command);
+        }
+        let mut round = self.prepare(&waiting).await?;
+        for command in waiting {
             self.take_command(command, &mut round).await?;
         }
         self.answer(&mut round).await
