@@ -57,7 +57,7 @@ fn history(ids: std::ops::Range<i64>) -> Vec<Change> {
 fn on_topic(kafka: &Kafka, rest: &str) -> String {
     format!(
         "{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"shop.public.transactions\"\n\
-         format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\n{rest}{HTTP}",
+         format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\nsession = \"3s\"\n{rest}{HTTP}",
         kafka.brokers()
     )
 }
@@ -84,11 +84,7 @@ fn decided(decisions: &BTreeMap<uuid::Uuid, DecisionRecord>) -> BTreeMap<String,
 pub(crate) fn wait_for(caller: &Caller, ids: std::ops::Range<i64>) {
     for id in ids {
         let decision = decision_id("default", "transactions", &id.to_string(), 0);
-        let mut tries = 0;
-        while caller.get(&format!("/v1/decisions/{decision}")).0 != 200 {
-            tries += 1;
-            assert!(tries < 60_000, "no decision on payment {id}");
-        }
+        caller.until(|caller| (caller.get(&format!("/v1/decisions/{decision}")).0 == 200).then_some(()));
     }
 }
 
@@ -299,6 +295,29 @@ fn what_cannot_be_read_from_a_topic_is_told_and_the_rest_goes_on() {
     assert!(told("bad_json").contains("JSON"), "{letters:?}");
     assert!(told("unknown_table").contains("orders"), "{letters:?}");
     assert!(told("decimal_mode_unknown").contains("write decimals = \"precise\""), "{letters:?}");
+}
+
+#[test]
+fn a_broker_that_goes_away_is_waited_for_while_decisions_go_on() {
+    let kafka = Kafka::start();
+    kafka.create("shop.public.transactions", PARTITIONS);
+    let place = Place::new(&on_topic(&kafka, ""));
+    connect(&kafka, "shop.public.transactions", &history(1..100));
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    wait_for(&caller, 1..100);
+    drop(kafka);
+    let said = process.wait_for("no broker is connected");
+    assert!(said.contains("it is tried again"), "{said}");
+    caller.until(|caller| (metric(caller, "reconnects_total")? >= 1.0).then_some(()));
+    let event = json!({ "transaction_id": 700, "tx_datetime": "2025-06-15T15:20:00Z", "customer_id": 7, "terminal_id": 1, "amount": 9.0 });
+    let (status, answer) = caller.post("/v1/decisions", &json!({ "event": event }));
+    assert_eq!(status, 200, "{answer}");
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    let remains = place.remains();
+    assert_eq!((remains.decisions.len(), remains.letters.len()), (100, 0));
 }
 
 #[test]

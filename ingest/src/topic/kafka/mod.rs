@@ -6,6 +6,7 @@
 
 mod client;
 mod identity;
+mod leaving;
 mod membership;
 pub(super) mod producer;
 
@@ -142,6 +143,15 @@ impl KafkaSource {
             .set("statistics.interval.ms", STATISTICS_MS);
         let context = Membership::new(&self.topic, self.metrics.clone());
         settings.create_with_context(context).map_err(|error| self.meaning(&error))
+    }
+
+    /// As [`Self::look`]; a broker that does not answer is counted.
+    fn reach(&mut self, consumer: &BaseConsumer<Membership>) -> Result<String, TopicError> {
+        let looked = self.look(consumer);
+        if matches!(looked, Err(TopicError::Unreachable { .. })) {
+            self.metrics.reconnects.inc();
+        }
+        looked
     }
 
     /// Asks for the cluster, the topic and its mark.
@@ -337,7 +347,7 @@ impl TopicSource for KafkaSource {
     fn incarnation(&mut self) -> Result<Option<String>, SourceError> {
         let consumer = self.connect().map_err(Box::new)?;
         let stop = self.stop.clone();
-        let Some(incarnation) = patiently(&stop, || self.look(&consumer))? else { return Ok(None) };
+        let Some(incarnation) = patiently(&stop, || self.reach(&consumer))? else { return Ok(None) };
         self.tell_if_empty(&consumer);
         consumer.subscribe(&[self.topic.as_str()]).map_err(|error| Box::new(self.meaning(&error)))?;
         self.consumer = Some(consumer);
@@ -400,19 +410,6 @@ impl TopicSource for KafkaSource {
             PartitionLag::of(*partition, end.saturating_sub(reading.next), reading.newest, wall_clock())
         };
         self.reading.iter().map(of).collect()
-    }
-}
-
-impl Drop for KafkaSource {
-    /// Leaves the group. What it still wants is agreed to, or the consumer would wait for an answer for ever.
-    fn drop(&mut self) {
-        let Some(consumer) = &self.consumer else { return };
-        consumer.context().close();
-        while consumer.context().next_wish().is_some() {}
-        let answered = consumer.incremental_assign(&TopicPartitionList::new()).and_then(|()| consumer.assignment());
-        if let Err(error) = answered.and_then(|assigned| consumer.incremental_unassign(&assigned)) {
-            tracing::debug!(topic = self.topic, %error, "the partitions were not given back one by one");
-        }
     }
 }
 
