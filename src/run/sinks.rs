@@ -80,6 +80,7 @@ impl Produce {
     }
 
     /// Whether there are none.
+    #[cfg(feature = "redis")]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
