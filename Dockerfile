@@ -2,9 +2,9 @@
 # The one program, with the ONNX Runtime it loads. `docker build -t interdict .`; docker-compose.yml runs it in every role.
 
 FROM rust:1.95-bookworm AS build
-# Some dependencies build C code with cmake.
+# Some dependencies build C code with cmake; the client of Kafka needs OpenSSL's headers.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends cmake python3-pip \
+    && apt-get install -y --no-install-recommends cmake libssl-dev pkg-config python3-pip \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # The library first: it changes least. Its hash is pinned in onnxruntime.txt.
@@ -23,9 +23,9 @@ LABEL org.opencontainers.image.title="interdict" \
       org.opencontainers.image.source="https://github.com/interdict/interdict" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
-# curl asks for the health; the certificates are for databases and receivers over TLS.
+# curl asks for the health; the certificates are for databases and receivers over TLS; libssl is for Kafka.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates curl \
+    && apt-get install -y --no-install-recommends ca-certificates curl libssl3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --home-dir /var/lib/interdict interdict \
     && install -d -o interdict -g interdict /var/lib/interdict

@@ -1,5 +1,5 @@
 # The commands people type. `make demo` needs Rust, Python 3 with pip, and nothing else; `make test` and `make stack` also PostgreSQL and Redis,
-# `make test` Prometheus as well, which `make servers` installs on Debian.
+# `make test` Prometheus as well; `make lint` and `make test` need OpenSSL's headers and pkg-config. `make servers` installs all of it on Debian.
 
 ONNXRUNTIME_VERSION := 1.31.1
 ONNXRUNTIME := $(CURDIR)/.onnxruntime/libonnxruntime.so.$(ONNXRUNTIME_VERSION)
@@ -16,7 +16,7 @@ export INTERDICT_ONNXRUNTIME ?= $(ONNXRUNTIME)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint onnxruntime servers stack compose bench bench-block bench-redis train clean-training fuzz chaos
+.PHONY: help demo test lint onnxruntime servers fluvio stack compose bench bench-block bench-redis train clean-training fuzz chaos
 
 help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -27,7 +27,7 @@ demo: onnxruntime ## Runs simulated payments through features, model, decision a
 test: onnxruntime servers ## Runs every test, real PostgreSQL, Redis and Prometheus included
 	cargo test --workspace
 
-lint: ## Checks formatting and lints, warnings are errors
+lint: servers ## Checks formatting and lints, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
@@ -45,14 +45,17 @@ onnxruntime: $(INTERDICT_ONNXRUNTIME) ## Fetches the pinned ONNX Runtime library
 $(ONNXRUNTIME): training/onnxruntime.txt
 	$(PYTHON) training/fetch_onnxruntime.py --requirements training/onnxruntime.txt --library $@
 
-servers: ## Installs PostgreSQL, Redis and Prometheus from Debian's packages where they are missing
-	@if ! command -v redis-server >/dev/null || ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
-		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis or Prometheus is missing: sudo make servers"; exit 1; fi; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server prometheus; \
+servers: ## Installs PostgreSQL, Redis, Prometheus and OpenSSL's headers (for Kafka) from Debian's packages where they are missing
+	@if ! command -v redis-server >/dev/null || ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || ! pkg-config --exists libssl 2>/dev/null; then \
+		if [ "$$(id -u)" != 0 ]; then echo "PostgreSQL, Redis, Prometheus or libssl-dev is missing: sudo make servers"; exit 1; fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server prometheus libssl-dev pkg-config; \
 	fi
 
 chaos: onnxruntime servers ## Kills, pauses and cuts off roles in seeded rounds; ROUNDS=200 SEED=1
 	INTERDICT_CHAOS_ROUNDS=$(ROUNDS) INTERDICT_CHAOS_SEED=$(SEED) cargo test --workspace --test it fleet::chaos
+
+fluvio: onnxruntime servers ## Tests a real Fluvio: its programs on the PATH, or INTERDICT_FLUVIO=HOST:PORT
+	$(PYTHON) tests/fluvio.py -- sh -c 'cargo test --workspace --features fluvio-server --test topics fluvio && cargo test --workspace --features fluvio-server --test it fluvio'
 
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
 	cargo build --release --bin interdict

@@ -10,6 +10,7 @@ use interdict_features::config::{ConfigFile, Problem, Problems, Section};
 use interdict_features::definition::Definitions;
 use interdict_features::time::Span;
 use interdict_ingest::source::config::SourceConfig;
+use interdict_ingest::topic::sink::SinkConfig;
 use interdict_monitor::config::MonitorConfig;
 use interdict_scorer::http::config::HttpSettings;
 use interdict_scorer::policy::Policy;
@@ -26,6 +27,7 @@ pub(crate) struct Setup {
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) sources: Vec<SourceConfig>,
+    pub(crate) sinks: Vec<SinkConfig>,
     pub(crate) http: HttpSettings,
     /// Whether the file has an `[http]` section: without one nothing is served.
     pub(crate) serves_http: bool,
@@ -182,6 +184,7 @@ impl Setup {
         let serves_http = file.section("http").is_some();
         let http = HttpSettings::read(&file).located(&folder);
         let monitor = MonitorConfig::read(&file, &folder);
+        let sinks = interdict_ingest::topic::sink::read(&file, &folder);
         let definitions = Definitions::read(&file, secret.as_deref());
         let read = definitions.map(|definitions| {
             crate::check::tiled_states(&file, &definitions);
@@ -204,6 +207,7 @@ impl Setup {
             definitions: Arc::new(definitions),
             policy: Arc::new(policy.located(&folder)),
             sources,
+            sinks,
             http,
             serves_http,
             monitor,

@@ -12,6 +12,7 @@ mod event_clock;
 pub mod history;
 pub mod pipeline;
 pub mod source;
+pub mod topic;
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod fixture;

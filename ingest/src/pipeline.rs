@@ -188,19 +188,19 @@ impl<S: Reader> Pipeline<S> {
         &self.engine
     }
 
-    /// Takes up a source where the store left it: the position after which it goes on, `None` from its beginning.
-    /// `incarnation` is its identity; `None` for a source that has no place to return to.
+    /// Takes up a source where the store left it: the positions after which its partitions go on, those that are missing from
+    /// their beginning. `incarnation` is its identity; `None` for a source that has no place to return to.
     ///
     /// # Errors
     /// [`StoreError::Incarnation`] when it is another source than before.
-    pub async fn attach(&mut self, source: &str, incarnation: Option<&str>) -> Result<Option<u64>, PipelineError> {
+    pub async fn attach(&mut self, source: &str, incarnation: Option<&str>) -> Result<Vec<Offset>, PipelineError> {
         let Some(incarnation) = incarnation else {
             self.standings.insert((source.to_owned(), 0), Standing { is_volatile: true, ..Standing::default() });
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let offsets = self.store.offsets(source, incarnation).await?;
         self.take_up(source, &offsets);
-        Ok(offsets.iter().find(|offset| offset.partition == 0).map(|offset| offset.position))
+        Ok(offsets)
     }
 
     /// Notes what the stored states hold of a source that is not attached yet: decisions made meanwhile have seen it.
@@ -212,19 +212,29 @@ impl<S: Reader> Pipeline<S> {
         }
     }
 
+    /// Lets go of partitions: another process goes on with them.
+    pub fn let_go(&mut self, source: &str, partitions: &[u32]) {
+        for &partition in partitions {
+            self.standings.remove(&(source.to_owned(), partition));
+        }
+    }
+
     /// How far each partition was applied, in order of name.
     #[must_use]
     pub fn seen(&self) -> Vec<SeenPosition> {
         let position = |((source, partition), standing): (&(String, u32), &Standing)| {
             standing.applied.map(|position| SeenPosition { partition: format!("{source}/{partition}"), position })
         };
-        self.standings.iter().filter_map(position).collect()
+        let mut seen: Vec<SeenPosition> = self.standings.iter().filter_map(position).collect();
+        // Ten partitions and more are ordered otherwise as texts than as numbers.
+        seen.sort_unstable_by(|one, other| one.partition.cmp(&other.partition));
+        seen
     }
 
-    /// How far the first partition of a source is stored.
-    #[must_use]
-    pub fn stored_position(&self, source: &str) -> Option<u64> {
-        self.standings.get(&(source.to_owned(), 0)).and_then(|standing| standing.stored)
+    /// How far the partitions of a source are stored.
+    pub fn stored_positions<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (u32, u64)> + 'a {
+        let of_source = self.standings.range((source.to_owned(), 0)..=(source.to_owned(), u32::MAX));
+        of_source.filter_map(|((_, partition), standing)| Some((*partition, standing.stored?)))
     }
 
     /// Notes that everything up to `position` was applied.

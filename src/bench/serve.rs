@@ -98,7 +98,8 @@ impl Serve {
 
     /// Makes every request when it is due; what was given after the warm-up, and how long those requests were made.
     async fn ask_all(&self, address: &str, bodies: Vec<Bytes>) -> anyhow::Result<(Vec<Given>, Duration)> {
-        let (due, queue) = mpsc::unbounded_channel();
+        // Room for all of them: whoever paces does not wait for the server.
+        let (due, queue) = mpsc::channel(bodies.len().max(1));
         let (queue, broken) = (Arc::new(Mutex::new(queue)), Arc::new(AtomicU64::new(0)));
         let mut connections = JoinSet::new();
         for _ in 0..self.connections {
@@ -136,15 +137,20 @@ impl Serve {
 }
 
 /// Hands out requests when they are due; when the last one was.
-fn pace(bodies: Vec<Bytes>, rate: f64, to: &mpsc::UnboundedSender<Due>) -> Instant {
+fn pace(bodies: Vec<Bytes>, rate: f64, to: &mpsc::Sender<Due>) -> Instant {
     let began = clock::instant();
     let mut due = began;
     for (number, body) in (0_u32..).zip(bodies) {
         due = began + Duration::from_secs_f64(f64::from(number) / rate);
-        std::thread::sleep(due.saturating_duration_since(clock::instant()));
-        let _nobody_asks_any_more = to.send((due, body));
+        sleep_until(due);
+        let _nobody_asks_any_more = to.try_send((due, body));
     }
     due
+}
+
+#[expect(clippy::disallowed_methods, reason = "timers of the runtime are good to a millisecond only")]
+fn sleep_until(due: Instant) {
+    std::thread::sleep(due.saturating_duration_since(clock::instant()));
 }
 
 fn body(payment: &Transaction) -> Bytes {
@@ -174,7 +180,7 @@ impl Connection {
     /// Makes the next request of the queue until there is none; per request when it was due, how long it took, and its status.
     async fn ask(
         mut self,
-        queue: Arc<Mutex<mpsc::UnboundedReceiver<Due>>>,
+        queue: Arc<Mutex<mpsc::Receiver<Due>>>,
         broken: Arc<AtomicU64>,
     ) -> Vec<(Instant, Duration, StatusCode)> {
         let mut given = Vec::new();

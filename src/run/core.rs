@@ -21,7 +21,7 @@ use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
-use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Query, Store};
+use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::clock;
@@ -56,8 +56,16 @@ pub(crate) enum Intake {
         /// When it was read.
         read: Instant,
     },
-    /// A source knows its identity and asks after which position it goes on.
-    Attach { source: Arc<str>, incarnation: Option<String>, reply: oneshot::Sender<anyhow::Result<Option<u64>>> },
+    /// A source knows its identity and asks after which positions it goes on.
+    Attach {
+        source: Arc<str>,
+        incarnation: Option<String>,
+        /// Those that are read here.
+        partitions: Vec<u32>,
+        reply: oneshot::Sender<anyhow::Result<Vec<Offset>>>,
+    },
+    /// Partitions are to be read elsewhere: what was taken of them is to be stored first.
+    Release { source: Arc<str>, partitions: Vec<u32>, reply: oneshot::Sender<()> },
     /// The source has ended.
     Ended,
     /// The source failed for good.
@@ -180,8 +188,8 @@ impl<S: Store> Core<S> {
 
     /// Applies what the input log holds beyond the stored states.
     pub(super) async fn replay_input(&mut self) -> anyhow::Result<()> {
-        let from = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
-        let mut position = from.map_or(0, |applied| applied + 1);
+        let stored = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
+        let mut position = position_of(&stored, 0).map_or(0, |applied| applied + 1);
         loop {
             let entries = self.store.read_log(LogName::INPUT, position, 1_000).await?;
             if entries.is_empty() {
@@ -207,10 +215,16 @@ impl<S: Store> Core<S> {
                 self.take(&source, delivery, read).await?;
                 Ok(0)
             }
-            Intake::Attach { source, incarnation, reply } => {
+            Intake::Attach { source, incarnation, partitions: _, reply } => {
                 self.catch_up().await?;
-                let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
-                let _reader_stopped = reply.send(position.map_err(Into::into));
+                let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                let _reader_stopped = reply.send(positions.map_err(Into::into));
+                Ok(0)
+            }
+            Intake::Release { source, partitions, reply } => {
+                self.store_all().await?;
+                self.pipeline.let_go(&source, &partitions);
+                let _reader_stopped = reply.send(());
                 Ok(0)
             }
             Intake::Ended => Ok(1),
@@ -284,6 +298,7 @@ impl<S: Store> Core<S> {
         let durability = if confirms { Durability::Power } else { Durability::Process };
         let mut commit = Commit { durability, ..Commit::default() };
         self.pipeline.fill(&mut commit);
+        self.letters.fill(&mut commit);
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
         }
@@ -295,7 +310,7 @@ impl<S: Store> Core<S> {
         self.pipeline.stored();
         if confirms {
             self.last_confirm = start;
-            self.confirms.stored(start, |source| self.pipeline.stored_position(source));
+            self.confirms.stored(start, |source| self.pipeline.stored_positions(source).collect());
         }
         self.is_confirmed = self.confirms.is_empty() || (confirms && self.confirms.are_done());
         let engine = self.pipeline.engine();
@@ -311,4 +326,9 @@ impl<S: Store> Core<S> {
         let letters = letters::refused(source, batch, output)?;
         self.letters.bury(&letters)
     }
+}
+
+/// Where a partition stands; `None` at its beginning.
+pub(super) fn position_of(offsets: &[Offset], partition: u32) -> Option<u64> {
+    offsets.iter().find(|offset| offset.partition == partition).map(|offset| offset.position)
 }

@@ -47,7 +47,7 @@ impl<S: Store> Core<S> {
             }
         }
         self.stats.count_events(delivery.records);
-        self.pipeline.advance(source, 0, delivery.position);
+        self.pipeline.advance(source, delivery.partition, delivery.position);
         Ok(())
     }
 

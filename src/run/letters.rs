@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
 use interdict_features::definition::OnTruncate;
 use interdict_features::engine::{Outcome, Output, Refused};
 use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::stop::Stop;
+use interdict_store::port::{Append, Commit, LogName};
 
 use super::stats::Stats;
 
@@ -23,11 +25,25 @@ pub(crate) struct Letters {
     stop: Stop,
     /// Some were written since the file was flushed.
     is_unflushed: bool,
+    /// What sinks are to have of them and no commit holds yet; `None`: no sink takes any.
+    waiting: Option<Vec<Append>>,
 }
 
 impl Letters {
     pub(crate) fn new(file: DeadLetterFile, stats: Arc<Stats>, stop: Stop) -> Self {
-        Self { file, stats, stop, is_unflushed: false }
+        Self { file, stats, stop, is_unflushed: false, waiting: None }
+    }
+
+    /// From now on letters go to the store's log too, for sinks.
+    pub(crate) fn log(&mut self) {
+        self.waiting.get_or_insert_default();
+    }
+
+    /// Adds to `commit` what sinks are to have.
+    pub(crate) fn fill(&mut self, commit: &mut Commit) {
+        if let Some(waiting) = &mut self.waiting {
+            commit.appends.append(waiting);
+        }
     }
 
     /// Keeps and counts letters. One that is kept already is not kept again.
@@ -37,6 +53,9 @@ impl Letters {
         }
         self.with_file(|file| file.write(letters))?;
         self.is_unflushed = true;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.append(&mut appends(letters)?);
+        }
         for letter in letters {
             self.stats.count_dead(letter.reason.code(), 1);
             tracing::debug!(position = letter.position, reason = letter.reason.code(), "dead letter");
@@ -68,6 +87,15 @@ impl Letters {
             }
         }
     }
+}
+
+/// Letters as sinks are to have them.
+pub(crate) fn appends(letters: &[DeadLetter]) -> anyhow::Result<Vec<Append>> {
+    let append = |letter: &DeadLetter| {
+        let bytes = serde_json::to_vec(letter).context("a dead letter")?;
+        Ok(Append { log: LogName::DEAD_LETTERS, bytes: bytes.into() })
+    };
+    letters.iter().map(append).collect()
 }
 
 /// Waits before what failed for a while is done again.

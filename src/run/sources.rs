@@ -20,12 +20,16 @@ use interdict_ingest::source::error::SourceError;
 use interdict_ingest::source::postgres::{PostgresSource, metrics::PostgresMetrics};
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::source::{Delivery, FileSource};
+use interdict_ingest::topic::metrics::TopicMetrics;
+use interdict_ingest::topic::{self, Opening};
+use interdict_store::port::Offset;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::setup::Setup;
 
 use super::clock;
-use super::core::Intake;
+use super::core::{Intake, position_of};
+use super::topics;
 
 /// Records of one delivery at most.
 pub(crate) const DELIVERY: usize = 4_096;
@@ -47,13 +51,21 @@ pub(crate) struct Intaker {
 }
 
 impl Intaker {
-    /// Makes the source known to the engine; the position after which it goes on.
-    fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
-        let (reply, position) = oneshot::channel();
-        let asked = Intake::Attach { source: Arc::clone(&self.source), incarnation, reply };
+    /// Makes the source known to the engine; the positions after which `partitions`, all that are read here, go on.
+    pub(super) fn attach(&self, incarnation: Option<String>, partitions: Vec<u32>) -> anyhow::Result<Vec<Offset>> {
+        self.ask(|source, reply| Intake::Attach { source, incarnation, partitions, reply })?
+    }
+
+    /// Has everything stored that was taken of `partitions`, which are read here no more.
+    pub(super) fn release(&self, partitions: Vec<u32>) -> anyhow::Result<()> {
+        self.ask(|source, reply| Intake::Release { source, partitions, reply })
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(Arc<str>, oneshot::Sender<T>) -> Intake) -> anyhow::Result<T> {
+        let (reply, answer) = oneshot::channel();
         let ended = || anyhow!("the engine has ended");
-        self.intake.blocking_send(asked).map_err(|_closed| ended())?;
-        position.blocking_recv().map_err(|_closed| ended())?
+        self.intake.blocking_send(question(Arc::clone(&self.source), reply)).map_err(|_closed| ended())?;
+        answer.blocking_recv().map_err(|_closed| ended())
     }
 
     /// Hands over a delivery; false when the engine has ended.
@@ -71,12 +83,16 @@ impl JudgedSources {
     pub(crate) fn of(setup: &Setup) -> Self {
         let streams = &setup.definitions.streams;
         let stream_of = |config: &SourceConfig| {
-            let SourceKind::File(file) = &config.kind else { return None };
-            let only = match &file.stream {
+            let (stream, reading, format) = match &config.kind {
+                SourceKind::File(file) => (&file.stream, &file.reading, file.format),
+                SourceKind::Topic(topic) => (&topic.stream, &topic.reading, topic.format),
+                _ => return None,
+            };
+            let only = match stream {
                 Some(name) => streams.iter().find(|stream| stream.name == *name),
                 None => streams.first().filter(|_| streams.len() == 1),
             };
-            let is_history = file.reading.rows_as == Op::Snapshot && file.format != Format::Debezium;
+            let is_history = reading.rows_as == Op::Snapshot && format != Format::Debezium;
             only.filter(|stream| stream.judge.is_some() && !is_history)
                 .map(|stream| (config.name.clone(), stream.index))
         };
@@ -143,23 +159,25 @@ impl Pull for PostgresSource {
     }
 }
 
-#[cfg(feature = "postgres")]
 #[expect(clippy::disallowed_methods, reason = "passwords are configuration")]
-fn environment(name: &str) -> Option<String> {
+pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Tells a source up to which position everything is on disk.
-pub(crate) type Confirm = Box<dyn Fn(u64) + Send>;
+/// Tells a source up to which position of a partition everything is on disk.
+pub(crate) type Confirm = Box<dyn Fn(u32, u64) + Send>;
+
+/// Stored positions by partition.
+type Positions = Vec<(u32, u64)>;
 
 /// Confirmations by source.
 #[derive(Default)]
 pub(crate) struct Confirms {
     sources: Vec<(String, Confirm)>,
     /// Positions that were stored, by source and with their time, and not confirmed yet; oldest first.
-    waiting: VecDeque<(Instant, Vec<Option<u64>>)>,
+    waiting: VecDeque<(Instant, Vec<Positions>)>,
     /// The newest of them, confirmed or not.
-    newest: Vec<Option<u64>>,
+    newest: Vec<Positions>,
     /// How long after it was stored a position is confirmed: a store that may lose its last moments is filled again from the source.
     window: Duration,
 }
@@ -182,17 +200,17 @@ impl Confirms {
 
     /// Notes the positions that are stored as of `now`, and tells every source the one whose time has come. Sources without one have
     /// nothing stored.
-    pub(crate) fn stored(&mut self, now: Instant, position: impl Fn(&str) -> Option<u64>) {
-        let positions: Vec<Option<u64>> = self.sources.iter().map(|(name, _)| position(name)).collect();
+    pub(crate) fn stored(&mut self, now: Instant, positions_of: impl Fn(&str) -> Positions) {
+        let positions: Vec<Positions> = self.sources.iter().map(|(name, _)| positions_of(name)).collect();
         if self.newest != positions {
             self.newest.clone_from(&positions);
             self.waiting.push_back((now, positions));
         }
         while self.waiting.front().is_some_and(|(at, _)| now.duration_since(*at) >= self.window) {
             let Some((_, positions)) = self.waiting.pop_front() else { break };
-            for ((_, confirm), position) in self.sources.iter().zip(positions) {
-                if let Some(position) = position {
-                    confirm(position);
+            for ((_, confirm), positions) in self.sources.iter().zip(positions) {
+                for (partition, position) in positions {
+                    confirm(partition, position);
                 }
             }
         }
@@ -229,6 +247,9 @@ pub(crate) struct Starter<'a> {
     pub(crate) stop: &'a Stop,
     pub(crate) confirms: Confirms,
     pub(crate) reached: Reached,
+    pub(crate) topics: TopicMetrics,
+    /// How the source of a name learns which topic it reads.
+    pub(crate) identify: &'a dyn Fn(&str) -> topics::Identify,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: &'a PostgresMetrics,
 }
@@ -248,13 +269,33 @@ impl Starter<'_> {
             SourceKind::Postgres(database) => {
                 let streams = &self.setup.definitions.streams;
                 let database = database.clone().located(&self.setup.folder);
-                let environment = |name: &str| environment(name);
                 let stop = self.stop.clone();
                 let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
                 let handle = source.handle();
-                self.confirms.sources.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
+                self.confirms
+                    .sources
+                    .push((config.name.clone(), Box::new(move |_only, position| handle.confirm(position))));
                 let is_reached = self.reached.await_source(&config.name);
                 self.pull(&config.name, source, is_reached)
+            }
+            SourceKind::Topic(topic) => {
+                let topic = topic.clone().located(&self.setup.folder);
+                let source = topic::open(&Opening {
+                    name: &config.name,
+                    namespace: &self.setup.namespace,
+                    config: &topic,
+                    streams: &self.setup.definitions.streams,
+                    environment: &environment,
+                    metrics: self.topics.of(&config.name),
+                    stop: self.stop.clone(),
+                })?;
+                let handle = source.handle();
+                let confirm = move |partition, position| handle.confirm(partition, position);
+                self.confirms.sources.push((config.name.clone(), Box::new(confirm)));
+                let identify = (self.identify)(&config.name);
+                let read =
+                    move |intaker: Intaker, stop: Stop, _position| topics::read(source, identify, &intaker, &stop);
+                self.own(OwnSource { name: config.name.clone(), incarnation: None, read: Box::new(read) }, None)
             }
             _ => Err(anyhow!("source '{}' is of a kind that this program was built without", config.name)),
         }
@@ -264,7 +305,7 @@ impl Starter<'_> {
         let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
             let incarnation = source.incarnation()?;
             is_reached.store(true, Ordering::Release);
-            if let Some(position) = intaker.attach(incarnation)? {
+            if let Some(position) = position_of(&intaker.attach(incarnation, vec![0])?, 0) {
                 source.resume(position)?;
             }
             while let Some(delivery) = source.next(DELIVERY)? {

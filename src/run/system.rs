@@ -17,9 +17,13 @@ use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
+#[cfg(feature = "redis")]
+use interdict_ingest::source::config::SourceKind;
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
+use interdict_ingest::topic::metrics::TopicMetrics;
+use interdict_ingest::topic::sink::What;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
@@ -46,16 +50,17 @@ use crate::setup::{Setup, StoreSettings};
 
 use super::clock;
 use super::commands::Command;
-use super::core::{Core, End, Intake};
+use super::core::{Core, End, Intake, position_of};
 use super::desk::{Desk, Health, QUEUE, model_entry};
 #[cfg(feature = "redis")]
 use super::fleet;
 use super::judging::Judging;
 use super::letters::Letters;
 use super::maintenance::sweep;
+use super::sinks;
 use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
-use super::{waiting, watching};
+use super::{topics, waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
 pub(crate) const INTAKE: usize = 4;
@@ -71,6 +76,7 @@ pub(crate) struct System {
     stop_rest: CancellationToken,
     engine: std::thread::JoinHandle<anyhow::Result<End>>,
     monitor_thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
+    sink_threads: Vec<std::thread::JoinHandle<anyhow::Result<sinks::End>>>,
     health: watch::Receiver<Health>,
     tasks: JoinSet<anyhow::Result<()>>,
     edge: Option<tokio::task::JoinHandle<()>>,
@@ -175,7 +181,11 @@ async fn open_core(
 
 /// The dead-letter file.
 fn open_letters(setup: &Setup, stats: &Arc<Stats>, stop: &Stop) -> anyhow::Result<Letters> {
-    letters_at(&setup.engine.dead_letters, stats, stop)
+    let mut letters = letters_at(&setup.engine.dead_letters, stats, stop)?;
+    if sinks::produces(setup, What::DeadLetters) {
+        letters.log();
+    }
+    Ok(letters)
 }
 
 /// The dead-letter file at `path`.
@@ -226,11 +236,15 @@ impl System {
         #[cfg(feature = "redis")]
         if let Some(store) = store.shared() {
             tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop_rest.clone()).await?);
+            if setup.sources.iter().any(|source| matches!(source.kind, SourceKind::Topic(_))) {
+                tasks.spawn(fleet::hold_topics(store, setup.store.lease(), stop_rest.clone()).await?);
+            }
         }
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
         let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
+        let (produce, sink_threads) = sinks::start(setup, &store, &mut registry, &stop_rest).await?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
@@ -244,7 +258,10 @@ impl System {
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
-                Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, stop_rest.clone()).await?)
+                Some(
+                    watching::start(opened, &store, Arc::clone(&core.logged), &monitor, produce, stop_rest.clone())
+                        .await?,
+                )
             }
             None => None,
         };
@@ -272,6 +289,7 @@ impl System {
             stop_rest,
             engine,
             monitor_thread,
+            sink_threads,
             health: health_seen,
             tasks,
             edge,
@@ -310,6 +328,14 @@ impl System {
             let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
             ended.map_err(|_panic| anyhow!("the monitor's thread panicked"))??;
         }
+        for thread in self.sink_threads {
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            let end = ended.map_err(|_panic| anyhow!("the thread of a sink panicked"))??;
+            anyhow::ensure!(
+                end == sinks::End::Stopped,
+                "another process produces to a topic of this one's: stop that, or this one"
+            );
+        }
         while let Some(done) = self.tasks.join_next().await {
             done??;
         }
@@ -324,7 +350,6 @@ async fn start_sources(
     intake: mpsc::Sender<Intake>,
     stop: &Stop,
     core: &mut Core<OnlineStore>,
-    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "files have no metrics of their own"))]
     registry: &mut Registry,
 ) -> anyhow::Result<Reached> {
     let mut starter = Starter {
@@ -333,6 +358,8 @@ async fn start_sources(
         stop,
         confirms: Confirms::after(setup.store.replay_window()),
         reached: Reached::default(),
+        topics: TopicMetrics::register(registry),
+        identify: &|_name| topics::identify_alone(),
         #[cfg(feature = "postgres")]
         postgres: &PostgresMetrics::register(registry),
     };
@@ -340,8 +367,8 @@ async fn start_sources(
         starter.configured(config)?;
     }
     for own in own {
-        let position = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
-        starter.own(own, position)?;
+        let stored = core.pipeline.attach(&own.name, own.incarnation.as_deref()).await?;
+        starter.own(own, position_of(&stored, 0))?;
     }
     core.confirms = starter.confirms;
     Ok(starter.reached)

@@ -12,6 +12,16 @@ impl<S: Store> Core<S> {
     /// Brings memory to what the store holds. A source may have been waited for as long as another process held it, and whoever that
     /// process blocked must not get through here.
     pub(super) async fn catch_up(&mut self) -> anyhow::Result<()> {
+        self.store_all().await?;
+        self.pipeline.forget();
+        self.replay_input().await?;
+        let entries = self.store.lists().await?;
+        self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
+        Ok(())
+    }
+
+    /// Stores everything that was applied.
+    pub(super) async fn store_all(&mut self) -> anyhow::Result<()> {
         self.checkpoint().await?;
         // A change that altered nothing may have touched a row record all the same.
         let mut rest = Commit::default();
@@ -20,10 +30,6 @@ impl<S: Store> Core<S> {
             self.commit(rest).await?;
         }
         self.pipeline.stored();
-        self.pipeline.forget();
-        self.replay_input().await?;
-        let entries = self.store.lists().await?;
-        self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The monitor's thread: decisions from the store's log to Parquet and the drift detector.
 //!
 //! Invariants:
-//! - The store's log forgets a decision only once it is durable in Parquet.
+//! - The store's log forgets a decision only once it is durable in Parquet and every sink has produced it.
 //! - Parquet holds a decision only once the store holds it over a power failure: else the store would give its position to another one,
 //!   which Parquet would pass over.
 
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use interdict_ingest::topic::sink::What;
 use interdict_monitor::alert::courier::Courier;
 use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
+use super::sinks::Produce;
 
 /// Decisions the monitor takes from the log at once.
 const LOG_STEP: usize = 1_000;
@@ -61,36 +63,40 @@ pub(super) async fn start(
     store: &Arc<OnlineStore>,
     logged: Arc<Notify>,
     shown: &Arc<Mutex<Option<MonitorState>>>,
+    produce: Produce,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
     check(&monitor, store).await?;
     let store = AtHand { store: Arc::clone(store), runtime: Handle::current() };
     let shown = Arc::clone(shown);
-    let mut work = move || -> anyhow::Result<()> {
-        loop {
-            let is_last = stop.is_cancelled();
-            let taken = take_decisions(&mut monitor, &store)?;
-            let extent = if is_last && taken == 0 { Publish::All } else { Publish::WhenDue };
-            let durable = publish(&mut monitor, &store, extent)?;
-            if let Some(durable) = durable {
-                put_off(store.runtime.block_on(store.store.trim_log(LogName::DECISIONS, durable)))?;
-            }
-            *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
-            if taken > 0 {
-                continue;
-            }
-            if is_last {
-                return Ok(());
-            }
-            store.runtime.block_on(async {
-                tokio::select! {
-                    () = logged.notified() => {}
-                    () = tokio::time::sleep(TICK) => {}
-                    () = stop.cancelled() => {}
+    let mut work =
+        move || -> anyhow::Result<()> {
+            loop {
+                let is_last = stop.is_cancelled();
+                let taken = take_decisions(&mut monitor, &store)?;
+                let extent = if is_last && taken == 0 { Publish::All } else { Publish::WhenDue };
+                let durable = publish(&mut monitor, &store, extent)?;
+                if let Some(durable) = durable {
+                    put_off(store.runtime.block_on(
+                        store.store.trim_log(LogName::DECISIONS, durable.min(produce.needed(What::Decisions))),
+                    ))?;
                 }
-            });
-        }
-    };
+                *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
+                if taken > 0 {
+                    continue;
+                }
+                if is_last {
+                    return Ok(());
+                }
+                store.runtime.block_on(async {
+                    tokio::select! {
+                        () = logged.notified() => {}
+                        () = tokio::time::sleep(TICK) => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            }
+        };
     let logs_errors = move || {
         let ended = work();
         if let Err(error) = &ended {

@@ -287,6 +287,8 @@ impl LogName {
     pub const INPUT: Self = Self("input");
     /// Decision records as they were claimed.
     pub const DECISIONS: Self = Self("decisions");
+    /// Dead letters that are still to be produced to topics.
+    pub const DEAD_LETTERS: Self = Self("dead-letters");
     /// Administrative acts.
     pub const AUDIT: Self = Self("audit");
 }

@@ -14,7 +14,11 @@ mod deadline;
 mod demo;
 mod disk;
 mod fleet;
+#[cfg(feature = "fluvio-server")]
+mod fluvio;
 mod full;
+mod handbook;
+mod kafka;
 mod keys;
 mod ledger;
 mod parity;
@@ -26,5 +30,6 @@ mod redis_server;
 mod requests;
 mod resume;
 mod structure;
+mod topics;
 mod truncate;
 mod webhook;

@@ -387,6 +387,7 @@ impl Caller {
     }
 
     /// Asks until `is_there` says so: for what happens on another thread of the process.
+    #[expect(clippy::disallowed_methods, reason = "a test ends in real time")]
     pub(crate) fn until<T>(&self, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
         let began = Instant::now();
         loop {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use csv_core::{ReadRecordResult, Reader};
-use interdict_features::change::{Change, ChangeBatch, Op, Version};
+use interdict_features::change::{Change, ChangeBatch, Op};
 use interdict_features::decode::{TimeUnit, set_text_value};
 use interdict_features::definition::Stream;
 use interdict_features::value::{CellError, ColumnType};
@@ -14,7 +14,7 @@ use crate::source::config::Reading;
 use crate::source::error::SourceError;
 
 use super::json::unit_unknown;
-use super::{Outcome, finish, op_of};
+use super::{Outcome, Record, finish, op_of};
 
 /// The most fields a line may have: far above any table's columns.
 const FIELDS_MAX: usize = 4096;
@@ -73,7 +73,12 @@ impl CsvRows {
         Ok(())
     }
 
-    pub(super) fn decode(&mut self, text: &str, position: u64, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
+    pub(super) fn decode(
+        &mut self,
+        text: &str,
+        record: &Record<'_>,
+        batch: &mut ChangeBatch,
+    ) -> Result<Outcome, Fault> {
         self.line.split(text)?;
         if self.line.len() != self.fields {
             let detail = format!("{} fields under a header of {}", self.line.len(), self.fields);
@@ -84,10 +89,10 @@ impl CsvRows {
             Some(text) => op_of(text)
                 .ok_or_else(|| Fault::new(DeadReason::UnknownOp, "'_op' holds no operation that is known"))?,
         };
-        self.read_row(op, position, batch).map_err(|fault| fault.of_op(op))
+        self.read_row(record.plain(op), batch).map_err(|fault| fault.of_op(op))
     }
 
-    fn read_row(&self, op: Op, position: u64, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
+    fn read_row(&self, change: Change, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
         let mut writer = batch.begin();
         for (column, place) in self.places.iter().enumerate() {
             let text = self.line.get(*place);
@@ -100,7 +105,7 @@ impl CsvRows {
                 }
             })?;
         }
-        finish(writer, Change { op, version: Version::new(position), arrival: None, position })
+        finish(writer, change)
     }
 }
 

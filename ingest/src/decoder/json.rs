@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use interdict_features::change::{Change, ChangeBatch, Op, RowWriter, Version};
+use interdict_features::change::{ChangeBatch, Op, RowWriter};
 use interdict_features::decode::{ColumnFinder, TimeUnit, set_raw_json, unquote};
 use interdict_features::definition::Stream;
 use interdict_features::value::{CellError, ColumnType};
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::dead_letter::{DeadReason, Fault};
 use crate::source::config::{Missing, Reading};
 
-use super::{Outcome, finish, op_of};
+use super::{Outcome, Record, finish, op_of};
 
 pub(super) struct JsonRows {
     object: RowObject,
@@ -31,7 +31,12 @@ impl JsonRows {
         }
     }
 
-    pub(super) fn decode(&mut self, text: &str, position: u64, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
+    pub(super) fn decode(
+        &mut self,
+        text: &str,
+        record: &Record<'_>,
+        batch: &mut ChangeBatch,
+    ) -> Result<Outcome, Fault> {
         let units = &self.units;
         let mut writer = batch.begin();
         let op = self.object.read(text, &mut writer, |writer, column, raw| {
@@ -52,7 +57,7 @@ impl JsonRows {
         } else {
             self.object.require_all(writer.stream())?;
         }
-        finish(writer, Change { op, version: Version::new(position), arrival: None, position })
+        finish(writer, record.plain(op))
     }
 }
 

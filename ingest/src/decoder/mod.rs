@@ -11,11 +11,12 @@ mod json;
 use std::path::Path;
 use std::sync::Arc;
 
-use interdict_features::change::{Change, ChangeBatch, Op, RowWriter};
+use interdict_features::change::{Change, ChangeBatch, Op, RowWriter, Version};
 use interdict_features::definition::Stream;
+use interdict_features::time::Timestamp;
 use interdict_features::value::{NULL, UNCHANGED};
 
-use crate::dead_letter::{DeadReason, Fault};
+use crate::dead_letter::{DeadLetter, DeadReason, Fault, excerpt};
 use crate::source::config::Reading;
 use crate::source::error::SourceError;
 
@@ -32,7 +33,29 @@ pub(crate) enum Outcome {
     Skipped,
 }
 
-/// Decodes the lines of one source.
+/// One record of a source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    /// Where it stands in its partition.
+    pub(crate) position: u64,
+    /// Its place counted from 1: the version of a plain row. 0 is that of requests.
+    pub(crate) ordinal: u64,
+    /// What arrived beside the value: Debezium keeps the id of a deleted row there.
+    pub(crate) key: Option<&'a [u8]>,
+    /// The record itself.
+    pub(crate) value: &'a [u8],
+    /// When it arrived, where the broker says so; a database's commit time is better.
+    pub(crate) arrival: Option<Timestamp>,
+}
+
+impl Record<'_> {
+    /// What the record says of the row that it is.
+    fn plain(&self, op: Op) -> Change {
+        Change { op, version: Version::new(self.ordinal), arrival: self.arrival, position: self.position }
+    }
+}
+
+/// Decodes the records of one source.
 pub(crate) struct LineDecoder {
     format: Rows,
     batches: Batches,
@@ -75,11 +98,6 @@ impl LineDecoder {
         Self { format, batches: Batches::new(streams), shows_records, rows_as: reading.rows_as }
     }
 
-    /// Whether a dead letter may hold the record.
-    pub(crate) fn may_show_records(&self) -> bool {
-        self.shows_records == Showing::Allowed
-    }
-
     /// Whether the next line is the header.
     pub(crate) fn wants_header(&self) -> bool {
         matches!(&self.format, Rows::Csv(rows) if rows.wants_header())
@@ -93,26 +111,57 @@ impl LineDecoder {
         }
     }
 
-    /// Decodes one record into the batches. Of a source of history every fault is one of history.
+    /// Decodes line number `position` of a file into the batches.
     pub(crate) fn decode(&mut self, line: &[u8], position: u64) -> Result<Outcome, Fault> {
+        self.decode_record(&Record { position, ordinal: position, key: None, value: line, arrival: None })
+    }
+
+    /// Decodes one record into the batches. Of a source of history every fault is one of history.
+    pub(crate) fn decode_record(&mut self, record: &Record<'_>) -> Result<Outcome, Fault> {
         let is_history = self.rows_as == Op::Snapshot;
-        self.decode_line(line, position).map_err(|fault| match fault.op {
+        self.decode_rows(record).map_err(|fault| match fault.op {
             None if is_history => fault.of_op(Op::Snapshot),
             _ => fault,
         })
     }
 
-    fn decode_line(&mut self, line: &[u8], position: u64) -> Result<Outcome, Fault> {
-        if line.iter().all(u8::is_ascii_whitespace) {
+    fn decode_rows(&mut self, record: &Record<'_>) -> Result<Outcome, Fault> {
+        if record.value.iter().all(u8::is_ascii_whitespace) {
             return Ok(Outcome::Skipped);
         }
-        let text = std::str::from_utf8(line)
-            .map_err(|error| Fault::new(DeadReason::NotUtf8, format!("not UTF-8 from byte {}", error.valid_up_to())))?;
+        let text = utf8(record.value)?;
         match &mut self.format {
-            Rows::Csv(rows) => rows.decode(text, position, self.batches.of(0)),
-            Rows::Json(rows) => rows.decode(text, position, self.batches.of(0)),
-            Rows::Debezium(rows) => rows.decode(text, position, &mut self.batches),
+            Rows::Csv(rows) => rows.decode(text, record, self.batches.of(0)),
+            Rows::Json(rows) => rows.decode(text, record, self.batches.of(0)),
+            Rows::Debezium(rows) => rows.decode(text, record, &mut self.batches),
         }
+    }
+
+    /// The dead letter of the record at `position` that `fault` was found in.
+    pub(crate) fn letter(&self, source: &str, position: u64, fault: Fault, record: &[u8]) -> DeadLetter {
+        let mut detail = fault.detail.into_owned();
+        let payload = if self.shows_records == Showing::Allowed {
+            Some(excerpt(record))
+        } else {
+            detail.push_str("; record left out: the stream has sensitive columns");
+            None
+        };
+        DeadLetter {
+            source: source.to_owned(),
+            partition: self.batches.partition,
+            position,
+            row: None,
+            stream: None,
+            op: fault.op,
+            reason: fault.reason,
+            detail,
+            payload,
+        }
+    }
+
+    /// From now on records stem from this partition. To be called with no batch begun.
+    pub(crate) fn set_partition(&mut self, partition: u32) {
+        self.batches.partition = partition;
     }
 
     /// The batches filled since the last call, in order of delivery: a new one wherever the stream changes.
@@ -125,13 +174,14 @@ impl LineDecoder {
 /// also precedes where it is applied.
 pub(crate) struct Batches {
     streams: Vec<Arc<Stream>>,
+    partition: u32,
     done: Vec<ChangeBatch>,
     open: Option<(usize, ChangeBatch)>,
 }
 
 impl Batches {
     pub(crate) fn new(streams: Vec<Arc<Stream>>) -> Self {
-        Self { streams, done: Vec::new(), open: None }
+        Self { streams, partition: 0, done: Vec::new(), open: None }
     }
 
     /// The batch that the next row of stream `index` belongs to.
@@ -139,8 +189,9 @@ impl Batches {
         if self.open.as_ref().is_some_and(|(open, _)| *open != index) {
             self.close();
         }
-        let streams = &self.streams;
-        let (_, batch) = self.open.get_or_insert_with(|| (index, ChangeBatch::new(Arc::clone(&streams[index]), 0)));
+        let (streams, partition) = (&self.streams, self.partition);
+        let begin = || (index, ChangeBatch::new(Arc::clone(&streams[index]), partition));
+        let (_, batch) = self.open.get_or_insert_with(begin);
         batch
     }
 
@@ -154,6 +205,11 @@ impl Batches {
         self.close();
         std::mem::take(&mut self.done)
     }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Fault> {
+    let fault = |error: std::str::Utf8Error| format!("not UTF-8 from byte {}", error.valid_up_to());
+    std::str::from_utf8(bytes).map_err(|error| Fault::new(DeadReason::NotUtf8, fault(error)))
 }
 
 /// The operation that a text names: ours, or Debezium's letter.

@@ -2,7 +2,9 @@
 //!
 //! One source stands in `[source]`, several in `[[source]]`, each with a `name`.
 
+pub mod password;
 pub mod postgres;
+pub mod topic;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +15,10 @@ use interdict_features::decode::TimeUnit;
 use interdict_features::definition::Stream;
 use interdict_features::value::ColumnType;
 
+use crate::topic::broker;
+
 use postgres::PostgresConfig;
+use topic::TopicConfig;
 
 /// One source.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,7 +29,7 @@ pub struct SourceConfig {
     pub kind: SourceKind,
 }
 
-/// The kinds of source. Brokers and databases become variants of their own.
+/// The kinds of source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SourceKind {
@@ -32,6 +37,8 @@ pub enum SourceKind {
     File(FileConfig),
     /// Tables of a PostgreSQL database, by logical replication.
     Postgres(PostgresConfig),
+    /// A topic of Kafka or Fluvio.
+    Topic(TopicConfig),
 }
 
 /// A file or standard input.
@@ -215,8 +222,10 @@ fn read_one(section: &Section<'_>, streams: &[Arc<Stream>], name: Option<&str>) 
             "give the source another name, for example \"payments\"",
         );
     }
-    let kind = match section.choice("type", &["file", "stdin", "postgres"]) {
+    let [kafka, fluvio] = broker::TYPES;
+    let kind = match section.choice("type", &["file", "stdin", "postgres", kafka, fluvio]) {
         Some(2) => postgres::read(section, streams).map(SourceKind::Postgres),
+        Some(kind @ 3..) => topic::read(section, streams, kind - 3).map(SourceKind::Topic),
         kind => read_file(section, streams, kind).map(SourceKind::File),
     };
     let (name, kind) = (name?, kind?);

@@ -146,6 +146,9 @@ pub enum SourceError {
         /// The stream.
         stream: String,
     },
+    /// The reading of a topic.
+    #[error(transparent)]
+    Topic(#[from] Box<crate::topic::error::TopicError>),
     /// The capture from PostgreSQL.
     #[cfg(feature = "postgres")]
     #[error(transparent)]
@@ -164,6 +167,7 @@ impl SourceError {
                 | std::io::ErrorKind::StaleNetworkFileHandle => Class::Transient,
                 _ => Class::Fatal,
             },
+            Self::Topic(error) => error.class(),
             #[cfg(feature = "postgres")]
             Self::Postgres(error) => error.class(),
             _ => Class::Fatal,

@@ -41,7 +41,9 @@ pub struct Delivery {
     pub skipped: u64,
     /// How many records this is.
     pub records: u64,
-    /// Position of the last record: reading goes on after it once everything here is durable.
+    /// Where the records stand, of a topic; everything else has the one partition 0.
+    pub partition: u32,
+    /// Position of the last record in its partition: reading goes on after it once everything here is durable.
     pub position: u64,
 }
 
@@ -122,8 +124,12 @@ impl FileSource {
     }
 }
 
-fn stream_called(name: &str, config: &FileConfig, streams: &[Arc<Stream>]) -> Result<Arc<Stream>, SourceError> {
-    let wanted = config.stream.as_deref();
+/// The stream `wanted`, or the only one there is.
+pub(crate) fn stream_called(
+    name: &str,
+    wanted: Option<&str>,
+    streams: &[Arc<Stream>],
+) -> Result<Arc<Stream>, SourceError> {
     let found = match (wanted, streams) {
         (None, [only]) => Some(only),
         (Some(wanted), _) => streams.iter().find(|stream| stream.name == wanted),

@@ -43,7 +43,7 @@ impl ParquetSource {
         let Input::Path(path) = &config.input else {
             return Err(SourceError::NoFiles { path: "standard input".into() });
         };
-        let stream = stream_called(name, config, streams)?;
+        let stream = stream_called(name, config.stream.as_deref(), streams)?;
         let history = History::open_as(path, &stream, Some(name), config.reading.rows_as)?;
         Ok(Self { history, stream, stop, file: 0, group: 0, skip: 0, reader: None, position: 0 })
     }
@@ -88,7 +88,8 @@ impl ParquetSource {
             }
             self.position = reader.rows_done();
             let batches = if batch.is_empty() { Vec::new() } else { vec![batch] };
-            return Ok(Some(Delivery { batches, dead, skipped: 0, records: taken as u64, position: self.position }));
+            let (records, position) = (taken as u64, self.position);
+            return Ok(Some(Delivery { batches, dead, skipped: 0, records, partition: 0, position }));
         }
         Ok(None)
     }

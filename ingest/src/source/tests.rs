@@ -467,7 +467,8 @@ const POSTGRES: &str = "[source]\ntype = \"postgres\"\nurl = \"postgres://captur
 
 #[test]
 fn a_postgres_source_is_read() {
-    use config::postgres::{Creation, HeartbeatMessage, PasswordSource, TlsMode};
+    use config::password::PasswordSource;
+    use config::postgres::{Creation, HeartbeatMessage, TlsMode};
     let text = format!(
         "{POSTGRES}password_file = \"secret\"\ntables = {{ transactions = \"shop.payments\", chargebacks = \"chargebacks\" }}\ntls_ca = \"ca.pem\"\ncreate = false\nslot_wait = \"30s\"\nheartbeat = \"5s\"\nheartbeat_message = true\n"
     );

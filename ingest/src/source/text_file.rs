@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use interdict_features::definition::Stream;
 
-use crate::dead_letter::{DeadLetter, DeadReason, Fault, excerpt};
+use crate::dead_letter::{DeadReason, Fault};
 use crate::decoder::{LineDecoder, Outcome};
 
 use super::config::{AtEnd, FileConfig, Format, Input};
@@ -43,10 +43,12 @@ impl TextSource {
         let decoder = match (config.format, &config.stream) {
             (Format::Debezium, None) => LineDecoder::debezium(streams, &config.reading),
             (Format::Debezium, Some(_)) => {
-                LineDecoder::debezium(&[stream_called(name, config, streams)?], &config.reading)
+                LineDecoder::debezium(&[stream_called(name, config.stream.as_deref(), streams)?], &config.reading)
             }
-            (Format::Csv, _) => LineDecoder::csv(stream_called(name, config, streams)?, &config.reading),
-            _ => LineDecoder::json(stream_called(name, config, streams)?, &config.reading),
+            (Format::Csv, _) => {
+                LineDecoder::csv(stream_called(name, config.stream.as_deref(), streams)?, &config.reading)
+            }
+            _ => LineDecoder::json(stream_called(name, config.stream.as_deref(), streams)?, &config.reading),
         };
         let reader = LineReader::open(&config.input, config.at_end)?;
         Ok(Self { name: name.to_owned(), config: config.clone(), stop, reader, decoder, position: 0 })
@@ -140,40 +142,20 @@ impl TextSource {
             match outcome {
                 Ok(Outcome::Row) => {}
                 Ok(Outcome::Skipped) => skipped += 1,
-                Err(fault) => dead.push(letter(&self.name, self.position, fault, record, &self.decoder)),
+                Err(fault) => dead.push(self.decoder.letter(&self.name, self.position, fault, record)),
             }
         }
         if records == 0 {
             return Ok(None);
         }
         let batches = self.decoder.take_batches();
-        Ok(Some(Delivery { batches, dead, skipped, records: records as u64, position: self.position }))
+        let (records, position) = (records as u64, self.position);
+        Ok(Some(Delivery { batches, dead, skipped, records, partition: 0, position }))
     }
 }
 
 fn too_long() -> Fault {
     Fault::new(DeadReason::LineTooLong, format!("line of more than {LINE_BYTES_MAX} bytes, skipped"))
-}
-
-fn letter(source: &str, position: u64, fault: Fault, record: &[u8], decoder: &LineDecoder) -> DeadLetter {
-    let mut detail = fault.detail.into_owned();
-    let payload = if decoder.may_show_records() {
-        Some(excerpt(record))
-    } else {
-        detail.push_str("; record left out: the stream has sensitive columns");
-        None
-    };
-    DeadLetter {
-        source: source.to_owned(),
-        partition: 0,
-        position,
-        row: None,
-        stream: None,
-        op: fault.op,
-        reason: fault.reason,
-        detail,
-        payload,
-    }
 }
 
 /// Reads the header of a CSV file; says whether it is there yet.

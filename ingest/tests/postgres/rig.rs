@@ -9,6 +9,7 @@ use interdict_features::definition::{Column, Stream};
 use interdict_features::value::{ColumnType, NULL, UNCHANGED, double_of};
 use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::Delivery;
+use interdict_ingest::source::config::password::PasswordSource;
 use interdict_ingest::source::config::postgres::*;
 use interdict_ingest::source::error::SourceError;
 use interdict_ingest::source::postgres::PostgresSource;

@@ -1,6 +1,7 @@
 //! What stops a capture before it begins says what to do.
 
-use interdict_ingest::source::config::postgres::{Creation, PasswordSource, PostgresConfig};
+use interdict_ingest::source::config::password::PasswordSource;
+use interdict_ingest::source::config::postgres::{Creation, PostgresConfig};
 
 use crate::postgres_server::PostgresServer;
 use crate::rig::{Puller, TABLES, World, config_at, refusal, stream, streams};

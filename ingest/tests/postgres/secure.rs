@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use interdict_ingest::source::config::postgres::{PasswordSource, PostgresConfig, TlsConfig, TlsMode};
+use interdict_ingest::source::config::password::PasswordSource;
+use interdict_ingest::source::config::postgres::{PostgresConfig, TlsConfig, TlsMode};
 
 use crate::postgres_server::PostgresServer;
 use crate::rig::{Puller, TABLES, config_at, refusal, streams};

@@ -54,6 +54,8 @@ pub(super) struct Answering {
     pub(super) tracked: Arc<Tracked>,
     pub(super) judging: Judging,
     pub(super) letters: Letters,
+    /// Whether sinks are to have what becomes a dead letter.
+    pub(super) sinks_letters: bool,
     pub(super) stats: Arc<Stats>,
     pub(super) fleet: Arc<FleetStats>,
     pub(super) outbox: Arc<Notify>,
@@ -293,7 +295,11 @@ impl Answering {
         batch.push_row(request.batch.row(0), input_log::request_change(request.budget.received, position));
         self.pipeline.apply(&batch, Evaluate::Judged).await?;
         let is_applied = matches!(self.pipeline.output().outcomes.first(), Some(Outcome::Applied));
-        round.letters.append(&mut letters::refused(input_log::SOURCE, &batch, self.pipeline.output())?);
+        let mut refused = letters::refused(input_log::SOURCE, &batch, self.pipeline.output())?;
+        if self.sinks_letters {
+            round.commit.appends.append(&mut letters::appends(&refused)?);
+        }
+        round.letters.append(&mut refused);
         let judged = self.judge(request, &batch, lists)?;
         let record = match judged {
             Some(record) => Some(promise.settle(record)),

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - What the store holds is the outcome of the changes up to its offsets, of all of them and of no others, however many ingestors there are.
 //! - Every event that is to be judged leaves one piece of work, in the commit that moves the offset past it.
-//! - Dead letters are on disk before the offsets move past them.
+//! - Dead letters are on disk before the offsets move past them, and in the log for sinks with the commit that moves them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::{Class, StoreError};
-use interdict_store::port::{Commit, Durability, Query, Store as _};
+use interdict_store::port::{Commit, Durability, Offset, Query, Store as _};
 use tokio::sync::mpsc;
 
 use super::super::clock;
@@ -44,6 +44,8 @@ pub(super) struct Ingestor {
     pub(super) pipeline: Pipeline<Tracked>,
     pub(super) tracked: Arc<Tracked>,
     pub(super) letters: Letters,
+    /// Whether sinks are to have what becomes a dead letter.
+    pub(super) sinks_letters: bool,
     pub(super) stats: Arc<Stats>,
     pub(super) fleet: Arc<FleetStats>,
     pub(super) judged_sources: JudgedSources,
@@ -95,14 +97,28 @@ impl Ingestor {
                     self.take(&batch).await?;
                     self.fleet.applied(clock::instant() - read);
                 }
-                Some(Intake::Attach { source, incarnation, reply }) => {
-                    let position = self.pipeline.attach(&source, incarnation.as_deref()).await;
-                    let _reader_stopped = reply.send(position.map_err(Into::into));
+                Some(Intake::Attach { source, incarnation, partitions, reply }) => {
+                    let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                    let positions = positions.map(|positions| self.keep(&source, &partitions, positions));
+                    let _reader_stopped = reply.send(positions.map_err(Into::into));
+                }
+                // Every delivery was stored when it was taken.
+                Some(Intake::Release { source, partitions, reply }) => {
+                    self.pipeline.let_go(&source, &partitions);
+                    let _reader_stopped = reply.send(());
                 }
                 Some(Intake::Ended) => open_sources -= 1,
                 Some(Intake::Failed(error)) => return Err(error),
             }
         }
+    }
+
+    /// Lets go of the partitions that others read: how far those are, the store knows better.
+    fn keep(&mut self, source: &str, own: &[u32], mut positions: Vec<Offset>) -> Vec<Offset> {
+        let others = positions.extract_if(.., |offset| !own.contains(&offset.partition));
+        let others: Vec<u32> = others.map(|offset| offset.partition).collect();
+        self.pipeline.let_go(source, &others);
+        positions
     }
 
     /// What comes next; `None` when a confirmation is due, or nothing will come any more.
@@ -174,6 +190,9 @@ impl Ingestor {
         self.read(&wanted).await?;
         let mut applied = Applied::default();
         for Given { source, delivery } in batch {
+            if self.sinks_letters {
+                applied.commit.appends.append(&mut letters::appends(&delivery.dead)?);
+            }
             for letter in &delivery.dead {
                 if let Some(stream) = self.judged_sources.stream_of(&self.plan.definitions, source, letter) {
                     let stream = self.plan.definitions.streams[stream].name.clone();
@@ -183,12 +202,16 @@ impl Ingestor {
             for changes in delivery.batches.iter().flat_map(ChangeBatch::parts) {
                 let changes = &*changes;
                 self.pipeline.apply(changes, Evaluate::Judged).await?;
-                applied.refused.append(&mut letters::refused(source, changes, self.pipeline.output())?);
+                let mut refused = letters::refused(source, changes, self.pipeline.output())?;
+                if self.sinks_letters {
+                    applied.commit.appends.append(&mut letters::appends(&refused)?);
+                }
+                applied.refused.append(&mut refused);
                 applied.outcomes.extend_from_slice(&self.pipeline.output().outcomes);
                 applied.late += self.pipeline.late();
                 self.leave_work(source, changes, &mut applied.commit)?;
             }
-            self.pipeline.advance(source, 0, delivery.position);
+            self.pipeline.advance(source, delivery.partition, delivery.position);
         }
         self.pipeline.fill(&mut applied.commit);
         self.tracked.expect(&mut applied.commit);
@@ -255,7 +278,7 @@ impl Ingestor {
 
     fn tell_confirmed(&mut self, now: Instant) {
         self.last_confirm = now;
-        self.confirms.stored(now, |source| self.pipeline.stored_position(source));
+        self.confirms.stored(now, |source| self.pipeline.stored_positions(source).collect());
         self.is_confirmed = self.confirms.are_done();
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use interdict_store::error::Class;
 use interdict_store::redis::RedisStore;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -31,6 +32,11 @@ enum Standing {
 }
 
 impl Claimant {
+    /// The same for another lease.
+    pub(super) fn named(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self.clone() }
+    }
+
     /// How often it is renewed, and asked for by those who wait.
     fn step(&self) -> Duration {
         self.time_to_live / 4
@@ -85,6 +91,25 @@ impl Claimant {
                 return Ok(false);
             }
         }
+    }
+
+    /// Does `work`, which blocks this thread, while the lease is held; `None` when `stop` came first.
+    pub(super) fn in_turn<T>(
+        &self,
+        runtime: &Handle,
+        stop: &CancellationToken,
+        work: impl FnOnce() -> T,
+    ) -> anyhow::Result<Option<T>> {
+        if !runtime.block_on(self.acquire(stop))? {
+            return Ok(None);
+        }
+        let done = CancellationToken::new();
+        let (claimant, kept_until) = (self.clone(), done.clone());
+        let keeping = runtime.spawn(async move { claimant.keep(&kept_until).await });
+        let worked = work();
+        done.cancel();
+        runtime.block_on(keeping)??;
+        Ok(Some(worked))
     }
 
     /// Does `work` while the lease is held, again whenever it is got back, until `stop`.

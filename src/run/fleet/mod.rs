@@ -14,6 +14,7 @@ mod lease;
 mod scoring;
 mod start;
 mod stats;
+mod topics;
 mod tracked;
 mod work;
 
@@ -22,6 +23,7 @@ use interdict_ingest::pipeline::PipelineError;
 use interdict_store::error::Class;
 
 pub(crate) use start::{Mode, hold_mode, serve};
+pub(crate) use topics::hold_topics;
 
 /// Whether what failed is worth doing again a moment later.
 fn is_passing(error: &anyhow::Error) -> bool {

@@ -12,6 +12,8 @@ use interdict_ingest::pipeline::{Limits, Pipeline};
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
+use interdict_ingest::topic::metrics::TopicMetrics;
+use interdict_ingest::topic::sink::{SinkMetrics, What};
 use interdict_monitor::monitor::Monitor;
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
@@ -40,6 +42,7 @@ use super::super::input_log;
 use super::super::judging::Judging;
 use super::super::letters::Letters;
 use super::super::maintenance::{StreamClock, sweep};
+use super::super::sinks::{self, Feeder, Produce};
 use super::super::sources::{Confirms, JudgedSources, Reached, Starter};
 use super::super::stats::Stats;
 use super::super::system::{self, INTAKE, Shell};
@@ -49,6 +52,7 @@ use super::ingest::Ingestor;
 use super::lease::Claimant;
 use super::scoring::Scoring;
 use super::stats::FleetStats;
+use super::topics;
 use super::tracked::Tracked;
 
 /// Partitions of the source `input`, one per scorer that is up; 0 is that of a process that plays every role.
@@ -155,6 +159,7 @@ impl<'a> Process<'a> {
         if plays(Role::Monitor) && !self.monitor(model.as_ref(), told_to_stop).await? {
             return Ok(Begun::IsTold);
         }
+        self.produce(roles).await?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let judging = if plays(Role::Scorer) { Some(self.score(model.as_ref(), queue).await?) } else { None };
         if !setup.serves_http {
@@ -263,14 +268,18 @@ impl<'a> Process<'a> {
             !setup.sources.is_empty(),
             "--role ingest has nothing to read: the configuration has no [source]"
         );
+        topics::check(setup)?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut self.registry);
+        let (identity, stop) = (self.claimant("identity"), self.stop_edge.clone());
         let mut starter = Starter {
             setup,
             intake,
             stop: &self.stop_taking,
             confirms: Confirms::after(setup.store.replay_window()),
             reached: Reached::default(),
+            topics: TopicMetrics::register(&mut self.registry),
+            identify: &|source| topics::identify_in_turn(identity.named(&format!("identity/{source}")), stop.clone()),
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut self.registry),
         };
@@ -285,6 +294,7 @@ impl<'a> Process<'a> {
             pipeline: self.pipeline(&tracked),
             tracked,
             letters,
+            sinks_letters: sinks::produces(setup, What::DeadLetters),
             stats: Arc::clone(&self.stats),
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
@@ -353,6 +363,7 @@ impl<'a> Process<'a> {
             tracked,
             judging,
             letters,
+            sinks_letters: sinks::produces(self.setup, What::DeadLetters),
             stats: Arc::clone(&self.stats),
             fleet: Arc::clone(&self.fleet),
             outbox: Arc::clone(&self.outbox),
@@ -402,6 +413,23 @@ impl<'a> Process<'a> {
         });
     }
 
+    /// Starts the sinks of the roles played: ingestors produce dead letters, scorers decisions.
+    async fn produce(&mut self, roles: &[Role]) -> anyhow::Result<()> {
+        let produce = Produce::read(self.setup, &self.online).await?;
+        if produce.is_empty() {
+            return Ok(());
+        }
+        let metrics = SinkMetrics::register(&mut self.registry);
+        for (role, what) in [(Role::Ingest, What::DeadLetters), (Role::Scorer, What::Decisions)] {
+            for config in self.setup.sinks.iter().filter(|sink| roles.contains(&role) && sink.what == what) {
+                let feeder = Feeder::open(self.setup, config, &self.online, &produce, &metrics)?;
+                let claimant = self.claimant(&format!("sink/{}", config.name));
+                self.tasks.spawn(topics::produce(feeder, claimant, self.stop_rest.clone()));
+            }
+        }
+        Ok(())
+    }
+
     fn show_work(&mut self) {
         let (store, fleet, stop) = (Arc::clone(&self.store), Arc::clone(&self.fleet), self.stop_rest.clone());
         self.tasks.spawn(async move {
@@ -436,8 +464,13 @@ impl<'a> Process<'a> {
         self.store.log_next(LogName::DECISIONS).await?;
         self.tasks.spawn(watching::alert(courier, self.stop_rest.clone()));
         let shown = Arc::new(Mutex::new(None));
+        let produce = Produce::read(self.setup, &self.online).await?;
+        if !produce.is_empty() {
+            self.tasks.spawn(topics::watch(produce.clone(), Arc::clone(&self.online), self.stop_rest.clone()));
+        }
         let thread =
-            watching::start(opened, &self.online, Arc::clone(&self.logged), &shown, self.stop_rest.clone()).await?;
+            watching::start(opened, &self.online, Arc::clone(&self.logged), &shown, produce, self.stop_rest.clone())
+                .await?;
         let ends = self.ends.0.clone();
         let watch = move || {
             let _told_also_by_a_panic = Ending { name: "monitor", ends };

@@ -2,11 +2,10 @@
 //!
 //! `INTERDICT_CHAOS_ROUNDS` sets the rounds (6 unless set), `INTERDICT_CHAOS_SEED` the first one's seed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use interdict_features::decision::DecisionRecord;
-use interdict_features::value::Value;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -128,7 +127,7 @@ impl Round<'_> {
         let logged: Vec<DecisionRecord> = self.fleet.logged(&self.name).into_values().collect();
         let (asked, captured): (Vec<DecisionRecord>, Vec<DecisionRecord>) =
             logged.into_iter().partition(|record| record.event_id.parse::<i64>().unwrap() >= ASKED_FROM);
-        self.check_blocks(&captured);
+        self.fleet.check_blocks(&captured);
         let captured = captured.into_iter().filter(|record| record.event_id != LAST.to_string()).collect();
         let count = compare(before, after, captured);
         assert!(count > 500, "{count} decisions");
@@ -138,27 +137,6 @@ impl Round<'_> {
             let logged = asked.remove(payment).expect("what a caller was told is in the log");
             assert_eq!(serde_json::to_value(logged).unwrap(), *told, "payment {payment}");
         }
-    }
-
-    /// Whom decisions condemned is blocked, once for each of them; nobody else is.
-    fn check_blocks(&self, records: &[DecisionRecord]) {
-        let mut blocks: BTreeMap<i64, usize> = BTreeMap::new();
-        let mut lines = BTreeSet::new();
-        let is_condemning = |record: &&DecisionRecord| record.actions.iter().any(|it| it.action == "block_account");
-        for record in records.iter().filter(is_condemning) {
-            let Value::Int(customer) = record.event["customer_id"] else { panic!("{record:?}") };
-            *blocks.entry(customer).or_default() += 1;
-            lines.insert(format!("{}|{customer}|block|done", record.decision_id));
-        }
-        assert!(!blocks.is_empty(), "nobody is to be blocked");
-        let rows = self.fleet.bank.ask("SELECT decision_id, entity_key, kind, outcome FROM interdict_ledger");
-        let found: Vec<String> = rows.lines().map(str::to_owned).collect();
-        assert_eq!(found.len(), lines.len(), "lines of the ledger");
-        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), lines);
-        let rows = "SELECT id, status, blocks FROM accounts WHERE status <> 'active' OR blocks <> 0 ORDER BY id";
-        let expected: Vec<String> =
-            blocks.iter().map(|(customer, count)| format!("{customer}|blocked|{count}")).collect();
-        assert_eq!(self.fleet.bank.ask(rows).lines().collect::<Vec<_>>(), expected);
     }
 }
 

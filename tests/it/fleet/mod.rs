@@ -2,12 +2,14 @@
 
 mod chaos;
 mod modes;
+mod topics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use interdict_features::decision::{DecisionRecord, decision_id};
+use interdict_features::value::Value;
 use uuid::Uuid;
 
 use crate::bank::Bank;
@@ -28,16 +30,23 @@ pub(crate) struct Fleet {
     processes: Vec<Option<Process>>,
     /// Where the scorers answer.
     ports: [u16; 2],
+    /// What is read instead of the bank's tables.
+    feed: Option<String>,
 }
 
 impl Fleet {
     /// Nothing runs yet but the servers.
     pub(crate) fn open(namespace: &str) -> Self {
+        Self::fed(namespace, None)
+    }
+
+    /// One that reads `feed`, sources and sinks, instead of the bank's tables.
+    pub(crate) fn fed(namespace: &str, feed: Option<String>) -> Self {
         let bank = Bank::open();
         bank.ask("ALTER SYSTEM SET wal_sender_timeout = '1s'; SELECT pg_reload_conf();");
         let redis = RedisServer::start();
         let place = Place::new("");
-        let mut fleet = Self { bank, redis, place, processes: Vec::new(), ports: [0; 2] };
+        let mut fleet = Self { bank, redis, place, processes: Vec::new(), ports: [0; 2], feed };
         fleet.configure(namespace);
         fleet
     }
@@ -46,10 +55,11 @@ impl Fleet {
     pub(crate) fn configure(&mut self, namespace: &str) {
         let (bank, url) = (&self.bank, self.redis.url());
         let action = bank.action();
+        let feed = self.feed.clone().unwrap_or_else(|| bank.source(namespace));
         let config = format!(
             "namespace = \"{namespace}\"\n{DEFINITIONS}{}\n{action}{}\n[store]\ntype = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n",
             SCORER.replace("log_dir = \"decisions\"", &format!("log_dir = \"{namespace}\"\nbatch_rows = 300")),
-            bank.source(namespace).replace("[[source]]", "[[action]]\nname = \"block_customer\"\non = \"block\"\nentity = \"customer\"\ntype = \"store\"\n\n[[source]]"),
+            feed.replacen("[[source]]", "[[action]]\nname = \"block_customer\"\non = \"block\"\nentity = \"customer\"\ntype = \"store\"\n\n[[source]]", 1),
         );
         self.place.write("interdict.toml", config);
         self.processes = PROCESSES.iter().map(|_| None).collect();
@@ -171,6 +181,27 @@ impl Fleet {
             self.wait(Duration::from_millis(50));
         }
         panic!("no decision on payment {payment}\n{}", self.logs());
+    }
+
+    /// Whom decisions condemned is blocked, once for each of them; nobody else is.
+    pub(crate) fn check_blocks(&self, records: &[DecisionRecord]) {
+        let mut blocks: BTreeMap<i64, usize> = BTreeMap::new();
+        let mut lines = BTreeSet::new();
+        let is_condemning = |record: &&DecisionRecord| record.actions.iter().any(|it| it.action == "block_account");
+        for record in records.iter().filter(is_condemning) {
+            let Value::Int(customer) = record.event["customer_id"] else { panic!("{record:?}") };
+            *blocks.entry(customer).or_default() += 1;
+            lines.insert(format!("{}|{customer}|block|done", record.decision_id));
+        }
+        assert!(!blocks.is_empty(), "nobody is to be blocked");
+        let rows = self.bank.ask("SELECT decision_id, entity_key, kind, outcome FROM interdict_ledger");
+        let found: Vec<String> = rows.lines().map(str::to_owned).collect();
+        assert_eq!(found.len(), lines.len(), "lines of the ledger");
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), lines);
+        let rows = "SELECT id, status, blocks FROM accounts WHERE status <> 'active' OR blocks <> 0 ORDER BY id";
+        let expected: Vec<String> =
+            blocks.iter().map(|(customer, count)| format!("{customer}|blocked|{count}")).collect();
+        assert_eq!(self.bank.ask(rows).lines().collect::<Vec<_>>(), expected);
     }
 
     /// The decisions in Parquet, each once.

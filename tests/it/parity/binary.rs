@@ -72,7 +72,7 @@ fn time(micros: i64) -> String {
     Timestamp::from_micros(micros).to_string()
 }
 
-fn line(delivery: &Delivery) -> String {
+pub(super) fn line(delivery: &Delivery) -> String {
     match delivery.what {
         What::Report { id, value, reported } => {
             format!("{}\n", json!({ "transaction_id": id, "is_fraud": value, "reported_at": time(reported) }))

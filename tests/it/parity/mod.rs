@@ -10,6 +10,7 @@ mod binary;
 pub(crate) mod captured;
 pub(crate) mod history;
 mod kept;
+pub(crate) mod partitions;
 mod side;
 pub(crate) mod twin;
 

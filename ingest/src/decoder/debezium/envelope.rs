@@ -62,11 +62,13 @@ pub(super) enum Shape<'e> {
 }
 
 impl<'a> Envelope<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, Fault> {
+    /// `key` is what arrived beside the value; a key within the value wins.
+    pub(super) fn parse(text: &'a str, key: Option<&'a str>) -> Result<Self, Fault> {
         let mut envelope = Self::default();
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let seed = Layer { envelope: &mut envelope, depth: 0 };
         seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| not_json(&error))?;
+        envelope.key = envelope.key.or(key);
         if let Some(wrapped) = envelope.key {
             let key = Wrapped::parse(wrapped)?;
             if let Some(payload) = key.payload {

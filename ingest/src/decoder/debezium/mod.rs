@@ -1,6 +1,6 @@
-//! Debezium change events, with schemas and without, one JSON object per line.
+//! Debezium change events, with schemas and without, one JSON object per record.
 //!
-//! A line is an envelope, `{"schema":..,"payload":envelope}`, or `{"key":..,"value":one of these}`. A tombstone (a null
+//! A record is an envelope, `{"schema":..,"payload":envelope}`, or `{"key":..,"value":one of these}`. A tombstone (a null
 //! value) follows its delete and says nothing new; heartbeats, transaction markers and logical messages carry no row.
 //! A change of a primary key comes as a delete and a create.
 //!
@@ -24,7 +24,7 @@ use crate::dead_letter::{DeadReason, Fault};
 use crate::source::config::Reading;
 
 use super::json::{RowObject, not_json};
-use super::{Batches, Outcome, finish, op_of};
+use super::{Batches, Outcome, Record, finish, op_of};
 
 use envelope::{Envelope, Shape};
 use schema::{Encodings, Part, SchemaCache};
@@ -70,8 +70,8 @@ impl DebeziumRows {
         }
     }
 
-    pub(super) fn decode(&mut self, text: &str, position: u64, batches: &mut Batches) -> Result<Outcome, Fault> {
-        let envelope = Envelope::parse(text)?;
+    pub(super) fn decode(&mut self, text: &str, record: &Record<'_>, batches: &mut Batches) -> Result<Outcome, Fault> {
+        let envelope = Envelope::parse(text, record.key.and_then(|key| std::str::from_utf8(key).ok()))?;
         let op = match envelope.shape() {
             Shape::Change(op) => op,
             Shape::NoRow => return Ok(Outcome::Skipped),
@@ -89,20 +89,20 @@ impl DebeziumRows {
         if op == Op::Insert && self.rows_as == Op::Snapshot {
             op = Op::Snapshot;
         }
-        self.decode_change(op, &envelope, position, batches).map_err(|fault| fault.of_op(op))
+        self.decode_change(op, &envelope, record, batches).map_err(|fault| fault.of_op(op))
     }
 
     fn decode_change(
         &mut self,
         op: Op,
         envelope: &Envelope<'_>,
-        position: u64,
+        record: &Record<'_>,
         batches: &mut Batches,
     ) -> Result<Outcome, Fault> {
         let index = self.table_of(envelope)?;
-        let version = self.version_of(envelope, position)?;
-        let arrival = envelope.source.changed_micros().and_then(Timestamp::checked_from_micros);
-        let change = Change { op, version, arrival, position };
+        let version = self.version_of(envelope, record.ordinal)?;
+        let committed = envelope.source.changed_micros().and_then(Timestamp::checked_from_micros);
+        let change = Change { op, version, arrival: committed.or(record.arrival), position: record.position };
         let table = &mut self.tables[index];
         let mut writer = batches.of(index).begin();
         match op {
@@ -149,12 +149,12 @@ impl DebeziumRows {
         })
     }
 
-    fn version_of(&self, envelope: &Envelope<'_>, position: u64) -> Result<Version, Fault> {
+    fn version_of(&self, envelope: &Envelope<'_>, ordinal: u64) -> Result<Version, Fault> {
         match (envelope.source.lsn(), self.versions) {
             (Some(major), Versions::Lsn | Versions::Unsettled) => {
                 Ok(Version { major, minor: envelope.total_order.unwrap_or(0) })
             }
-            (None, Versions::Ordinal | Versions::Unsettled) => Ok(Version::new(position)),
+            (None, Versions::Ordinal | Versions::Unsettled) => Ok(Version::new(ordinal)),
             (Some(_), Versions::Ordinal) => Err(Fault::new(
                 DeadReason::VersionMismatch,
                 "the record has an LSN, the first change of this source had none; read the two as two sources",

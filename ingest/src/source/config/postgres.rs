@@ -7,6 +7,8 @@ use std::time::Duration;
 use interdict_features::config::{Section, suggestion};
 use interdict_features::definition::Stream;
 
+use super::password::{self, PasswordSource};
+
 /// How often an idle position is delivered and the slot's lag is measured, unless configured.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The longest name PostgreSQL takes.
@@ -48,17 +50,6 @@ pub struct Address {
     pub user: String,
     /// The database.
     pub database: String,
-}
-
-/// Where the password is read from when the process starts; never from the configuration itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PasswordSource {
-    /// The server asks for none.
-    None,
-    /// An environment variable.
-    Environment(String),
-    /// A file, relative to the configuration; white space around its text is left out.
-    File(PathBuf),
 }
 
 /// How the connection is protected.
@@ -116,9 +107,7 @@ impl PostgresConfig {
     /// The configuration with its paths taken from `folder`, the one its file stands in.
     #[must_use]
     pub fn located(mut self, folder: &Path) -> Self {
-        if let PasswordSource::File(path) = &mut self.password {
-            *path = folder.join(&*path);
-        }
+        self.password.locate(folder);
         self.tls.ca = self.tls.ca.map(|ca| folder.join(ca));
         self
     }
@@ -134,7 +123,7 @@ const MODES: [(&str, TlsMode); 4] = [
 /// Reads the keys of a PostgreSQL source; `None` where a mistake leaves no usable one.
 pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<PostgresConfig> {
     let address = read_address(section);
-    let password = read_password(section);
+    let password = password::read(section);
     let tls = read_tls(section, address.as_ref());
     let tables = read_tables(section, streams);
     let publication = read_name(section, "publication", "interdict");
@@ -231,26 +220,6 @@ fn parse_url(url: &str) -> Result<Address, &'static str> {
         return Err("'url' holds an encoded character; write host, port, user and database instead");
     }
     Ok(Address { host: host.to_owned(), port, user: user.to_owned(), database: database.to_owned() })
-}
-
-fn read_password(section: &Section<'_>) -> PasswordSource {
-    if section.has("password") {
-        section.know("password");
-        section.report(
-            "password",
-            "a password does not belong into the configuration",
-            "write password_env = \"NAME\" or password_file = \"PATH\"",
-        );
-    }
-    match (section.text("password_env"), section.text("password_file")) {
-        (Some(_), Some(_)) => {
-            section.report("password_env", "both 'password_env' and 'password_file'", "write one of them");
-            PasswordSource::None
-        }
-        (Some(name), None) => PasswordSource::Environment(name),
-        (None, Some(path)) => PasswordSource::File(path.into()),
-        (None, None) => PasswordSource::None,
-    }
 }
 
 fn read_tls(section: &Section<'_>, address: Option<&Address>) -> TlsConfig {

@@ -179,6 +179,7 @@ impl Changes {
             dead: std::mem::take(&mut self.dead),
             skipped: std::mem::take(&mut self.skipped),
             records: std::mem::take(&mut self.records),
+            partition: 0,
             position: self.position,
         }
     }

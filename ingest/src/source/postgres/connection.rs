@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::source::config::postgres::{Address, PasswordSource, PostgresConfig, TlsMode};
+use crate::source::config::postgres::{Address, PostgresConfig, TlsMode};
 
 use super::error::{Peer, PostgresError};
 
@@ -59,17 +59,7 @@ impl Server {
         config: &PostgresConfig,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, PostgresError> {
-        let password = match &config.password {
-            PasswordSource::None => None,
-            PasswordSource::Environment(variable) => {
-                Some(environment(variable).ok_or_else(|| PostgresError::NoVariable { variable: variable.clone() })?)
-            }
-            PasswordSource::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| PostgresError::PasswordFile { path: path.clone(), source })?;
-                Some(text.trim().to_owned())
-            }
-        };
+        let password = config.password.load(environment)?;
         let Address { host, port, user, .. } = &config.address;
         let peer = Peer { address: format!("{host}:{port}"), user: user.clone() };
         Ok(Self { config: config.clone(), password, application: format!("interdict {name}"), peer })

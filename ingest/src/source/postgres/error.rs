@@ -1,10 +1,10 @@
 //! What stops the capture from PostgreSQL, and what to do about it.
 
-use std::path::PathBuf;
-
 use interdict_features::value::ColumnType;
 use interdict_store::error::Class;
 use pgwire_replication::PgWireError;
+
+use crate::source::config::password::PasswordError;
 
 use super::changes::Lsn;
 use super::message::Malformed;
@@ -13,20 +13,9 @@ use super::message::Malformed;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostgresError {
-    /// The variable with the password is not set.
-    #[error("the environment has no {variable}; set it to the password of the database's role")]
-    NoVariable {
-        /// Its name.
-        variable: String,
-    },
-    /// The file with the password cannot be read.
-    #[error("the password in {} cannot be read: {source}; see that the file exists and that this user may read it", path.display())]
-    PasswordFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The password cannot be had.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// A stream keeps no row records.
     #[error(
         "stream '{stream}' is append_only, and a database delivers some changes twice after a crash; remove append_only from [stream.{stream}]"

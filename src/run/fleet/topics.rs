@@ -1,0 +1,115 @@
+//! Topics among roles: one process at a time names a topic or works a sink.
+//!
+//! Invariants:
+//! - A lease only saves work that is done twice in vain: a sink's position is fenced by the store, and a record that is produced twice has
+//!   the same `decision_id` and `log_position`.
+//! - The monitor trims the log of decisions by where the sinks stand in the store, which never goes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interdict_ingest::source::config::{SourceConfig, SourceKind};
+use interdict_ingest::topic::TopicSource;
+use interdict_ingest::topic::broker::Broker;
+use interdict_store::error::{Class, StoreError};
+use interdict_store::online::OnlineStore;
+use interdict_store::redis::RedisStore;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::setup::Setup;
+
+use super::super::sinks::{End, Feeder, Produce, Until};
+use super::super::topics::Identify;
+use super::lease::Claimant;
+
+/// How often the monitor looks where sinks stand.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One process after the other asks which topic it is: the first one gives a topic its mark, the others find it.
+pub(super) fn identify_in_turn(claimant: Claimant, stop: CancellationToken) -> Identify {
+    let runtime = Handle::current();
+    Box::new(move |source: &mut dyn TopicSource| {
+        let identified = claimant.in_turn(&runtime, &stop, || source.incarnation())?;
+        Ok(identified.transpose()?.flatten())
+    })
+}
+
+/// Works a sink while no other process does, until `stop`.
+pub(super) async fn produce(feeder: Feeder, claimant: Claimant, stop: CancellationToken) -> anyhow::Result<()> {
+    let work = |held: CancellationToken| {
+        let (feeder, until) = (feeder.clone(), Until { stop: stop.clone(), lost: held });
+        async move {
+            let thread = match feeder.start(until).await {
+                Err(error) if is_transient(&error) => {
+                    tracing::warn!(
+                        error = crate::told::told(&error),
+                        "where a sink stands is not to be had; it is asked again"
+                    );
+                    return Ok(());
+                }
+                started => started?,
+            };
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            let end = ended.unwrap_or_else(|_panic| Err(anyhow::anyhow!("the thread of a sink panicked")))?;
+            if end == End::Elsewhere {
+                tracing::info!("another process goes on with a sink");
+            }
+            Ok(())
+        }
+    };
+    claimant.while_held(&stop, work).await
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(|error| error.class() == Class::Transient)
+}
+
+/// Refuses topics that several ingestors would read twice: nobody shares those of Fluvio out among them.
+pub(super) fn check(setup: &Setup) -> anyhow::Result<()> {
+    let is_unshared = |source: &&SourceConfig| matches!(&source.kind, SourceKind::Topic(topic) if matches!(topic.broker, Broker::Fluvio(_)));
+    if let Some(source) = setup.sources.iter().find(is_unshared) {
+        anyhow::bail!(
+            "source '{}' is a topic of Fluvio, which has no groups that share it out among ingestors: run without --role",
+            source.name
+        );
+    }
+    Ok(())
+}
+
+/// Keeps `produce` at where the sinks of all processes stand, until `stop`.
+pub(super) async fn watch(produce: Produce, store: Arc<OnlineStore>, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        match produce.refresh(&store).await {
+            Err(error) if error.class() != Class::Transient => return Err(error.into()),
+            Err(error) => tracing::debug!(%error, "where sinks stand is not to be had; it is asked again"),
+            Ok(()) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Sees that no other process without `--role` reads topics into the namespace: a consumer group would share them out, and each of the two
+/// trusts its memory. What is returned keeps it so until `stop`.
+pub(crate) async fn hold_topics(
+    store: &Arc<RedisStore>,
+    time_to_live: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+    let holder = Uuid::new_v4();
+    let claimant = Claimant { store: Arc::clone(store), name: "topics".to_owned(), holder, time_to_live };
+    // One that was killed holds it until its time is over.
+    let acquired = tokio::time::timeout(time_to_live * 2, claimant.acquire(&CancellationToken::new())).await;
+    anyhow::ensure!(
+        acquired.unwrap_or(Ok(false))?,
+        "another process reads topics into this namespace: stop it first, or choose another namespace"
+    );
+    Ok(async move {
+        anyhow::ensure!(claimant.keep(&stop).await?, "another process reads the topics now: stop that, or this one");
+        Ok(())
+    })
+}

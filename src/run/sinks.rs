@@ -1,0 +1,323 @@
+//! Sinks on threads of their own: what the store's logs hold is produced to topics, in order, from where each sink stands. Among roles one
+//! process at a time works a sink.
+//!
+//! Invariants:
+//! - A sink's stored position moves only once the broker has everything up to it: what a crash cuts short is produced again.
+//! - A log forgets an entry only once every sink of its kind has it.
+//! - A broker that takes nothing stops no decision: the log grows on disk, and the lag is a metric.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use interdict_ingest::topic::error::TopicError;
+use interdict_ingest::topic::sink::{self, OneSink, Produced, SinkConfig, SinkMetrics, TopicSink, What};
+use interdict_store::error::{Class, StoreError};
+use interdict_store::online::OnlineStore;
+use interdict_store::port::{Commit, LogName, OffsetMove, Store as _};
+use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::setup::Setup;
+
+use super::core::position_of;
+use super::sources::environment;
+
+/// Records produced at once.
+const STEP: usize = 1_000;
+/// How often a log is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// The first wait after a failure, doubled up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest wait: what a person must mend is tried again all the same, since nothing else tells that it was.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Up to where sinks have produced the logs: what lies behind may be forgotten.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Produce(Arc<Vec<Place>>);
+
+/// Where a sink stands.
+#[derive(Debug)]
+struct Place {
+    what: What,
+    /// The name under which its position is kept.
+    offset: String,
+    /// The first entry that it still needs.
+    next: AtomicU64,
+}
+
+impl Produce {
+    /// Where the sinks of `setup` stand.
+    pub(crate) async fn read(setup: &Setup, store: &OnlineStore) -> Result<Self, StoreError> {
+        let place = |config: &SinkConfig| Place {
+            what: config.what,
+            offset: offset_name(&config.name),
+            next: AtomicU64::new(0),
+        };
+        let produce = Self(Arc::new(setup.sinks.iter().map(place).collect()));
+        produce.refresh(store).await?;
+        Ok(produce)
+    }
+
+    /// Looks again where they stand: other processes produce too.
+    pub(crate) async fn refresh(&self, store: &OnlineStore) -> Result<(), StoreError> {
+        for place in self.0.iter() {
+            let stored = position_of(&store.positions(&place.offset).await?, 0);
+            place.next.store(stored.map_or(0, |stored| stored + 1), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The first entry of the log of `what` that a sink still needs; the end of all positions where none does.
+    pub(crate) fn needed(&self, what: What) -> u64 {
+        let of_kind = self.0.iter().filter(|place| place.what == what);
+        of_kind.map(|place| place.next.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether there are none.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Whether a sink produces `what`.
+pub(crate) fn produces(setup: &Setup, what: What) -> bool {
+    setup.sinks.iter().any(|sink| sink.what == what)
+}
+
+/// The store's log of what a sink produces.
+fn log_of(what: What) -> LogName {
+    match what {
+        What::Decisions => LogName::DECISIONS,
+        What::DeadLetters => LogName::DEAD_LETTERS,
+    }
+}
+
+/// The name under which the position of a sink is kept.
+fn offset_name(sink: &str) -> String {
+    format!("sink/{sink}")
+}
+
+/// One sink, not at work.
+#[derive(Clone)]
+pub(crate) struct Feeder {
+    config: SinkConfig,
+    produce: Produce,
+    store: Arc<OnlineStore>,
+    metrics: OneSink,
+    trims: Trims,
+}
+
+/// One at work.
+struct Feeding {
+    feeder: Feeder,
+    sink: Box<dyn TopicSink>,
+    /// Up to where it has produced.
+    stored: Option<u64>,
+}
+
+/// Whether a sink trims its log, or another part does that keeps it longer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trims {
+    Itself,
+    Monitor,
+}
+
+/// How long a sink works.
+#[derive(Clone, Debug)]
+pub(crate) struct Until {
+    /// What is in the log by then is produced first, as long as the broker takes it.
+    pub(crate) stop: CancellationToken,
+    /// Another process goes on.
+    pub(crate) lost: CancellationToken,
+}
+
+/// Why a sink works no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// It was stopped.
+    Stopped,
+    /// Another process produces.
+    Elsewhere,
+}
+
+/// Starts every configured sink, each on a thread of its own; how far they are, and the threads.
+pub(crate) async fn start(
+    setup: &Setup,
+    store: &Arc<OnlineStore>,
+    registry: &mut Registry,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Produce, Vec<JoinHandle<anyhow::Result<End>>>)> {
+    let produce = Produce::read(setup, store).await?;
+    let metrics = SinkMetrics::register(registry);
+    let until = Until { stop: stop.clone(), lost: CancellationToken::new() };
+    let mut threads = Vec::new();
+    for config in &setup.sinks {
+        let feeder = Feeder::open(setup, config, store, &produce, &metrics)?;
+        threads.push(feeder.start(until.clone()).await?);
+    }
+    Ok((produce, threads))
+}
+
+impl Feeder {
+    /// A sink that connects when it works.
+    ///
+    /// # Errors
+    /// It cannot work as it is configured.
+    pub(crate) fn open(
+        setup: &Setup,
+        config: &SinkConfig,
+        store: &Arc<OnlineStore>,
+        produce: &Produce,
+        metrics: &SinkMetrics,
+    ) -> anyhow::Result<Self> {
+        drop(sink::open(config, &environment)?);
+        let is_monitored = config.what == What::Decisions && setup.monitor.is_some();
+        Ok(Self {
+            config: config.clone(),
+            produce: produce.clone(),
+            store: Arc::clone(store),
+            metrics: metrics.of(&config.name),
+            trims: if is_monitored { Trims::Monitor } else { Trims::Itself },
+        })
+    }
+
+    /// Works on a thread of its own, from where the sink was left, by this process or another one.
+    pub(crate) async fn start(self, until: Until) -> anyhow::Result<JoinHandle<anyhow::Result<End>>> {
+        let stored = self.store.offsets(&offset_name(&self.config.name), self.config.what.name()).await?;
+        let sink = sink::open(&self.config, &environment)?;
+        let thread = std::thread::Builder::new().name(format!("sink-{}", self.config.name));
+        let (runtime, stored) = (Handle::current(), position_of(&stored, 0));
+        let mut feeding = Feeding { feeder: self, sink, stored };
+        let work = move || {
+            let ended = feeding.run(&runtime, &until);
+            feeding.feeder.metrics.lag.set(0);
+            if let Err(error) = &ended {
+                tracing::error!(
+                    sink = feeding.feeder.config.name,
+                    error = crate::told::told(error),
+                    "a sink has ended"
+                );
+            }
+            ended
+        };
+        Ok(thread.spawn(work)?)
+    }
+}
+
+impl Feeding {
+    fn next(&self) -> u64 {
+        self.stored.map_or(0, |stored| stored + 1)
+    }
+
+    fn run(&mut self, runtime: &Handle, until: &Until) -> anyhow::Result<End> {
+        let (mut wait, mut end) = (RETRY, None);
+        loop {
+            let is_last = until.stop.is_cancelled();
+            if is_last && end.is_none() {
+                end = runtime.block_on(self.feeder.store.log_next(log_of(self.feeder.config.what))).ok();
+            }
+            if is_last && end.is_none_or(|end| self.next() >= end) {
+                return Ok(End::Stopped);
+            }
+            if !is_last && until.lost.is_cancelled() {
+                return Ok(End::Elsewhere);
+            }
+            let pause = match self.step(runtime) {
+                Ok(0) if is_last => return Ok(End::Stopped),
+                Ok(0) => TICK,
+                Ok(_) => {
+                    wait = RETRY;
+                    continue;
+                }
+                Err(StepError::Store(StoreError::Fenced { .. })) => return Ok(End::Elsewhere),
+                Err(StepError::Store(error)) if error.class() != Class::Transient => return Err(error.into()),
+                Err(error) => {
+                    self.feeder.metrics.failures.inc();
+                    tracing::error!(sink = self.feeder.config.name, %error, "a sink takes nothing; its log waits in the store");
+                    if is_last {
+                        return Ok(End::Stopped);
+                    }
+                    let pause = wait;
+                    wait = (wait * 2).min(RETRY_MAX);
+                    pause
+                }
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = until.stop.cancelled() => {}
+                    () = until.lost.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    /// Produces the next entries; how many.
+    fn step(&mut self, runtime: &Handle) -> Result<usize, StepError> {
+        let log = log_of(self.feeder.config.what);
+        let next = self.next();
+        let entries = runtime.block_on(self.feeder.store.read_log(log, next, STEP))?;
+        let behind = runtime.block_on(self.feeder.store.log_next(log))?.saturating_sub(next);
+        self.feeder.metrics.lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        let Some((last, _)) = entries.last() else { return Ok(0) };
+        let records: Vec<Produced<'_>> =
+            entries.iter().map(|(position, bytes)| produced(self.feeder.config.what, *position, bytes)).collect();
+        self.sink.produce(&records)?;
+        let source = offset_name(&self.feeder.config.name);
+        let offsets = vec![OffsetMove { source, partition: 0, from: self.stored, to: *last }];
+        runtime.block_on(self.feeder.store.commit(Commit { offsets, ..Commit::default() }))?;
+        self.stored = Some(*last);
+        runtime.block_on(self.feeder.produce.refresh(&self.feeder.store))?;
+        if self.feeder.trims == Trims::Itself {
+            runtime.block_on(self.feeder.store.trim_log(log, self.feeder.produce.needed(self.feeder.config.what)))?;
+        }
+        self.feeder.metrics.records.inc_by(records.len() as u64);
+        self.feeder.metrics.lag.set(i64::try_from(behind.saturating_sub(records.len() as u64)).unwrap_or(i64::MAX));
+        Ok(records.len())
+    }
+}
+
+/// Why a step came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+}
+
+#[derive(Deserialize)]
+struct DecisionHead {
+    decision_id: Uuid,
+    event_id: String,
+}
+
+#[derive(Deserialize)]
+struct LetterHead {
+    source: String,
+    partition: u32,
+    position: u64,
+    reason: String,
+}
+
+/// An entry of a log as it is produced.
+fn produced(what: What, position: u64, bytes: &Bytes) -> Produced<'_> {
+    let (key, name, value) = match what {
+        What::Decisions => match serde_json::from_slice::<DecisionHead>(bytes) {
+            Ok(head) => (head.event_id, "decision_id", head.decision_id.to_string()),
+            Err(_not_a_record) => (String::new(), "decision_id", String::new()),
+        },
+        What::DeadLetters => match serde_json::from_slice::<LetterHead>(bytes) {
+            Ok(head) => (format!("{}/{}/{}", head.source, head.partition, head.position), "reason", head.reason),
+            Err(_not_a_letter) => (String::new(), "reason", String::new()),
+        },
+    };
+    Produced { key, value: bytes, headers: [(name, value), ("log_position", position.to_string())] }
+}

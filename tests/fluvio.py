@@ -1,0 +1,90 @@
+"""Runs a command beside a Fluvio of its own: a stream controller and one SPU on free ports, in a temporary folder.
+
+The command finds the controller's address in INTERDICT_FLUVIO. Where that is set already nothing is started.
+Usage: fluvio.py -- COMMAND ARGUMENTS
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PATIENCE_SECONDS = 60
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    sys.exit(f"Fluvio does not listen on {port}:\n{log.read_text()}")
+
+
+def start(arguments: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
+    with log.open("wb") as output:
+        return subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def run_beside_cluster(command: list[str], folder: Path) -> int:
+    public, private, spu_public, spu_private = free_ports(4)
+    # The tool keeps its profiles under HOME.
+    environment = dict(os.environ, HOME=str(folder))
+    processes = []
+    try:
+        controller = start(
+            ["fluvio-run", "sc", "--local", str(folder / "sc"), "--bind-public", f"127.0.0.1:{public}",
+             "--bind-private", f"127.0.0.1:{private}"],
+            folder / "sc.log", environment,
+        )
+        processes.append(controller)
+        wait_for(public, controller, folder / "sc.log")
+        tool = ["fluvio", "profile", "add", "local", f"127.0.0.1:{public}", "docker"]
+        subprocess.run(tool, env=environment, check=True)
+        tool = ["fluvio", "cluster", "spu", "register", "--id", "5001", "-p", f"127.0.0.1:{spu_public}",
+                "-l", f"127.0.0.1:{spu_public}", "-v", f"127.0.0.1:{spu_private}"]
+        subprocess.run(tool, env=environment, check=True)
+        spu = start(
+            ["fluvio-run", "spu", "-i", "5001", "-p", f"127.0.0.1:{spu_public}", "-v", f"127.0.0.1:{spu_private}",
+             "--sc-addr", f"127.0.0.1:{private}", "--log-base-dir", str(folder / "spu")],
+            folder / "spu.log", environment,
+        )
+        processes.append(spu)
+        wait_for(spu_public, spu, folder / "spu.log")
+        return subprocess.call(command, env=dict(os.environ, INTERDICT_FLUVIO=f"127.0.0.1:{public}"))
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
+
+
+def main() -> int:
+    command = sys.argv[sys.argv.index("--") + 1:]
+    if os.environ.get("INTERDICT_FLUVIO"):
+        return subprocess.call(command)
+    missing = [program for program in ("fluvio-run", "fluvio") if shutil.which(program) is None]
+    if missing:
+        return f"{' and '.join(missing)} not on the PATH: install Fluvio, or name a running one with INTERDICT_FLUVIO=HOST:PORT"
+    with tempfile.TemporaryDirectory(prefix="interdict-fluvio-") as folder:
+        return run_beside_cluster(command, Path(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

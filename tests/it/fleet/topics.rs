@@ -1,0 +1,240 @@
+//! Topics of several partitions among roles: two ingestors share them, one dies, and nothing is lost or doubled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use interdict_features::decision::DecisionRecord;
+use interdict_ingest::dead_letter::DeadLetter;
+use serde_json::json;
+
+use super::{Fleet, MONITOR};
+use crate::kafka::Kafka;
+use crate::parity::partitions::{CHARGEBACKS, PAYMENTS, Placed, check_reads, compare, placed};
+
+/// Places of [`super::PROCESSES`].
+const INGESTORS: [usize; 2] = [0, 1];
+const SCORERS: [usize; 2] = [2, 3];
+
+/// Digests of every state and row record by those of their keys, namespace apart. The first eight bytes say when a value expires: one that has
+/// no time of its own does so by its writer's clock.
+const STORED: &str = "local out = {} for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '[er]*')) do \
+    out[#out + 1] = redis.sha1hex(string.sub(key, #ARGV[1] + 1)) .. ' ' .. redis.sha1hex(string.sub(redis.call('GET', key), 9)) end return out";
+
+/// Kafka with everything that the fleet reads and writes.
+fn kafka() -> Kafka {
+    let kafka = Kafka::start();
+    for (topic, partitions) in [("payments", PAYMENTS), ("chargebacks", CHARGEBACKS), ("decisions", 1), ("dead", 1)] {
+        kafka.create(topic, i64::from(partitions));
+    }
+    kafka
+}
+
+/// Sources and sinks over `kafka`. Sessions are short: its groups wait for nearly one at every change.
+fn feed(kafka: &Kafka) -> String {
+    let broker = format!("type = \"kafka\"\nbrokers = \"{}\"\n", kafka.brokers());
+    let source = |name: &str, rest: &str| {
+        format!("[[source]]\nname = \"{name}\"\n{broker}topic = \"{name}\"\nsession = \"3s\"\n{rest}\n")
+    };
+    let sink = |name: &str, what: &str| {
+        format!("[[sink]]\nname = \"{name}\"\n{broker}topic = \"{name}\"\nwhat = \"{what}\"\n")
+    };
+    source("payments", "format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"")
+        + &source("chargebacks", "format = \"json\"\nstream = \"chargebacks\"")
+        + &sink("decisions", "decisions")
+        + &sink("dead", "dead_letters")
+}
+
+fn produce(kafka: &Kafka, changes: &[Placed]) {
+    for change in changes {
+        let partition = i32::try_from(change.partition).unwrap();
+        kafka.send(change.topic, partition, &change.key(), Some(&change.value));
+        if change.is_delete {
+            kafka.send(change.topic, partition, &change.key(), None);
+        }
+    }
+    kafka.flush();
+}
+
+impl Fleet {
+    /// What a metric of the process at `place` says.
+    fn metric(&mut self, place: usize, line: &str) -> Option<u64> {
+        let address = self.process(place).address();
+        let caller = crate::place::Caller::new(&address);
+        let (status, metrics) = caller.try_send("GET", "/metrics", &[], "")?;
+        assert_eq!(status, 200);
+        metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+    }
+
+    /// Waits until `is_so`, and starts those again that end by themselves.
+    fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..1_200 {
+            self.revive_others();
+            if is_so(self) {
+                return;
+            }
+            self.wait(Duration::from_millis(50));
+        }
+        panic!("{what} does not come\n{}", self.logs());
+    }
+
+    /// As [`Fleet::revive`], but what was not begun stays so.
+    fn revive_others(&mut self) {
+        for place in 0..self.processes.len() {
+            let has_ended =
+                self.processes[place].as_mut().is_some_and(|process| !process.works(Duration::from_millis(1)));
+            if has_ended {
+                self.processes[place] = None;
+                self.begin(place);
+            }
+        }
+    }
+
+    /// Waits until the ingestor at `place` reads `count` partitions of the payments.
+    fn reads(&mut self, place: usize, count: u64) {
+        self.wait_until(&format!("ingestor {place} reading {count} partitions"), |fleet| {
+            fleet.metric(place, "interdict_ingest_topic_partitions{source=\"payments\"}") == Some(count)
+        });
+    }
+
+    fn decisions(&self, namespace: &str) -> usize {
+        self.redis.say(&["HGET", &format!("{{{namespace}}}:meta"), "decisions"]).parse().unwrap_or(0)
+    }
+
+    fn await_decisions(&mut self, namespace: &str, changes: &[Placed]) {
+        let count = changes.iter().filter(|change| change.is_judged()).count();
+        self.wait_until(&format!("{count} decisions"), |fleet| fleet.decisions(namespace) >= count);
+    }
+
+    /// Digests of states and row records by digest of their key.
+    fn stored(&self, namespace: &str) -> BTreeMap<String, String> {
+        let said = self.redis.say(&["EVAL", STORED, "0", &format!("{{{namespace}:")]);
+        let pair = |line: &str| line.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        said.lines().map(|line| pair(line).unwrap_or_else(|| panic!("{said}"))).collect()
+    }
+}
+
+#[test]
+fn four_partitions_among_two_ingestors_give_what_one_gives() {
+    let kafka = kafka();
+    let mut fleet = Fleet::fed("two", Some(feed(&kafka)));
+    let payments =
+        crate::parity::payments(&fleet.place.path("."), "--transactions 2400 --customers 60 --terminals 120");
+    let changes = placed(&payments, 71);
+    let third = changes.len() / 3;
+
+    // All begin at once on topics that nobody has read yet.
+    produce(&kafka, &changes[..third]);
+    fleet.begin_all();
+    fleet.reads(INGESTORS[0], 2);
+    fleet.reads(INGESTORS[1], 2);
+
+    // One dies in the midst of work: the other one goes on with its partitions.
+    produce(&kafka, &changes[third..third + third / 2]);
+    fleet.kill(INGESTORS[0]);
+    fleet.kill(SCORERS[0]);
+    produce(&kafka, &changes[third + third / 2..2 * third]);
+    fleet.reads(INGESTORS[1], 4);
+    fleet.await_decisions("two", &changes[..2 * third]);
+
+    // It comes back and takes its share; the other one is told to end.
+    fleet.begin_all();
+    fleet.reads(INGESTORS[0], 2);
+    produce(&kafka, &changes[2 * third..2 * third + third / 2]);
+    let leaving = fleet.processes[INGESTORS[1]].take().expect("it runs");
+    leaving.terminate();
+    let (status, log) = leaving.end();
+    assert!(status.success(), "{log}");
+    produce(&kafka, &changes[2 * third + third / 2..]);
+    fleet.await_decisions("two", &changes);
+    fleet.settle("two");
+    check_reads(&fleet.caller(1), &changes);
+    let logged = end(&mut fleet, "two");
+    assert_eq!(logged.len(), changes.iter().filter(|change| change.is_judged()).count());
+    assert_eq!(compare(&changes, &logged), logged.len());
+    fleet.check_blocks(&logged);
+
+    // One ingestor leaves the same behind.
+    let two = fleet.stored("two");
+    fleet.configure("one");
+    for place in [INGESTORS[0], SCORERS[0], SCORERS[1], MONITOR] {
+        fleet.begin(place);
+    }
+    fleet.await_decisions("one", &changes);
+    fleet.reads(INGESTORS[0], 4);
+    fleet.wait_until("the end of the topics", |fleet| {
+        let offsets = |namespace: &str| fleet.redis.say(&["HGETALL", &format!("{{{namespace}}}:offsets")]);
+        let of_topics = |said: String| {
+            let lines: Vec<&str> = said.lines().collect();
+            let pairs = lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
+            pairs.filter(|(field, _)| !field.contains("sink/")).collect::<BTreeMap<_, _>>()
+        };
+        of_topics(offsets("one")) == of_topics(offsets("two"))
+    });
+    let one = fleet.stored("one");
+    assert!(one.len() > 2_000, "{} states and rows", one.len());
+    let differing = one.iter().filter(|(key, value)| two.get(*key) != Some(value)).count();
+    assert_eq!((differing, one.len()), (0, two.len()));
+}
+
+/// Ends all; what the monitor wrote.
+fn end(fleet: &mut Fleet, namespace: &str) -> Vec<DecisionRecord> {
+    fleet.end_all();
+    fleet.logged(namespace).into_values().collect()
+}
+
+#[test]
+fn roles_produce_decisions_and_dead_letters_whoever_dies() {
+    let kafka = kafka();
+    let mut fleet = Fleet::fed("sinks", Some(feed(&kafka)));
+    let payments =
+        crate::parity::payments(&fleet.place.path("."), "--transactions 1200 --customers 60 --terminals 120");
+    let changes = placed(&payments, 72);
+    fleet.begin_all();
+    fleet.reads(INGESTORS[0], 2);
+    let pieces: Vec<&[Placed]> = changes.chunks(changes.len() / 6 + 1).collect();
+    let broken: i32 = 6;
+    for (at, piece) in (0..broken).zip(&pieces) {
+        produce(&kafka, piece);
+        // To every partition of both topics in turn something that nobody can read.
+        kafka.send("payments", at % 4, "broken", Some("no json"));
+        kafka.flush();
+        let dying = [SCORERS[0], SCORERS[1], INGESTORS[1], SCORERS[0], INGESTORS[0], SCORERS[1]];
+        fleet.kill(dying[usize::try_from(at).unwrap()]);
+        fleet.wait(Duration::from_millis(150));
+        fleet.begin_all();
+    }
+    let judged = changes.iter().filter(|change| change.is_judged()).count();
+    let all = judged + pieces.len();
+    fleet.wait_until(&format!("{all} decisions"), |fleet| fleet.decisions("sinks") >= all);
+    fleet.settle("sinks");
+    let logged: BTreeMap<String, DecisionRecord> =
+        end(&mut fleet, "sinks").into_iter().map(|record| (record.decision_id.to_string(), record)).collect();
+    assert_eq!(logged.len(), all);
+
+    // At least once, in order; a repeat is the same record at the same place of the log.
+    let mut places: BTreeMap<u64, String> = BTreeMap::new();
+    for (key, headers, record) in kafka.read("decisions") {
+        let (id, place) = (&headers["decision_id"], headers["log_position"].parse().unwrap());
+        assert_eq!(record, serde_json::to_value(&logged[id]).unwrap());
+        assert_eq!(json!(key), record["event_id"]);
+        let earlier = places.insert(place, id.clone());
+        assert!(earlier.is_none_or(|earlier| earlier == *id), "two decisions at {place}");
+    }
+    let produced: BTreeSet<&String> = places.values().collect();
+    assert_eq!(produced, logged.keys().collect());
+    assert_eq!(places.len(), all);
+
+    let letters: BTreeMap<u64, DeadLetter> = kafka
+        .read("dead")
+        .into_iter()
+        .map(|(key, headers, letter)| {
+            let letter: DeadLetter = serde_json::from_value(letter).unwrap();
+            assert_eq!(key, format!("payments/{}/{}", letter.partition, letter.position));
+            assert_eq!(headers["reason"], letter.reason.code());
+            (headers["log_position"].parse().unwrap(), letter)
+        })
+        .collect();
+    let places: BTreeSet<(u32, u64)> = letters.values().map(|letter| (letter.partition, letter.position)).collect();
+    assert_eq!((letters.len(), places.len()), (pieces.len(), pieces.len()), "{letters:?}");
+    assert_eq!(fleet.redis.say(&["XLEN", "{sinks}:log:dead-letters"]), "0", "what is produced is forgotten");
+}
