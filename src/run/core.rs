@@ -24,6 +24,7 @@ use interdict_store::error::Class;
 use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Query, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::archiving::Archives;
 use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
@@ -93,6 +94,8 @@ pub(crate) struct Core<S> {
     pub(crate) judged_sources: JudgedSources,
     /// Sources that forget what was confirmed.
     pub(crate) confirms: Confirms,
+    /// What every source delivers, in Parquet.
+    pub(crate) archives: Archives,
     /// Nothing was stored since the sources were last told what is on disk.
     pub(crate) is_confirmed: bool,
     /// When they were.
@@ -293,11 +296,14 @@ impl<S: Store> Core<S> {
         }
         self.commit(commit).await?;
         self.pipeline.stored();
+        self.archives.stored(|source| self.pipeline.stored_position(source));
         if confirms {
             self.last_confirm = start;
-            self.confirms.stored(start, |source| self.pipeline.stored_position(source));
+            let stored = |source: &str| self.pipeline.stored_position(source);
+            self.confirms.stored(start, |source| self.archives.confirmable(source, stored(source)));
         }
-        self.is_confirmed = self.confirms.is_empty() || (confirms && self.confirms.are_done());
+        let is_told = confirms && self.confirms.are_done() && !self.archives.are_behind();
+        self.is_confirmed = self.confirms.is_empty() || is_told;
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())

@@ -2,17 +2,20 @@
 //!
 //! Invariants:
 //! - A reader asks the engine for its position before it reads, so that it goes on after what the store holds.
-//! - A source that forgets what was confirmed hears of a position only once everything up to it is on disk.
+//! - A source that forgets what was confirmed hears of a position only once everything up to it is on disk, and in the archive where
+//!   there is one.
+//! - A delivery goes to the archive before it goes to the engine.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use interdict_features::change::Op;
 use interdict_features::definition::Definitions;
 use interdict_features::engine::is_judged_by_itself;
+use interdict_ingest::archive::Places;
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::error::SourceError;
@@ -24,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::setup::Setup;
 
+use super::archiving::{Archive, Archives, Next};
 use super::clock;
 use super::core::Intake;
 
@@ -229,6 +233,7 @@ pub(crate) struct Starter<'a> {
     pub(crate) stop: &'a Stop,
     pub(crate) confirms: Confirms,
     pub(crate) reached: Reached,
+    pub(crate) archives: Archives,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: &'a PostgresMetrics,
 }
@@ -242,7 +247,7 @@ impl Starter<'_> {
                 let streams = &self.setup.definitions.streams;
                 let source = FileSource::open(&config.name, file, streams, self.stop.clone())?;
                 // A followed file may well be empty for days.
-                self.pull(&config.name, source, Arc::default())
+                self.pull(&config.name, Places::Records, source, Arc::default())
             }
             #[cfg(feature = "postgres")]
             SourceKind::Postgres(database) => {
@@ -254,21 +259,42 @@ impl Starter<'_> {
                 let handle = source.handle();
                 self.confirms.sources.push((config.name.clone(), Box::new(move |position| handle.confirm(position))));
                 let is_reached = self.reached.await_source(&config.name);
-                self.pull(&config.name, source, is_reached)
+                self.pull(&config.name, Places::Log, source, is_reached)
             }
             _ => Err(anyhow!("source '{}' is of a kind that this program was built without", config.name)),
         }
     }
 
-    fn pull(&self, name: &str, mut source: impl Pull, is_reached: Arc<AtomicBool>) -> anyhow::Result<()> {
+    fn pull(
+        &self,
+        name: &str,
+        places: Places,
+        mut source: impl Pull,
+        is_reached: Arc<AtomicBool>,
+    ) -> anyhow::Result<()> {
+        let mut archive = self.archives.of(name, places);
         let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
             let incarnation = source.incarnation()?;
             is_reached.store(true, Ordering::Release);
-            if let Some(position) = intaker.attach(incarnation)? {
-                source.resume(position)?;
+            let archived = archive.as_mut().zip(incarnation.clone());
+            let position = match archived {
+                None => intaker.attach(incarnation)?,
+                Some((archive, identity)) => {
+                    let Some(folder) = archive.take(&identity)? else { return Ok(()) };
+                    let stored = intaker.attach(incarnation)?;
+                    archive.begin(folder, &identity, stored)?
+                }
+            };
+            if let Some(position) = position {
+                let behind = archive.as_ref().and_then(Archive::told_behind);
+                match behind {
+                    None => source.resume(position)?,
+                    Some(behind) => source.resume(position).context(behind)?,
+                }
             }
             while let Some(delivery) = source.next(DELIVERY)? {
-                if !intaker.give(delivery) {
+                let next = archive.as_mut().map_or(Ok(Next::Engine), |archive| archive.push(&delivery))?;
+                if next == Next::Stop || (next == Next::Engine && !intaker.give(delivery)) {
                     break;
                 }
             }

@@ -1,10 +1,10 @@
 //! All parts of an embedded deployment, started together and stopped in order.
 //!
-//! Threads: one per source, one for the engine, one for the monitor; the edge and deliveries run on the async runtime.
+//! Threads: one per source and one for its archive, one for the engine, one for the monitor; the edge and deliveries run on the async runtime.
 //! Every queue is bounded: deliveries ([`INTAKE`]), commands ([`QUEUE`]).
 //!
-//! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
-//! writes what is left of the decision log, deliveries end.
+//! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, archives publish
+//! what is stored, the monitor writes what is left of the decision log, deliveries end.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
+use interdict_ingest::archive::folder::Sharing;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 #[cfg(feature = "postgres")]
@@ -44,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::setup::{Setup, StoreSettings};
 
+use super::archiving::{self, Archives};
 use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake};
@@ -73,6 +75,7 @@ pub(crate) struct System {
     monitor_thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
     health: watch::Receiver<Health>,
     tasks: JoinSet<anyhow::Result<()>>,
+    archives: Archives,
     edge: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -163,6 +166,7 @@ async fn open_core(
         next_input: 0,
         judged_sources: JudgedSources::of(setup),
         confirms: Confirms::default(),
+        archives: Archives::default(),
         is_confirmed: true,
         last_confirm: clock::instant(),
         past_replay: HashSet::new(),
@@ -234,6 +238,8 @@ impl System {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
+        let archives = open_archives(setup, Sharing::Alone, &mut registry, &stop_sources)?;
+        core.archives = archives.clone();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, stop_rest.clone()));
@@ -274,6 +280,7 @@ impl System {
             monitor_thread,
             health: health_seen,
             tasks,
+            archives,
             edge,
         })
     }
@@ -304,6 +311,8 @@ impl System {
         }
         let engine = self.engine;
         let end = tokio::task::spawn_blocking(move || engine.join()).await?;
+        let archives = self.archives;
+        tokio::task::spawn_blocking(move || archives.finish()).await?;
         let end = end.map_err(|_panic| anyhow!("the engine's thread panicked"))?;
         self.stop_rest.cancel();
         if let Some(thread) = self.monitor_thread {
@@ -315,6 +324,19 @@ impl System {
         }
         end
     }
+}
+
+/// The archives that the configuration asks for, once their folder can be written to.
+pub(crate) fn open_archives(
+    setup: &Setup,
+    sharing: Sharing,
+    registry: &mut Registry,
+    stop: &Stop,
+) -> anyhow::Result<Archives> {
+    if let Some(config) = &setup.archive {
+        archiving::check(&config.dir)?;
+    }
+    Ok(Archives::new(setup.archive.as_ref(), &setup.namespace, sharing, registry, stop))
 }
 
 /// Starts every configured source and the caller's own.
@@ -333,6 +355,7 @@ async fn start_sources(
         stop,
         confirms: Confirms::after(setup.store.replay_window()),
         reached: Reached::default(),
+        archives: core.archives.clone(),
         #[cfg(feature = "postgres")]
         postgres: &PostgresMetrics::register(registry),
     };

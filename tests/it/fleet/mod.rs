@@ -10,6 +10,7 @@ use std::time::Duration;
 use interdict_features::decision::{DecisionRecord, decision_id};
 use uuid::Uuid;
 
+use crate::archive::{archived, captured};
 use crate::bank::Bank;
 use crate::parity::captured::SCORER;
 use crate::parity::twin::DEFINITIONS;
@@ -47,7 +48,7 @@ impl Fleet {
         let (bank, url) = (&self.bank, self.redis.url());
         let action = bank.action();
         let config = format!(
-            "namespace = \"{namespace}\"\n{DEFINITIONS}{}\n{action}{}\n[store]\ntype = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n",
+            "namespace = \"{namespace}\"\n{DEFINITIONS}{}\n{action}{}\n[store]\ntype = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n[archive]\ndir = \"{namespace}-changes\"\nfile_rows = 300\nfile_age = \"100ms\"\n",
             SCORER.replace("log_dir = \"decisions\"", &format!("log_dir = \"{namespace}\"\nbatch_rows = 300")),
             bank.source(namespace).replace("[[source]]", "[[action]]\nname = \"block_customer\"\non = \"block\"\nentity = \"customer\"\ntype = \"store\"\n\n[[source]]"),
         );
@@ -102,7 +103,7 @@ impl Fleet {
         running.iter().for_each(Process::terminate);
         for process in running {
             let (status, log) = process.end();
-            assert!(status.success() || log.contains("another process writes to this store"), "{log}");
+            assert!(status.success() || log.contains("another process writes to"), "{log}");
         }
     }
 
@@ -171,6 +172,14 @@ impl Fleet {
             self.wait(Duration::from_millis(50));
         }
         panic!("no decision on payment {payment}\n{}", self.logs());
+    }
+
+    /// The archive holds every change that the server remembers, once and in order.
+    pub(crate) fn check_archive(&self, namespace: &str) {
+        let dir = self.place.path(&format!("{namespace}-changes"));
+        for table in ["transactions", "chargebacks"] {
+            captured::check(archived(&dir, "bank", table), &captured::remembered(&self.bank, table));
+        }
     }
 
     /// The decisions in Parquet, each once.
