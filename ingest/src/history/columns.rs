@@ -102,15 +102,15 @@ impl Plan {
         for (column, place) in self.columns.iter().enumerate() {
             conversion::fill(&mut block, column, rows.column(*place), &mut faults);
         }
-        if let Some(place) = self.unchanged {
-            mark_unchanged(&mut block, rows.column(place).as_list());
-        }
         let arrivals = self.arrival.map(|place| rows.column(place).as_primitive::<TimestampMicrosecondType>());
         let arrival = |row: usize| {
             let known = arrivals.filter(|arrivals| arrivals.is_valid(row));
             known.and_then(|arrivals| Timestamp::checked_from_micros(arrivals.value(row)))
         };
         let ops = self.ops(rows, rows_as, &mut faults);
+        if let Some(place) = self.unchanged {
+            mark_unchanged(&mut block, rows.column(place).as_list(), &ops, &mut faults);
+        }
         let versions = self.versions(rows, &mut faults);
         require_cells(&block, &ops, &mut faults);
         let mut faults = faults.in_order().into_iter().peekable();
@@ -176,8 +176,8 @@ impl Plan {
     }
 }
 
-/// Marks the cells that an UPDATE did not send.
-fn mark_unchanged(block: &mut BlockWriter<'_>, names: &ListArray) {
+/// Marks the cells that an UPDATE did not send; any other row must be whole.
+fn mark_unchanged(block: &mut BlockWriter<'_>, names: &ListArray, ops: &Ops, faults: &mut Faults) {
     let stream = Arc::clone(block.stream());
     let of_row = |row: usize| names.is_valid(row).then(|| names.value(row));
     let marked: Vec<(usize, StringArray)> =
@@ -188,7 +188,12 @@ fn mark_unchanged(block: &mut BlockWriter<'_>, names: &ListArray) {
     for (column, declared) in stream.columns.iter().enumerate() {
         let is_marked = |names: &StringArray| names.iter().flatten().any(|name| name == declared.name);
         for (row, _) in marked.iter().filter(|(_, names)| is_marked(names)) {
-            block.set_unchanged(*row, column);
+            if ops.of(*row) == Op::Update {
+                block.set_unchanged(*row, column);
+            } else {
+                let detail = format!("column '_unchanged' names '{}' in a row that is no update", declared.name);
+                faults.note(*row, Fault::new(DeadReason::UnavailableValue, detail));
+            }
         }
     }
 }
