@@ -8,6 +8,8 @@
 //! - What the store holds and the archive does not is read again for the archive alone: the engine does not see it twice.
 //! - A snapshot's files are on disk before the engine learns that it has ended.
 
+mod keeper;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -18,7 +20,6 @@ use anyhow::{Context as _, anyhow};
 use interdict_features::change::ChangeBatch;
 use interdict_features::time::Timestamp;
 use interdict_ingest::archive::config::ArchiveConfig;
-use interdict_ingest::archive::error::ArchiveError;
 use interdict_ingest::archive::folder::{Owner, Sharing, SourceFolder};
 use interdict_ingest::archive::metrics::{ArchiveMetrics, SourceMetrics};
 use interdict_ingest::archive::{Places, Writer};
@@ -27,8 +28,11 @@ use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
 use prometheus_client::registry::Registry;
 
+use keeper::Keeper;
+
+use crate::setup::Setup;
+
 use super::clock;
-use super::letters::RETRY;
 
 /// Deliveries that wait for a source's archive at most.
 const QUEUE: usize = 8;
@@ -66,27 +70,20 @@ struct Shared {
 }
 
 impl Archives {
-    /// As `config` says; `stop` is the signal that readers heed.
-    pub(crate) fn new(
-        config: Option<&ArchiveConfig>,
-        namespace: &str,
-        sharing: Sharing,
-        registry: &mut Registry,
-        stop: &Stop,
-    ) -> Self {
-        let shared = config.map(|config| {
-            Arc::new(Shared {
-                config: config.clone(),
-                namespace: namespace.to_owned(),
-                sharing,
-                metrics: ArchiveMetrics::register(registry),
-                stop: stop.clone(),
-                is_over: AtomicBool::new(false),
-                sources: Mutex::default(),
-                threads: Mutex::default(),
-            })
-        });
-        Self(shared)
+    /// Those that `setup` asks for, once their folder can be written to; `stop` is the signal that readers heed.
+    pub(crate) fn open(setup: &Setup, sharing: Sharing, registry: &mut Registry, stop: &Stop) -> anyhow::Result<Self> {
+        let Some(config) = &setup.archive else { return Ok(Self::default()) };
+        check(&config.dir)?;
+        Ok(Self(Some(Arc::new(Shared {
+            config: config.clone(),
+            namespace: setup.namespace.clone(),
+            sharing,
+            metrics: ArchiveMetrics::register(registry),
+            stop: stop.clone(),
+            is_over: AtomicBool::new(false),
+            sources: Mutex::default(),
+            threads: Mutex::default(),
+        }))))
     }
 
     /// What the reader of `source` hands its deliveries to.
@@ -301,16 +298,23 @@ impl Archive {
         if !hand_over(&begun.sender, given, &self.shared.stop, &self.source).ok_or_else(ended)? {
             return Ok(Next::Stop);
         }
-        while ends_snapshot {
-            match is_prepared.recv_timeout(LOOK) {
-                Ok(()) => break,
-                Err(RecvTimeoutError::Timeout) if self.shared.stop.is_stopped() => return Ok(Next::Stop),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(ended()),
-            }
+        if ends_snapshot && !wait_for(&is_prepared, &self.shared.stop).ok_or_else(ended)? {
+            return Ok(Next::Stop);
         }
         let is_known = begun.stored > 0 && self.places.covers_all(begun.stored, delivery);
         Ok(if is_known { Next::Nobody } else { Next::Engine })
+    }
+}
+
+/// Waits until `told`; false when told to stop before, `None` when nobody will tell any more.
+fn wait_for(told: &Receiver<()>, stop: &Stop) -> Option<bool> {
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(()) => return Some(true),
+            Err(RecvTimeoutError::Timeout) if stop.is_stopped() => return Some(false),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
     }
 }
 
@@ -333,88 +337,8 @@ fn hand_over(queue: &SyncSender<Given>, mut given: Given, stop: &Stop, source: &
     }
 }
 
-/// An archive's own thread.
-struct Keeper {
-    shared: Arc<Shared>,
-    source: String,
-    progress: Arc<Progress>,
-    metrics: SourceMetrics,
-    writer: Writer,
-}
-
-impl Keeper {
-    /// Takes what comes until the reader has ended, then publishes what is stored.
-    fn run(&mut self, queue: &Receiver<Given>) -> anyhow::Result<()> {
-        loop {
-            match queue.recv_timeout(LOOK) {
-                Ok(given) => self.take(&given)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            if self.writer.is_due(clock::now()) {
-                self.again(Writer::seal)?;
-            }
-            self.publish()?;
-        }
-        while !self.shared.is_over.load(Ordering::Acquire) {
-            std::thread::park_timeout(LOOK);
-            self.publish()?;
-        }
-        self.publish()?;
-        self.again(Writer::seal)?;
-        self.publish()
-    }
-
-    fn take(&mut self, given: &Given) -> anyhow::Result<()> {
-        self.again(|writer| writer.make_room(&given.batches, given.position))?;
-        self.writer.push(&given.batches, given.position, clock::now())?;
-        if let Some(prepared) = &given.prepared {
-            self.again(Writer::prepare)?;
-            let _reader_stopped = prepared.send(());
-        }
-        self.metrics.waiting.set(i64::try_from(self.writer.waiting_rows()).unwrap_or(i64::MAX));
-        Ok(())
-    }
-
-    fn publish(&mut self) -> anyhow::Result<()> {
-        let stored = self.progress.stored.load(Ordering::Acquire);
-        let before = self.writer.counts();
-        if !self.again(|writer| writer.publish(stored))? {
-            return Ok(());
-        }
-        let after = self.writer.counts();
-        self.metrics.rows.inc_by(after.rows - before.rows);
-        self.metrics.files.inc_by(after.files - before.files);
-        self.metrics.bytes.inc_by(after.bytes - before.bytes);
-        self.metrics.waiting.set(i64::try_from(self.writer.waiting_rows()).unwrap_or(i64::MAX));
-        self.metrics.published.set(now_seconds());
-        self.progress.archived.store(self.writer.position(), Ordering::Release);
-        let (rows, files) = (after.rows - before.rows, after.files - before.files);
-        tracing::debug!(source = self.source, rows, files, position = self.writer.position(), "archived");
-        Ok(())
-    }
-
-    /// Does something on the disk, again and again while it refuses.
-    fn again<T>(&mut self, mut act: impl FnMut(&mut Writer) -> Result<T, ArchiveError>) -> anyhow::Result<T> {
-        loop {
-            match act(&mut self.writer) {
-                Ok(done) => return Ok(done),
-                Err(error) if error.class() == Class::Transient => {
-                    self.metrics.failures.inc();
-                    tracing::error!(%error, source = self.source, "the archive takes nothing; intake waits");
-                    anyhow::ensure!(
-                        !self.shared.stop.wait(RETRY),
-                        "told to stop while the archive takes nothing; what is not archived is read again after the next start"
-                    );
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// Whether `[archive]` is to be had at `dir`, before anything is started.
-pub(crate) fn check(dir: &Path) -> anyhow::Result<()> {
+/// Whether an archive can be written at `dir`.
+fn check(dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir)
         .and_then(|()| tempfile::tempfile_in(dir).map(drop))
         .with_context(|| format!("[archive] dir {} cannot be written to", dir.display()))

@@ -277,12 +277,12 @@ impl Starter<'_> {
             let incarnation = source.incarnation()?;
             is_reached.store(true, Ordering::Release);
             let archived = archive.as_mut().zip(incarnation.clone());
-            let position = match archived {
-                None => intaker.attach(incarnation)?,
+            let (position, stored) = match archived {
+                None => (intaker.attach(incarnation)?, 0),
                 Some((archive, identity)) => {
                     let Some(folder) = archive.take(&identity)? else { return Ok(()) };
                     let stored = intaker.attach(incarnation)?;
-                    archive.begin(folder, &identity, stored)?
+                    (archive.begin(folder, &identity, stored)?, stored.unwrap_or_default())
                 }
             };
             if let Some(position) = position {
@@ -292,8 +292,10 @@ impl Starter<'_> {
                     Some(behind) => source.resume(position).context(behind)?,
                 }
             }
-            while let Some(delivery) = source.next(DELIVERY)? {
+            while let Some(mut delivery) = source.next(DELIVERY)? {
                 let next = archive.as_mut().map_or(Ok(Next::Engine), |archive| archive.push(&delivery))?;
+                // A transaction that comes in parts leaves the position where it was, which is behind the store's while it is read again.
+                delivery.position = delivery.position.max(stored);
                 if next == Next::Stop || (next == Next::Engine && !intaker.give(delivery)) {
                     break;
                 }

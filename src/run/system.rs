@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::setup::{Setup, StoreSettings};
 
-use super::archiving::{self, Archives};
+use super::archiving::Archives;
 use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake};
@@ -238,7 +238,7 @@ impl System {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
-        let archives = open_archives(setup, Sharing::Alone, &mut registry, &stop_sources)?;
+        let archives = Archives::open(setup, Sharing::Alone, &mut registry, &stop_sources)?;
         core.archives = archives.clone();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
@@ -324,19 +324,6 @@ impl System {
         }
         end
     }
-}
-
-/// The archives that the configuration asks for, once their folder can be written to.
-pub(crate) fn open_archives(
-    setup: &Setup,
-    sharing: Sharing,
-    registry: &mut Registry,
-    stop: &Stop,
-) -> anyhow::Result<Archives> {
-    if let Some(config) = &setup.archive {
-        archiving::check(&config.dir)?;
-    }
-    Ok(Archives::new(setup.archive.as_ref(), &setup.namespace, sharing, registry, stop))
 }
 
 /// Starts every configured source and the caller's own.

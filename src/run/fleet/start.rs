@@ -269,7 +269,7 @@ impl<'a> Process<'a> {
         );
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut self.registry);
-        self.archives = system::open_archives(setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
+        self.archives = Archives::open(setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
         let mut starter = Starter {
             setup,
             intake,

@@ -137,6 +137,12 @@ fn kills_leave_every_change_of_a_database_in_the_archive_once_and_in_order() {
                 }
             });
         }
+        if kill > 4 && kill % 4 == 1 {
+            // A transaction that is delivered in parts.
+            let first = 200_000 + kill * 10_000;
+            bank.ask(&format!("INSERT INTO transactions SELECT n, '2025-06-16 12:00Z', n % 300, n % 50, 1 FROM generate_series({first}, {first} + 5999) n"));
+            process.work(Duration::from_micros(chance.random_range(0..400_000)));
+        }
         process.kill();
         if bank.ask("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'interdict'") == "1" {
             let (confirmed, archived) = (bank.confirmed(), position(&dir, "bank"));
