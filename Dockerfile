@@ -28,7 +28,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl libssl3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --home-dir /var/lib/interdict interdict \
-    && install -d -o interdict -g interdict /var/lib/interdict
+    && install -d -o interdict -g interdict /var/lib/interdict /var/lib/interdict/archive
 COPY --from=build /out/interdict /usr/local/bin/interdict
 COPY --from=build /out/libonnxruntime.so.* /usr/local/lib/interdict/
 # The model and configuration of the example; mount your own over them.

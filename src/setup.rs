@@ -9,6 +9,7 @@ use std::time::Duration;
 use interdict_features::config::{ConfigFile, Problem, Problems, Section};
 use interdict_features::definition::Definitions;
 use interdict_features::time::Span;
+use interdict_ingest::archive::config::ArchiveConfig;
 use interdict_ingest::source::config::SourceConfig;
 use interdict_ingest::topic::sink::SinkConfig;
 use interdict_monitor::config::MonitorConfig;
@@ -28,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) policy: Arc<Policy>,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) sinks: Vec<SinkConfig>,
+    /// Where every change goes in Parquet.
+    pub(crate) archive: Option<ArchiveConfig>,
     pub(crate) http: HttpSettings,
     /// Whether the file has an `[http]` section: without one nothing is served.
     pub(crate) serves_http: bool,
@@ -190,16 +193,17 @@ impl Setup {
             crate::check::tiled_states(&file, &definitions);
             let policy = Policy::read(&file, &definitions);
             let sources = interdict_ingest::source::config::read(&file, &definitions.streams);
-            (definitions, policy, sources)
+            let archive = ArchiveConfig::read(&file, &folder, &definitions.streams, &sources);
+            (definitions, policy, sources, archive)
         });
         if read.is_none() {
             // Their mistakes cannot be told from those of the definitions; their names are known all the same.
-            for section in ["scorer", "rule", "action", "source"] {
+            for section in ["scorer", "rule", "action", "source", "archive"] {
                 file.root().know(section);
             }
         }
         file.finish()?;
-        let Some((definitions, Some(policy), sources)) = read else {
+        let Some((definitions, Some(policy), sources, archive)) = read else {
             unreachable!("definitions and policy are there when no mistake was noted");
         };
         Ok(Self {
@@ -208,6 +212,7 @@ impl Setup {
             policy: Arc::new(policy.located(&folder)),
             sources,
             sinks,
+            archive,
             http,
             serves_http,
             monitor,

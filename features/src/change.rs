@@ -297,6 +297,15 @@ impl BlockWriter<'_> {
         Ok(())
     }
 
+    /// Marks a cell as not sent because it did not change.
+    ///
+    /// # Panics
+    /// When `row` or `column` is not one of the block's.
+    pub fn set_unchanged(&mut self, row: usize, column: usize) {
+        assert!(row < self.rows && column < self.batch.stream.columns.len(), "a cell of the block");
+        self.batch.cells[self.start + row * self.batch.stream.columns.len() + column] = UNCHANGED;
+    }
+
     /// Adds the rows to the batch, each as the change that `change_of` names for it; rows without one are left out.
     pub fn finish(self, mut change_of: impl FnMut(usize) -> Option<Change>) {
         let width = self.batch.stream.columns.len();

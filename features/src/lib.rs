@@ -21,6 +21,7 @@ pub mod fuzz;
 #[cfg(test)]
 #[path = "../../fuzz/corpus.rs"]
 mod fuzz_corpus;
+pub mod hive;
 pub mod key_text;
 pub mod row;
 pub mod state;

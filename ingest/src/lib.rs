@@ -6,6 +6,7 @@
 //! - The same bytes at the same place of a source always give the same rows, versions and positions.
 //! - No value of a stream with sensitive columns reaches a log, an error or a dead letter.
 
+pub mod archive;
 pub mod dead_letter;
 mod decoder;
 mod event_clock;

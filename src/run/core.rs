@@ -24,6 +24,7 @@ use interdict_store::error::Class;
 use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::archiving::Archives;
 use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
@@ -61,6 +62,10 @@ pub(crate) enum Intake {
         source: Arc<str>,
         incarnation: Option<String>,
         /// Those that are read here.
+        #[cfg_attr(
+            not(feature = "redis"),
+            expect(dead_code, reason = "only processes that share a source ask the store by partition")
+        )]
         partitions: Vec<u32>,
         reply: oneshot::Sender<anyhow::Result<Vec<Offset>>>,
     },
@@ -101,6 +106,8 @@ pub(crate) struct Core<S> {
     pub(crate) judged_sources: JudgedSources,
     /// Sources that forget what was confirmed.
     pub(crate) confirms: Confirms,
+    /// What every source delivers, in Parquet.
+    pub(crate) archives: Archives,
     /// Nothing was stored since the sources were last told what is on disk.
     pub(crate) is_confirmed: bool,
     /// When they were.
@@ -308,11 +315,19 @@ impl<S: Store> Core<S> {
         }
         self.commit(commit).await?;
         self.pipeline.stored();
+        self.archives.stored(|source| self.pipeline.stored_positions(source).next().map(|(_only, position)| position));
         if confirms {
             self.last_confirm = start;
-            self.confirms.stored(start, |source| self.pipeline.stored_positions(source).collect());
+            let stored = |source: &str| {
+                let positions = self.pipeline.stored_positions(source);
+                positions
+                    .filter_map(|(at, position)| Some((at, self.archives.confirmable(source, position)?)))
+                    .collect()
+            };
+            self.confirms.stored(start, stored);
         }
-        self.is_confirmed = self.confirms.is_empty() || (confirms && self.confirms.are_done());
+        let is_told = confirms && self.confirms.are_done() && !self.archives.are_behind();
+        self.is_confirmed = self.confirms.is_empty() || is_told;
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
         Ok(())

@@ -1,5 +1,6 @@
 //! `interdict run`: a deployment from its configuration, as one process or as one of several roles.
 
+mod archiving;
 mod blocks;
 pub(crate) mod clock;
 mod commands;

@@ -2,17 +2,20 @@
 //!
 //! Invariants:
 //! - A reader asks the engine for its position before it reads, so that it goes on after what the store holds.
-//! - A source that forgets what was confirmed hears of a position only once everything up to it is on disk.
+//! - A source that forgets what was confirmed hears of a position only once everything up to it is on disk, and in the archive where
+//!   there is one.
+//! - A delivery goes to the archive before it goes to the engine.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use interdict_features::change::Op;
 use interdict_features::definition::Definitions;
 use interdict_features::engine::is_judged_by_itself;
+use interdict_ingest::archive::Places;
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::error::SourceError;
@@ -27,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::setup::Setup;
 
+use super::archiving::{Archive, Archives, Next};
 use super::clock;
 use super::core::{Intake, position_of};
 use super::topics;
@@ -250,6 +254,7 @@ pub(crate) struct Starter<'a> {
     pub(crate) topics: TopicMetrics,
     /// How the source of a name learns which topic it reads.
     pub(crate) identify: &'a dyn Fn(&str) -> topics::Identify,
+    pub(crate) archives: Archives,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: &'a PostgresMetrics,
 }
@@ -263,7 +268,7 @@ impl Starter<'_> {
                 let streams = &self.setup.definitions.streams;
                 let source = FileSource::open(&config.name, file, streams, self.stop.clone())?;
                 // A followed file may well be empty for days.
-                self.pull(&config.name, source, Arc::default())
+                self.pull(&config.name, Places::Records, source, Arc::default())
             }
             #[cfg(feature = "postgres")]
             SourceKind::Postgres(database) => {
@@ -276,7 +281,7 @@ impl Starter<'_> {
                     .sources
                     .push((config.name.clone(), Box::new(move |_only, position| handle.confirm(position))));
                 let is_reached = self.reached.await_source(&config.name);
-                self.pull(&config.name, source, is_reached)
+                self.pull(&config.name, Places::Log, source, is_reached)
             }
             SourceKind::Topic(topic) => {
                 let topic = topic.clone().located(&self.setup.folder);
@@ -301,15 +306,38 @@ impl Starter<'_> {
         }
     }
 
-    fn pull(&self, name: &str, mut source: impl Pull, is_reached: Arc<AtomicBool>) -> anyhow::Result<()> {
+    fn pull(
+        &self,
+        name: &str,
+        places: Places,
+        mut source: impl Pull,
+        is_reached: Arc<AtomicBool>,
+    ) -> anyhow::Result<()> {
+        let mut archive = self.archives.of(name, places);
         let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
             let incarnation = source.incarnation()?;
             is_reached.store(true, Ordering::Release);
-            if let Some(position) = position_of(&intaker.attach(incarnation, vec![0])?, 0) {
-                source.resume(position)?;
+            let archived = archive.as_mut().zip(incarnation.clone());
+            let (position, stored) = match archived {
+                None => (position_of(&intaker.attach(incarnation, vec![0])?, 0), 0),
+                Some((archive, identity)) => {
+                    let Some(folder) = archive.take(&identity)? else { return Ok(()) };
+                    let stored = position_of(&intaker.attach(incarnation, vec![0])?, 0);
+                    (archive.begin(folder, &identity, stored)?, stored.unwrap_or_default())
+                }
+            };
+            if let Some(position) = position {
+                let behind = archive.as_ref().and_then(Archive::told_behind);
+                match behind {
+                    None => source.resume(position)?,
+                    Some(behind) => source.resume(position).context(behind)?,
+                }
             }
-            while let Some(delivery) = source.next(DELIVERY)? {
-                if !intaker.give(delivery) {
+            while let Some(mut delivery) = source.next(DELIVERY)? {
+                let next = archive.as_mut().map_or(Ok(Next::Engine), |archive| archive.push(&delivery))?;
+                // A transaction that comes in parts leaves the position where it was, which is behind the store's while it is read again.
+                delivery.position = delivery.position.max(stored);
+                if next == Next::Stop || (next == Next::Engine && !intaker.give(delivery)) {
                     break;
                 }
             }

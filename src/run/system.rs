@@ -1,10 +1,10 @@
 //! All parts of an embedded deployment, started together and stopped in order.
 //!
-//! Threads: one per source, one for the engine, one for the monitor; the edge and deliveries run on the async runtime.
+//! Threads: one per source and one for its archive, one for the engine, one for the monitor; the edge and deliveries run on the async runtime.
 //! Every queue is bounded: deliveries ([`INTAKE`]), commands ([`QUEUE`]).
 //!
-//! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, the monitor
-//! writes what is left of the decision log, deliveries end.
+//! Order of shutdown: sources and edge stop taking, the engine works off what is queued and makes a last checkpoint, archives publish
+//! what is stored, the monitor writes what is left of the decision log, deliveries end.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use interdict_features::engine::Plan;
 use interdict_features::time::Timestamp;
+use interdict_ingest::archive::folder::Sharing;
 use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 #[cfg(feature = "redis")]
@@ -48,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::setup::{Setup, StoreSettings};
 
+use super::archiving::Archives;
 use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake, position_of};
@@ -79,6 +81,7 @@ pub(crate) struct System {
     sink_threads: Vec<std::thread::JoinHandle<anyhow::Result<sinks::End>>>,
     health: watch::Receiver<Health>,
     tasks: JoinSet<anyhow::Result<()>>,
+    archives: Archives,
     edge: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -169,6 +172,7 @@ async fn open_core(
         next_input: 0,
         judged_sources: JudgedSources::of(setup),
         confirms: Confirms::default(),
+        archives: Archives::default(),
         is_confirmed: true,
         last_confirm: clock::instant(),
         past_replay: HashSet::new(),
@@ -224,6 +228,22 @@ pub(crate) async fn serve(server: Server, stop: CancellationToken) {
     }
 }
 
+/// Takes what one process alone may have of a store that others reach, and keeps it.
+#[cfg(feature = "redis")]
+async fn hold_alone(
+    setup: &Setup,
+    store: &OnlineStore,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let Some(store) = store.shared() else { return Ok(()) };
+    tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop.clone()).await?);
+    if setup.sources.iter().any(|source| matches!(source.kind, SourceKind::Topic(_))) {
+        tasks.spawn(fleet::hold_topics(store, setup.store.lease(), stop.clone()).await?);
+    }
+    Ok(())
+}
+
 impl System {
     /// Starts everything that `setup` declares, and the caller's own sources.
     pub(crate) async fn start(setup: &Setup, start: Start) -> anyhow::Result<Self> {
@@ -234,12 +254,7 @@ impl System {
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
         #[cfg(feature = "redis")]
-        if let Some(store) = store.shared() {
-            tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop_rest.clone()).await?);
-            if setup.sources.iter().any(|source| matches!(source.kind, SourceKind::Topic(_))) {
-                tasks.spawn(fleet::hold_topics(store, setup.store.lease(), stop_rest.clone()).await?);
-            }
-        }
+        hold_alone(setup, &store, &stop_rest, &mut tasks).await?;
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
@@ -248,6 +263,8 @@ impl System {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut registry);
         let open_sources = setup.sources.len() + start.sources.len();
+        let archives = Archives::open(setup, Sharing::Alone, &mut registry, &stop_sources)?;
+        core.archives = archives.clone();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, stop_rest.clone()));
@@ -292,6 +309,7 @@ impl System {
             sink_threads,
             health: health_seen,
             tasks,
+            archives,
             edge,
         })
     }
@@ -322,6 +340,8 @@ impl System {
         }
         let engine = self.engine;
         let end = tokio::task::spawn_blocking(move || engine.join()).await?;
+        let archives = self.archives;
+        tokio::task::spawn_blocking(move || archives.finish()).await?;
         let end = end.map_err(|_panic| anyhow!("the engine's thread panicked"))?;
         self.stop_rest.cancel();
         if let Some(thread) = self.monitor_thread {
@@ -360,6 +380,7 @@ async fn start_sources(
         reached: Reached::default(),
         topics: TopicMetrics::register(registry),
         identify: &|_name| topics::identify_alone(),
+        archives: core.archives.clone(),
         #[cfg(feature = "postgres")]
         postgres: &PostgresMetrics::register(registry),
     };

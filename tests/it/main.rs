@@ -1,6 +1,7 @@
 //! The whole system: the real binary, real files, a real store, real HTTP.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod archive;
 mod audit;
 mod backfill;
 mod bank;

@@ -1,11 +1,13 @@
 //! Which Parquet column feeds which column of a stream, and the turning of record batches into changes.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Schema, UInt64Type};
+use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType, UInt64Type};
 use interdict_features::change::{BlockWriter, Change, ChangeBatch, Op, Version};
 use interdict_features::definition::Stream;
+use interdict_features::time::Timestamp;
 use interdict_features::value::{NULL, UNCHANGED};
 
 use crate::dead_letter::{DeadLetter, DeadReason, Fault};
@@ -17,6 +19,8 @@ use super::conversion;
 const POSITION: &str = "_position";
 const POSITION_ROW: &str = "_position_row";
 const OP: &str = "_op";
+const ARRIVAL: &str = "_arrival";
+const UNCHANGED_COLUMNS: &str = "_unchanged";
 
 /// Where each column of a stream stands in the record batches of one file.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub(crate) struct Plan {
     position: Option<usize>,
     position_row: Option<usize>,
     op: Option<usize>,
+    arrival: Option<usize>,
+    unchanged: Option<usize>,
 }
 
 impl Plan {
@@ -60,7 +66,12 @@ impl Plan {
         let position = known(POSITION, DataType::is_integer);
         let position_row = position.and_then(|_| known(POSITION_ROW, DataType::is_integer));
         let op = known(OP, |kind| *kind == DataType::Utf8 || *kind == DataType::LargeUtf8);
-        let mut read: Vec<usize> = roots.iter().copied().chain(position).chain(position_row).chain(op).collect();
+        let is_instant = |kind: &DataType| matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, Some(_)));
+        let arrival = known(ARRIVAL, is_instant);
+        let is_texts = |kind: &DataType| matches!(kind, DataType::List(item) if *item.data_type() == DataType::Utf8);
+        let unchanged = known(UNCHANGED_COLUMNS, is_texts);
+        let own = [position, position_row, op, arrival, unchanged];
+        let mut read: Vec<usize> = roots.iter().copied().chain(own.into_iter().flatten()).collect();
         read.sort_unstable();
         read.dedup();
         let place = |root: usize| read.partition_point(|index| *index < root);
@@ -69,6 +80,8 @@ impl Plan {
             position: position.map(place),
             position_row: position_row.map(place),
             op: op.map(place),
+            arrival: arrival.map(place),
+            unchanged: unchanged.map(place),
         };
         Ok((plan, read))
     }
@@ -89,7 +102,15 @@ impl Plan {
         for (column, place) in self.columns.iter().enumerate() {
             conversion::fill(&mut block, column, rows.column(*place), &mut faults);
         }
+        let arrivals = self.arrival.map(|place| rows.column(place).as_primitive::<TimestampMicrosecondType>());
+        let arrival = |row: usize| {
+            let known = arrivals.filter(|arrivals| arrivals.is_valid(row));
+            known.and_then(|arrivals| Timestamp::checked_from_micros(arrivals.value(row)))
+        };
         let ops = self.ops(rows, rows_as, &mut faults);
+        if let Some(place) = self.unchanged {
+            mark_unchanged(&mut block, rows.column(place).as_list(), &ops, &mut faults);
+        }
         let versions = self.versions(rows, &mut faults);
         require_cells(&block, &ops, &mut faults);
         let mut faults = faults.in_order().into_iter().peekable();
@@ -111,7 +132,7 @@ impl Plan {
                 });
                 return None;
             }
-            Some(Change { op: ops.of(row), version: versions.of(row, position), arrival: None, position })
+            Some(Change { op: ops.of(row), version: versions.of(row, position), arrival: arrival(row), position })
         });
     }
 
@@ -152,6 +173,28 @@ impl Plan {
             versions.push(Version { major: *major, minor });
         }
         Versions::Each(versions)
+    }
+}
+
+/// Marks the cells that an UPDATE did not send; any other row must be whole.
+fn mark_unchanged(block: &mut BlockWriter<'_>, names: &ListArray, ops: &Ops, faults: &mut Faults) {
+    let stream = Arc::clone(block.stream());
+    let of_row = |row: usize| names.is_valid(row).then(|| names.value(row));
+    let marked: Vec<(usize, StringArray)> =
+        (0..names.len()).filter_map(|row| Some((row, of_row(row)?.as_string().clone()))).collect();
+    if marked.is_empty() {
+        return;
+    }
+    for (column, declared) in stream.columns.iter().enumerate() {
+        let is_marked = |names: &StringArray| names.iter().flatten().any(|name| name == declared.name);
+        for (row, _) in marked.iter().filter(|(_, names)| is_marked(names)) {
+            if ops.of(*row) == Op::Update {
+                block.set_unchanged(*row, column);
+            } else {
+                let detail = format!("column '_unchanged' names '{}' in a row that is no update", declared.name);
+                faults.note(*row, Fault::new(DeadReason::UnavailableValue, detail));
+            }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Columns are found by name; others are ignored. `_position` (and `_position_row`) order versions and equal times when
 //! they are there, otherwise the row's ordinal does, counted from 1 over all files in order. `_op` (`insert`, `snapshot`,
-//! `update`, `delete` or Debezium's letters) overrides what rows are taken as.
+//! `update`, `delete`, `truncate` or Debezium's letters) overrides what rows are taken as; `_arrival` and `_unchanged` are those of an archive
+//! ([`crate::archive`]), whose folder of a stream is read as it stands.
 //!
 //! Invariants:
 //! - Every row of a group is either in its batch or in its dead letters.
@@ -36,6 +37,9 @@ const ROWS_PER_STEP: usize = 8192;
 
 /// Rows that room is made for before any was read: one group as most writers make them.
 const ROWS_RESERVED_MAX: usize = 1 << 20;
+
+/// How the folders of an archived stream's days begin.
+const PARTITION: &[u8] = b"date=";
 
 /// One Parquet file of a stream's history. Reading opens the file anew per call, so that threads share one of these.
 #[derive(Debug)]
@@ -260,7 +264,7 @@ pub struct History {
 
 impl History {
     /// Opens a file, every `*.parquet` of a folder, or the files that match a pattern with `*` and `?` in its last
-    /// part; in order of name.
+    /// part; in order of name. Of a folder with partitions (`date=...`) and no file of its own: those of the partitions, by their own names.
     ///
     /// # Errors
     /// Fatal: nothing matches, or as [`HistoryFile::open`] for the first file that fails.
@@ -334,17 +338,29 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     } else {
         return Ok(vec![path.to_owned()]);
     };
-    let io = |source| SourceError::Io { action: "list", path: folder.clone(), source };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(io)? {
-        let entry = entry.map_err(io)?.path();
-        let name = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if entry.is_file() && matches(pattern.as_bytes(), name.as_bytes()) {
-            found.push(entry);
+    let mut found = listed(&folder, |path, name| path.is_file() && matches(pattern.as_bytes(), name))?;
+    if found.is_empty() && path.is_dir() {
+        for partition in listed(&folder, |path, name| path.is_dir() && name.starts_with(PARTITION))? {
+            found.extend(listed(&partition, |path, name| path.is_file() && matches(pattern.as_bytes(), name))?);
         }
+        // Their names begin with positions.
+        found.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
     }
     if found.is_empty() {
         return Err(SourceError::NoFiles { path: path.to_owned() });
+    }
+    Ok(found)
+}
+
+/// What of a folder `is_wanted` by its path and name, in order of name.
+fn listed(folder: &Path, is_wanted: impl Fn(&Path, &[u8]) -> bool) -> Result<Vec<PathBuf>, SourceError> {
+    let io = |source| SourceError::Io { action: "list", path: folder.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if is_wanted(&entry.path(), entry.file_name().as_encoded_bytes()) {
+            found.push(entry.path());
+        }
     }
     found.sort();
     Ok(found)

@@ -2,13 +2,14 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Date64Array, Decimal128Array, Decimal256Array, DictionaryArray,
-    FixedSizeBinaryArray, Float32Array, Float64Array, Int8Array, Int32Array, Int64Array, LargeStringArray, RecordBatch,
-    StringArray, StringViewArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    TimestampSecondArray, UInt32Array, UInt64Array,
+    FixedSizeBinaryArray, Float32Array, Float64Array, Int8Array, Int32Array, Int64Array, LargeStringArray, ListBuilder,
+    RecordBatch, StringArray, StringBuilder, StringViewArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, TimestampSecondArray, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{Int32Type, i256};
 use interdict_features::change::Version;
 use interdict_features::definition::Column;
+use interdict_features::time::Timestamp;
 use interdict_features::value::ColumnType;
 use interdict_store::error::Class;
 use parquet::arrow::ArrowWriter;
@@ -210,6 +211,40 @@ fn positions_and_operations_are_taken_from_their_columns() {
     assert_eq!(found, [(1, Op::Update, 70, 1), (2, Op::Snapshot, 71, 2), (3, Op::Delete, 72, 3)]);
     let codes: Vec<_> = dead.iter().map(|letter| letter.reason.code()).collect();
     assert_eq!(codes, ["version_mismatch", "version_mismatch"]);
+}
+
+#[test]
+fn only_an_update_leaves_columns_unsent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    let mut unsent = ListBuilder::new(StringBuilder::new());
+    for names in [Some("customer"), Some("customer"), Some("nobody's"), None] {
+        unsent.append_option(names.map(|name| [Some(name)]));
+    }
+    let mut columns = rows(4);
+    columns.push(("_op", Arc::new(StringArray::from(vec!["update", "insert", "insert", "delete"]))));
+    columns.push(("_unchanged", Arc::new(unsent.finish())));
+    let arrivals = TimestampMicrosecondArray::from(vec![Some(9), Some(9), None, Some(i64::MAX)]);
+    columns.push(("_arrival", Arc::new(arrivals.with_timezone("UTC"))));
+    write(&path, columns, 10);
+    let (batch, dead) = HistoryFile::open(&path, transactions()).unwrap().read_group(0).unwrap();
+    let found: Vec<_> = batch.iter().map(|(change, row)| (change.op, change.arrival, row.text(2).is_some())).collect();
+    let at = |micros| Some(Timestamp::from_micros(micros));
+    assert_eq!(found, [(Op::Update, at(9), false), (Op::Insert, None, true), (Op::Delete, None, true)]);
+    assert_eq!(dead.iter().map(|letter| letter.reason.code()).collect::<Vec<_>>(), ["unavailable_value"]);
+}
+
+#[test]
+fn a_folder_of_partitions_is_read_in_order_of_the_files_names() {
+    let folder = tempfile::tempdir().unwrap();
+    for (day, name) in [("date=2025-01-02", "a"), ("date=2025-01-01", "b"), ("other", "c"), ("date=x", "_d.tmp")] {
+        std::fs::create_dir_all(folder.path().join(day)).unwrap();
+        write(&folder.path().join(day).join(format!("{name}.parquet")), rows(2), 10);
+    }
+    std::fs::rename(folder.path().join("date=x/_d.tmp.parquet"), folder.path().join("date=x/_d.tmp")).unwrap();
+    let history = History::open(folder.path(), &transactions()).unwrap();
+    let names: Vec<_> = history.files().iter().map(|file| file.path().file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["a.parquet", "b.parquet"]);
 }
 
 #[test]

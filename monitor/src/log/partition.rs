@@ -6,10 +6,8 @@
 use std::fmt;
 
 use interdict_features::decision::{DecisionRecord, ModelScore};
-use interdict_features::time::{Span, Timestamp};
-
-/// What Hive readers take as null in the name of a partition.
-const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+use interdict_features::hive::{NULL, date_and_hour, folder_text};
+use interdict_features::time::Span;
 
 /// One `model=NAME/date=YYYY-MM-DD/hour=HH` folder.
 ///
@@ -26,7 +24,7 @@ impl Partition {
     pub(crate) fn of(record: &DecisionRecord) -> Self {
         let time = record.arrival_time.or(record.event_time);
         Self {
-            model: champion(record).map_or_else(|| NULL_PARTITION.to_owned(), |model| folder_text(&model.name)),
+            model: champion(record).map_or_else(|| NULL.to_owned(), |model| folder_text(&model.name)),
             hour: time.map(|time| time.micros().div_euclid(Span::HOUR.micros())),
         }
     }
@@ -40,11 +38,9 @@ impl Partition {
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(hour) = self.hour else {
-            return write!(f, "model={}/date={NULL_PARTITION}/hour={NULL_PARTITION}", self.model);
+            return write!(f, "model={}/date={NULL}/hour={NULL}", self.model);
         };
-        let start = Timestamp::from_micros(hour.saturating_mul(Span::HOUR.micros())).to_string();
-        // RFC 3339: the date is the first ten characters (years 1 to 9999), the hour stands behind the `T`.
-        let (date, of_day) = (start.get(..10).unwrap_or(NULL_PARTITION), start.get(11..13).unwrap_or(NULL_PARTITION));
+        let (date, of_day) = date_and_hour(hour);
         write!(f, "model={}/date={date}/hour={of_day}", self.model)
     }
 }
@@ -57,26 +53,4 @@ pub(crate) fn champion(record: &DecisionRecord) -> Option<&ModelScore> {
 /// The name of the file that holds positions `first` to `last` of its partition, in order of position when sorted.
 pub(crate) fn file_name(first: u64, last: u64) -> String {
     format!("{first:020}-{last:020}.parquet")
-}
-
-/// Percent-encodes what is not safe in a folder's name; at most 100 characters of the name, then its hash.
-fn folder_text(name: &str) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
-            text.push(char::from(byte));
-        } else {
-            let _infallible = write!(text, "%{byte:02X}");
-        }
-    }
-    if text.is_empty() || text.bytes().all(|byte| byte == b'.') {
-        return format!("%{}", text.len());
-    }
-    if text.len() > 100 {
-        let whole = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes());
-        text.truncate(100);
-        let _infallible = write!(text, "-{whole}");
-    }
-    text
 }

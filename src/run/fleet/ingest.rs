@@ -21,6 +21,7 @@ use interdict_store::error::{Class, StoreError};
 use interdict_store::port::{Commit, Durability, Offset, Query, Store as _};
 use tokio::sync::mpsc;
 
+use super::super::archiving::Archives;
 use super::super::clock;
 use super::super::core::{End, Intake};
 use super::super::judging::{Circumstances, case, places};
@@ -50,6 +51,7 @@ pub(super) struct Ingestor {
     pub(super) fleet: Arc<FleetStats>,
     pub(super) judged_sources: JudgedSources,
     pub(super) confirms: Confirms,
+    pub(super) archives: Archives,
     pub(super) stream_clock: Arc<StreamClock>,
     pub(super) stop: Stop,
     pub(super) last_confirm: Instant,
@@ -155,6 +157,7 @@ impl Ingestor {
             self.fleet.count_conflict();
         };
         self.pipeline.stored();
+        self.archives.stored(|source| self.pipeline.stored_positions(source).next().map(|(_only, position)| position));
         self.pipeline.forget();
         self.note(batch, &applied, start);
         self.is_confirmed = self.confirms.is_empty();
@@ -278,8 +281,12 @@ impl Ingestor {
 
     fn tell_confirmed(&mut self, now: Instant) {
         self.last_confirm = now;
-        self.confirms.stored(now, |source| self.pipeline.stored_positions(source).collect());
-        self.is_confirmed = self.confirms.are_done();
+        let stored = |source: &str| {
+            let positions = self.pipeline.stored_positions(source);
+            positions.filter_map(|(at, position)| Some((at, self.archives.confirmable(source, position)?))).collect()
+        };
+        self.confirms.stored(now, stored);
+        self.is_confirmed = self.confirms.are_done() && !self.archives.are_behind();
     }
 }
 

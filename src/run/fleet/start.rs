@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use interdict_features::engine::Plan;
+use interdict_ingest::archive::folder::Sharing;
 use interdict_ingest::pipeline::{Limits, Pipeline};
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
@@ -35,6 +36,7 @@ use uuid::Uuid;
 use crate::setup::Setup;
 
 use super::super::Role;
+use super::super::archiving::Archives;
 use super::super::clock;
 use super::super::commands::Command;
 use super::super::desk::{Desk, Health, QUEUE, model_entry};
@@ -90,6 +92,7 @@ struct Process<'a> {
     /// Names of threads as they end.
     ends: (mpsc::Sender<&'static str>, mpsc::Receiver<&'static str>),
     tasks: JoinSet<anyhow::Result<()>>,
+    archives: Archives,
     /// Held as long as the process works: what stands in its folder for it alone.
     locks: Vec<File>,
 }
@@ -199,6 +202,7 @@ impl<'a> Process<'a> {
             threads: Vec::new(),
             ends: mpsc::channel(8),
             tasks: JoinSet::new(),
+            archives: Archives::default(),
             locks: Vec::new(),
         }
     }
@@ -272,6 +276,7 @@ impl<'a> Process<'a> {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut self.registry);
         let (identity, stop) = (self.claimant("identity"), self.stop_edge.clone());
+        self.archives = Archives::open(setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
         let mut starter = Starter {
             setup,
             intake,
@@ -280,6 +285,7 @@ impl<'a> Process<'a> {
             reached: Reached::default(),
             topics: TopicMetrics::register(&mut self.registry),
             identify: &|source| topics::identify_in_turn(identity.named(&format!("identity/{source}")), stop.clone()),
+            archives: self.archives.clone(),
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut self.registry),
         };
@@ -299,6 +305,7 @@ impl<'a> Process<'a> {
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
             confirms,
+            archives: self.archives.clone(),
             stream_clock: Arc::clone(&self.stream_clock),
             stop: self.stop_taking.clone(),
             last_confirm: clock::instant(),
@@ -537,6 +544,8 @@ impl<'a> Process<'a> {
             let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
             outcome = outcome.and(ended.unwrap_or_else(|_panic| Err(anyhow!("the {name}'s thread panicked"))));
         }
+        let archives = self.archives.clone();
+        tokio::task::spawn_blocking(move || archives.finish()).await?;
         rest.cancel();
         while let Some(done) = self.tasks.join_next().await {
             outcome = outcome.and(done.unwrap_or_else(|error| Err(error.into())));

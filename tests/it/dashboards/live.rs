@@ -74,6 +74,7 @@ impl Stack {
             ("0.0.0.0:8080", "127.0.0.1:0".to_owned()),
             ("http://receiver:8090", format!("http://127.0.0.1:{}", receive())),
             ("/var/lib/interdict", place.path("").display().to_string()),
+            ("file_age = \"10s\"", "file_age = \"500ms\"".to_owned()),
             ("drift_rows = 2000 ", "batch_rows = 100\ndrift_rows = 100 ".to_owned()),
             ("drift_rows_min = 500", "drift_rows_min = 50".to_owned()),
         ]
@@ -163,6 +164,7 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
     stack.live(7);
     prometheus
         .wait_for("interdict_ingest_late_events_total > 1 and on (namespace) interdict_monitor_log_files_total > 1");
+    prometheus.wait_for("increase(interdict_ingest_archive_rows_total[1m]) > 0");
     prometheus.wait_for("sum by (job) (increase(interdict_scorer_commit_to_block_seconds_count[1m])) > 3");
     prometheus.wait_for("namespace:interdict_scorer_commit_to_block_seconds:p99_5m");
     let up = prometheus.now("up{job=~\"interdict-.+\",namespace=\"bank\"} == 1");

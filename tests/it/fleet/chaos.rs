@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::{Fleet, PROCESSES};
+use crate::archive::captured;
 use crate::parity::captured::{check_reads, compare, script, seen};
 use crate::parity::history::{Payment, What, commits};
 
@@ -102,6 +103,7 @@ impl Round<'_> {
     fn run(&mut self, payments: &[(Payment, bool)]) {
         let changes: Vec<What> = commits(payments, self.chance.random()).into_iter().map(|(_, what)| what).collect();
         let (before, after) = changes.split_at(changes.len() / 3);
+        captured::remember(&self.fleet.bank);
         self.fleet.bank.ask(&script(before, &mut self.chance));
         self.fleet.begin(0);
         self.fleet.process(0).wait_for("the snapshot is read");
@@ -120,6 +122,7 @@ impl Round<'_> {
         self.fleet.settle(&self.name.clone());
         check_reads(&self.fleet.caller(1), &seen(before), &seen(after), LAST);
         self.fleet.end_all();
+        self.fleet.check_archive(&self.name);
         self.check(&seen(before), &seen(after));
     }
 

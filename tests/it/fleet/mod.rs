@@ -12,6 +12,7 @@ use interdict_features::decision::{DecisionRecord, decision_id};
 use interdict_features::value::Value;
 use uuid::Uuid;
 
+use crate::archive::{archived, captured};
 use crate::bank::Bank;
 use crate::parity::captured::SCORER;
 use crate::parity::twin::DEFINITIONS;
@@ -55,9 +56,14 @@ impl Fleet {
     pub(crate) fn configure(&mut self, namespace: &str) {
         let (bank, url) = (&self.bank, self.redis.url());
         let action = bank.action();
+        // Topics are kept by their broker.
+        let archive = match self.feed {
+            Some(_) => String::new(),
+            None => format!("[archive]\ndir = \"{namespace}-changes\"\nfile_rows = 300\nfile_age = \"100ms\"\n"),
+        };
         let feed = self.feed.clone().unwrap_or_else(|| bank.source(namespace));
         let config = format!(
-            "namespace = \"{namespace}\"\n{DEFINITIONS}{}\n{action}{}\n[store]\ntype = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n",
+            "namespace = \"{namespace}\"\n{DEFINITIONS}{}\n{action}{}\n[store]\ntype = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n{archive}",
             SCORER.replace("log_dir = \"decisions\"", &format!("log_dir = \"{namespace}\"\nbatch_rows = 300")),
             feed.replacen("[[source]]", "[[action]]\nname = \"block_customer\"\non = \"block\"\nentity = \"customer\"\ntype = \"store\"\n\n[[source]]", 1),
         );
@@ -112,7 +118,7 @@ impl Fleet {
         running.iter().for_each(Process::terminate);
         for process in running {
             let (status, log) = process.end();
-            assert!(status.success() || log.contains("another process writes to this store"), "{log}");
+            assert!(status.success() || log.contains("another process writes to"), "{log}");
         }
     }
 
@@ -202,6 +208,14 @@ impl Fleet {
         let expected: Vec<String> =
             blocks.iter().map(|(customer, count)| format!("{customer}|blocked|{count}")).collect();
         assert_eq!(self.bank.ask(rows).lines().collect::<Vec<_>>(), expected);
+    }
+
+    /// The archive holds every change that the server remembers, once and in order.
+    pub(crate) fn check_archive(&self, namespace: &str) {
+        let dir = self.place.path(&format!("{namespace}-changes"));
+        for table in ["transactions", "chargebacks"] {
+            captured::check(archived(&dir, "bank", table), &captured::remembered(&self.bank, table));
+        }
     }
 
     /// The decisions in Parquet, each once.

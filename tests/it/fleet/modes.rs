@@ -5,6 +5,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::Fleet;
+use crate::archive::captured;
 use crate::parity::captured::{compare, script, seen};
 use crate::parity::history::{What, commits};
 
@@ -16,6 +17,7 @@ fn a_fleet_gives_the_bits_of_the_definition() {
     let changes: Vec<What> = commits(&payments, 51).into_iter().map(|(_, what)| what).collect();
     let (before, after) = changes.split_at(changes.len() / 2);
     let mut chance = ChaCha8Rng::seed_from_u64(52);
+    captured::remember(&fleet.bank);
     fleet.bank.ask(&script(before, &mut chance));
     fleet.begin(0);
     fleet.process(0).wait_for("the snapshot is read");
@@ -24,6 +26,7 @@ fn a_fleet_gives_the_bits_of_the_definition() {
     fleet.bank.pay(90_000, 1, "1.00");
     fleet.decided("calm", 90_000);
     fleet.end_all();
+    fleet.check_archive("calm");
     let records: Vec<DecisionRecord> =
         fleet.logged("calm").into_values().filter(|record| record.event_id != "90000").collect();
     let count = compare(&seen(before), &seen(after), records);
