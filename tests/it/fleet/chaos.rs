@@ -106,7 +106,7 @@ impl Round<'_> {
         captured::remember(&self.fleet.bank);
         self.fleet.bank.ask(&script(before, &mut self.chance));
         self.fleet.begin(0);
-        self.fleet.process(0).wait_for("the snapshot is read");
+        self.fleet.stored_snapshot(&self.name.clone());
         self.fleet.begin_all();
         for piece in after.chunks(after.len() / PIECES + 1) {
             let text = script(piece, &mut self.chance);

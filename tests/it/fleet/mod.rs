@@ -162,6 +162,20 @@ impl Fleet {
         panic!("work or actions are left in {namespace}\n{}", self.logs());
     }
 
+    /// Waits until the first ingestor has read the snapshot and stored it: if it dies before, there is another snapshot, and what committed
+    /// meanwhile is history in it, which nobody judges.
+    pub(crate) fn stored_snapshot(&mut self, namespace: &str) {
+        self.process(0).wait_for("the snapshot is read");
+        let offsets = format!("{{{namespace}}}:offsets");
+        for _ in 0..600 {
+            if !["", "0"].contains(&self.redis.say(&["HGET", &offsets, "0:bank"]).as_str()) {
+                return;
+            }
+            self.wait(Duration::from_millis(50));
+        }
+        panic!("the snapshot is not stored in {namespace}\n{}", self.logs());
+    }
+
     /// What the processes that run have said.
     pub(crate) fn logs(&mut self) -> String {
         let mut logs = String::new();
