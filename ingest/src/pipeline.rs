@@ -21,7 +21,7 @@ use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan, 
 use interdict_features::state::{AsOf, Readout, Scratch, StateError};
 use interdict_features::time::Timestamp;
 use interdict_features::value::UNCHANGED;
-use interdict_store::error::StoreError;
+use interdict_store::error::{Class, StoreError};
 use interdict_store::port::{
     Commit, Fetched, Offset, OffsetMove, Query, RowKey, RowWrite, StateQuery, StateWrite, Store,
 };
@@ -66,6 +66,14 @@ pub enum PipelineError {
         /// Why.
         source: Damaged,
     },
+}
+
+impl PipelineError {
+    /// Whether what failed is worth doing again a moment later; nothing was applied.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Store(error) if error.class() == Class::Transient)
+    }
 }
 
 /// Where one source partition stands.

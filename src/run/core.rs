@@ -20,7 +20,6 @@ use interdict_features::engine::Evaluate;
 use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
-use interdict_store::error::Class;
 use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWrite, LogName, Offset, Query, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -29,8 +28,9 @@ use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
 use super::judging::Judging;
-use super::letters::{self, Letters, RETRY, wait_to_retry};
+use super::letters::{self, Letters};
 use super::maintenance::StreamClock;
+use super::patience::{RETRY, patiently, wait_to_retry};
 use super::promises::Promises;
 use super::sources::{Confirms, JudgedSources};
 use super::stats::Stats;
@@ -206,7 +206,7 @@ impl<S: Store> Core<S> {
                 let entry: Entry = serde_json::from_slice(&bytes).context("the input log")?;
                 let batch = entry.to_batch(self.pipeline.definitions(), at)?;
                 // Its decision was stored with it; here it only builds state.
-                self.pipeline.apply(&batch, Evaluate::Nothing).await?;
+                self.apply(&batch, Evaluate::Nothing).await?;
                 self.pipeline.advance(input_log::SOURCE, 0, at);
                 position = at + 1;
             }
@@ -268,7 +268,9 @@ impl<S: Store> Core<S> {
 
     /// Makes the automatic blocks of `entities` in memory those of the store.
     pub(super) async fn restore_lists(&mut self, entities: &[EntityRef]) -> anyhow::Result<()> {
-        let stored = self.store.fetch(&Query { lists: entities.to_vec(), ..Query::default() }).await?.lists;
+        let query = Query { lists: entities.to_vec(), ..Query::default() };
+        let told = "the store does not answer; intake waits";
+        let stored = patiently(&self.stop, told, async || self.store.fetch(&query).await).await?.lists;
         for (entity, entries) in entities.iter().zip(stored) {
             let automatic = entries.into_iter().find(|entry| entry.list == ListKind::AutomaticBlock);
             let list = ListKind::AutomaticBlock;
@@ -278,18 +280,24 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
-    /// Makes a commit, again and again where the store fails for a while: what it was filled with counts as written.
-    pub(super) async fn commit(&self, commit: Commit) -> anyhow::Result<Committed> {
+    /// Applies a batch, again and again where the store fails for a while.
+    pub(super) async fn apply(&mut self, batch: &ChangeBatch, evaluate: Evaluate) -> anyhow::Result<()> {
         loop {
-            match self.store.commit(commit.clone()).await {
-                Ok(committed) => return Ok(committed),
-                Err(error) if error.class() == Class::Transient => {
-                    tracing::error!(%error, "the store does not take a commit; intake waits");
+            match self.pipeline.apply(batch, evaluate).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_passing() => {
+                    tracing::error!(%error, "the store does not answer; intake waits");
                     wait_to_retry(&self.stop)?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Makes a commit, again and again where the store fails for a while: what it was filled with counts as written.
+    pub(super) async fn commit(&self, commit: Commit) -> anyhow::Result<Committed> {
+        let told = "the store does not take a commit; intake waits";
+        patiently(&self.stop, told, async || self.store.commit(commit.clone()).await).await
     }
 
     /// Writes states, row records and offsets.

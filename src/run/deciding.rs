@@ -26,6 +26,7 @@ use super::core::Core;
 use super::input_log::{self, Entry};
 use super::judging::{Circumstances, Judged, RequestFacts};
 use super::known::{KeyUse, Known};
+use super::patience::{patiently, wait_to_retry};
 use super::promises::{Promise, Refusal};
 
 /// Requests that wait for one commit.
@@ -82,7 +83,17 @@ impl<S: Store> Core<S> {
             decisions: asked.iter().map(|asked| asked.promise.id()).collect(),
             ..Query::default()
         };
-        let fetched = self.pipeline.bring(asked.iter().map(|asked| &asked.request.batch), beside).await?;
+        let fetched = loop {
+            let batches = asked.iter().map(|asked| &asked.request.batch);
+            match self.pipeline.bring(batches, beside.clone()).await {
+                Ok(fetched) => break fetched,
+                Err(error) if error.is_passing() => {
+                    tracing::error!(%error, "the store does not answer; requests wait");
+                    wait_to_retry(&self.stop)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         let mut rows = fetched.rows.into_iter();
         for ((asked, key), decision) in asked.iter().zip(keys).zip(fetched.decisions) {
             let row = key.as_ref().and_then(|_| rows.next());
@@ -151,7 +162,12 @@ impl<S: Store> Core<S> {
     async fn known_of(&self, request: &DecideRequest, promise: &Promise, round: &Round) -> anyhow::Result<Known> {
         let known = match round.fetched.get(&(promise.id(), Known::key_row(request))) {
             Some(fetched) => Known::of(fetched, request),
-            None => Known::of(&self.store.fetch(&Known::query(request, promise.id())).await?, request),
+            None => {
+                let query = Known::query(request, promise.id());
+                let told = "the store does not answer; requests wait";
+                let fetched = patiently(&self.stop, told, async || self.store.fetch(&query).await).await?;
+                Known::of(&fetched, request)
+            }
         };
         let known = known.context("a stored decision")?;
         let KeyUse::New(write) = &known.key else { return Ok(known) };
@@ -167,7 +183,7 @@ impl<S: Store> Core<S> {
     async fn judge_request(&mut self, request: &DecideRequest, position: u64) -> anyhow::Result<Option<Judged>> {
         let mut batch = ChangeBatch::new(Arc::clone(request.batch.stream()), 0);
         batch.push_row(request.batch.row(0), input_log::request_change(request.budget.received, position));
-        self.pipeline.apply(&batch, Evaluate::Judged).await?;
+        self.apply(&batch, Evaluate::Judged).await?;
         self.note_outcomes(input_log::SOURCE, &batch)?;
         let seen = self.pipeline.seen();
         let circumstances = Circumstances {

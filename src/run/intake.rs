@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::clock;
 use super::core::Core;
 use super::judging::{Circumstances, Judged, undecodable};
+use super::patience::patiently;
 
 /// What is about to be stored.
 #[derive(Default)]
@@ -36,7 +37,7 @@ impl<S: Store> Core<S> {
         self.decide_undecodable(source, &delivery.dead).await?;
         for batch in delivery.batches.iter().flat_map(ChangeBatch::parts) {
             let batch = &*batch;
-            self.pipeline.apply(batch, Evaluate::Judged).await?;
+            self.apply(batch, Evaluate::Judged).await?;
             self.note_outcomes(source, batch)?;
             self.tell_truncation(source, batch);
             let decided = self.decided_before(source, batch).await?;
@@ -114,7 +115,8 @@ impl<S: Store> Core<S> {
         }
         let judged: Vec<(usize, Uuid)> = self.to_judge(batch).collect();
         let query = Query { decisions: judged.iter().map(|(_, id)| *id).collect(), ..Query::default() };
-        let stored = self.store.fetch(&query).await?.decisions;
+        let told = "the store does not answer; intake waits";
+        let stored = patiently(&self.stop, told, async || self.store.fetch(&query).await).await?.decisions;
         if stored.iter().any(Option::is_none) {
             self.past_replay.insert(lane);
         }

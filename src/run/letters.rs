@@ -1,7 +1,6 @@
 //! Dead letters of a running engine: kept, counted, and on disk before the offsets move past them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use interdict_features::change::ChangeBatch;
@@ -12,10 +11,8 @@ use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::stop::Stop;
 use interdict_store::port::{Append, Commit, LogName};
 
+use super::patience::wait_to_retry;
 use super::stats::Stats;
-
-/// How long to wait before what failed for a while is done again.
-pub(crate) const RETRY: Duration = Duration::from_millis(500);
 
 /// The dead letters of one engine.
 #[derive(Debug)]
@@ -96,16 +93,6 @@ pub(crate) fn appends(letters: &[DeadLetter]) -> anyhow::Result<Vec<Append>> {
         Ok(Append { log: LogName::DEAD_LETTERS, bytes: bytes.into() })
     };
     letters.iter().map(append).collect()
-}
-
-/// Waits before what failed for a while is done again.
-pub(crate) fn wait_to_retry(stop: &Stop) -> anyhow::Result<()> {
-    let is_told = stop.wait(RETRY);
-    anyhow::ensure!(
-        !is_told,
-        "told to stop while the store takes nothing; what is not stored is read again after the next start"
-    );
-    Ok(())
 }
 
 /// The letters of what state refused in a batch that came to `output`.

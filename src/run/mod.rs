@@ -15,6 +15,7 @@ pub(crate) mod judging;
 mod known;
 pub(crate) mod letters;
 mod maintenance;
+mod patience;
 mod promises;
 mod requests;
 mod sinks;

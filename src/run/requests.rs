@@ -48,7 +48,7 @@ impl<S: Store> Core<S> {
             Command::Decide(asked) => self.decide(*asked, round).await?,
             Command::Read { read, reply } => {
                 let answer = self.read(&read).await?;
-                let _caller_left = reply.send(Ok(answer));
+                let _caller_left = reply.send(answer);
             }
             Command::Label { request, reply } => {
                 let accepted = self.label(*request).await?;
@@ -66,11 +66,15 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
-    async fn read(&mut self, read: &KeyRead) -> anyhow::Result<KeyAnswer> {
+    async fn read(&mut self, read: &KeyRead) -> anyhow::Result<Result<KeyAnswer, BackendError>> {
         let groups: Vec<usize> = (0..self.pipeline.engine().plan().entity_groups[read.entity].len()).collect();
-        let (is_known, readouts) =
-            self.pipeline.read(read.entity, &read.key, &groups, AsOf::instant(read.as_of)).await?;
-        Ok(KeyAnswer { is_known, readouts, texts: self.pipeline.texts().to_vec() })
+        match self.pipeline.read(read.entity, &read.key, &groups, AsOf::instant(read.as_of)).await {
+            Ok((is_known, readouts)) => Ok(Ok(KeyAnswer { is_known, readouts, texts: self.pipeline.texts().to_vec() })),
+            Err(error) if error.is_passing() => {
+                Ok(Err(BackendError::Unavailable { what: "the store", source: Some(Box::new(error)) }))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn label(&mut self, request: LabelRequest) -> anyhow::Result<Result<Accepted, BackendError>> {
@@ -104,7 +108,7 @@ impl<S: Store> Core<S> {
         let commit = Commit { appends: vec![append(LogName::INPUT, &entry)?], notes: vec![note], ..Commit::default() };
         self.commit(commit).await?;
         self.next_input += 1;
-        self.pipeline.apply(&batch, Evaluate::Nothing).await?;
+        self.apply(&batch, Evaluate::Nothing).await?;
         self.pipeline.advance(input_log::SOURCE, 0, position);
         Ok(Ok(Accepted { position }))
     }

@@ -3,6 +3,7 @@
 
 mod archive;
 mod audit;
+mod away;
 mod backfill;
 mod bank;
 mod broken;

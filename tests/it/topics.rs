@@ -218,7 +218,7 @@ fn a_topic_that_is_missing_ends_the_run_with_what_to_do() {
 }
 
 /// Definitions whose store is a Redis.
-fn over_redis(redis: &RedisServer, config: &str) -> String {
+pub(crate) fn over_redis(redis: &RedisServer, config: &str) -> String {
     let store = format!("type = \"redis\"\nurl = \"{}\"\nwait = \"2s\"\nlease = \"1s\"\n", redis.url());
     let embedded = config.split_once("[store]\n").unwrap().1.lines().next().unwrap();
     config.replacen(&format!("[store]\n{embedded}\n"), &format!("[store]\n{store}"), 1)

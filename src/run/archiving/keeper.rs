@@ -10,7 +10,7 @@ use interdict_ingest::archive::metrics::SourceMetrics;
 use interdict_store::error::Class;
 
 use super::super::clock;
-use super::super::letters::RETRY;
+use super::super::patience::RETRY;
 use super::{Given, LOOK, Progress, Shared, now_seconds};
 
 /// An archive's own thread.

@@ -24,7 +24,6 @@ use interdict_scorer::http::backend::{
     Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Decided, Label, LabelRequest, Removal,
 };
 use interdict_scorer::lists::Lists;
-use interdict_store::error::{Class, StoreError};
 use interdict_store::port::{
     ClaimOutcome, Commit, Committed, Durability, Fetched, LogName, Note, Offset, Query, Store as _,
 };
@@ -37,7 +36,8 @@ use super::super::deciding::{append, request_facts};
 use super::super::input_log::{self, Entry};
 use super::super::judging::{Circumstances, Judging, entities};
 use super::super::known::{KeyUse, Known};
-use super::super::letters::{self, Letters, wait_to_retry};
+use super::super::letters::{self, Letters};
+use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::promises::{Promise, Refusal};
 use super::super::stats::Stats;
 use super::stats::FleetStats;
@@ -257,20 +257,14 @@ impl Answering {
         listed.sort_unstable();
         listed.dedup();
         query.lists = listed;
-        loop {
+        let told = "the store does not answer; requests wait";
+        let read = async || {
             self.tracked.begin();
-            match self.tracked.prefetch(&query).await {
-                Ok(mut beside) => {
-                    let lists = Lists::new(usize::MAX, std::mem::take(&mut beside.lists));
-                    return Ok((beside, lists));
-                }
-                Err(error) if error.class() == Class::Transient => {
-                    tracing::error!(%error, "the store does not answer; requests wait");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+            self.tracked.prefetch(&query).await
+        };
+        let mut beside = patiently(&self.stop, told, read).await?;
+        let lists = Lists::new(usize::MAX, std::mem::take(&mut beside.lists));
+        Ok((beside, lists))
     }
 
     /// What comes of one request; its part of the commit joins the round's.
@@ -348,22 +342,13 @@ impl Answering {
         Ok(judged?.into_iter().next().map(|judged| judged.record))
     }
 
-    /// Makes a commit, again and again where the store fails for a while; `None` when another process has written what it rests on.
+    /// Makes a commit; `None` when another process has written what it rests on.
     async fn commit(&self, commit: &Commit) -> anyhow::Result<Option<Committed>> {
         if *commit == Commit::default() {
             return Ok(Some(Committed::default()));
         }
-        loop {
-            match self.tracked.store().commit(commit.clone()).await {
-                Ok(committed) => return Ok(Some(committed)),
-                Err(StoreError::Conflict) => return Ok(None),
-                Err(error) if error.class() == Class::Transient => {
-                    tracing::error!(%error, "the store does not take a commit; requests wait");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let told = "the store does not take a commit; requests wait";
+        patience::commit(self.tracked.store(), &self.stop, told, commit).await
     }
 
     async fn read(&mut self, read: &KeyRead) -> Result<KeyAnswer, BackendError> {
@@ -445,13 +430,9 @@ impl Answering {
 
     async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {
         let query = Query { lists: vec![remove.entity.clone()], ..Query::default() };
-        let entries = loop {
-            match self.tracked.store().fetch(&query).await {
-                Ok(fetched) => break fetched.lists.into_iter().flatten().collect::<Vec<_>>(),
-                Err(error) if error.class() == Class::Transient => wait_to_retry(&self.stop)?,
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let told = "the store does not answer; a removal waits";
+        let fetched = patiently(&self.stop, told, async || self.tracked.store().fetch(&query).await).await?;
+        let entries: Vec<_> = fetched.lists.into_iter().flatten().collect();
         let (removal, commit) = blocks::removing(&self.judging, &remove, &entries, clock::now())?;
         if let Some(commit) = commit {
             self.act(commit).await?;

@@ -17,16 +17,16 @@ use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
-use interdict_store::error::{Class, StoreError};
-use interdict_store::port::{Commit, Durability, Offset, Query, Store as _};
+use interdict_store::port::{Commit, Durability, Offset, Query};
 use tokio::sync::mpsc;
 
 use super::super::archiving::Archives;
 use super::super::clock;
 use super::super::core::{End, Intake};
 use super::super::judging::{Circumstances, case, places};
-use super::super::letters::{self, Letters, wait_to_retry};
+use super::super::letters::{self, Letters};
 use super::super::maintenance::StreamClock;
+use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::sources::{Confirms, JudgedSources};
 use super::super::stats::Stats;
 use super::stats::FleetStats;
@@ -223,16 +223,8 @@ impl Ingestor {
 
     /// Reads what a micro-batch needs, again and again where the store fails for a while.
     async fn read(&self, wanted: &Query) -> anyhow::Result<()> {
-        loop {
-            match self.tracked.prefetch(wanted).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.class() == Class::Transient => {
-                    tracing::error!(%error, "the store is not to be had; intake waits");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let told = "the store does not answer; intake waits";
+        patiently(&self.stop, told, async || self.tracked.prefetch(wanted).await.map(drop)).await
     }
 
     /// Adds a piece of work for every event of `changes` that is to be judged.
@@ -250,19 +242,10 @@ impl Ingestor {
         Ok(())
     }
 
-    /// Makes a commit, again and again where the store fails for a while; false when another process has written what it rests on.
+    /// Makes a commit; false when another process has written what it rests on.
     async fn commit(&self, commit: &Commit) -> anyhow::Result<bool> {
-        loop {
-            match self.tracked.store().commit(commit.clone()).await {
-                Ok(_) => return Ok(true),
-                Err(StoreError::Conflict) => return Ok(false),
-                Err(error) if error.class() == Class::Transient => {
-                    tracing::error!(%error, "the store does not take a commit; intake waits");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let told = "the store does not take a commit; intake waits";
+        Ok(patience::commit(self.tracked.store(), &self.stop, told, commit).await?.is_some())
     }
 
     /// Tells sources what is stored when nothing else does.

@@ -20,16 +20,13 @@ mod work;
 
 use interdict_features::decision::SeenPosition;
 use interdict_ingest::pipeline::PipelineError;
-use interdict_store::error::Class;
 
 pub(crate) use start::{Mode, hold_mode, serve};
 pub(crate) use topics::hold_topics;
 
 /// Whether what failed is worth doing again a moment later.
 fn is_passing(error: &anyhow::Error) -> bool {
-    let of_store =
-        |error: &PipelineError| matches!(error, PipelineError::Store(error) if error.class() == Class::Transient);
-    error.downcast_ref::<PipelineError>().is_some_and(of_store)
+    error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_passing)
 }
 
 /// How far every partition was applied: as the store says, and this process's own as it has applied them since.

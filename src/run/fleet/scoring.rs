@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::super::clock;
 use super::super::judging::{Case, Judged, Judging, undecodable};
-use super::super::letters::wait_to_retry;
+use super::super::patience::{RETRY, patiently};
 use super::super::stats::Stats;
 use super::work::{Work, WorkError};
 
@@ -74,7 +74,7 @@ impl Scoring {
                 Ok(taken) => taken,
                 Err(error) if error.class() == Class::Transient => {
                     tracing::error!(%error, "no work is to be had from the store; it is tried again");
-                    if self.stop.wait(super::super::letters::RETRY) {
+                    if self.stop.wait(RETRY) {
                         break;
                     }
                     continue;
@@ -173,16 +173,7 @@ impl Scoring {
 
     /// Asks the store, again and again while it fails for a while.
     async fn with_store<T>(&self, ask: impl AsyncFn(&OnlineStore) -> Result<T, StoreError>) -> anyhow::Result<T> {
-        loop {
-            match ask(&self.store).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if error.class() == Class::Transient => {
-                    tracing::error!(%error, "the store does not answer; decisions wait");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        patiently(&self.stop, "the store does not answer; decisions wait", async || ask(&self.store).await).await
     }
 }
 
