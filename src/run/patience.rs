@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::{Class, StoreError};
+#[cfg(feature = "redis")]
 use interdict_store::port::{Commit, Committed, Store};
 
 /// How long to wait before what failed for a while is done again.
@@ -30,10 +31,11 @@ pub(crate) async fn patiently<T>(
     }
 }
 
-/// Makes a commit, again and again where the store fails for a while; `None` when another process has written what it rests on.
+/// Makes a commit of one among several writers, again and again where the store fails for a while; `None` when another process has written what it rests on.
 ///
 /// # Errors
 /// As [`patiently`].
+#[cfg(feature = "redis")]
 pub(crate) async fn commit(
     store: &impl Store,
     stop: &Stop,
