@@ -364,3 +364,27 @@ fn a_second_judgement_of_a_requested_event_blocks_nobody() {
     process.terminate();
     assert!(process.end().0.success());
 }
+
+#[test]
+fn requests_of_one_round_keep_their_own_keys() {
+    let (_place, process, caller) = serving(&config(""));
+    let ask = |caller: &Caller, key: &str, id: i64| {
+        let (status, _) = caller.send("POST", "/v1/decisions", &[("idempotency-key", key)], &event(id, id, id, "5.00"));
+        status
+    };
+    assert_eq!(ask(&caller, "used", 100), 200);
+    // Many at once, so that rounds hold several: per event one with a key of its own and one with a key that another event has.
+    let callers: Vec<_> = (0..24_i64)
+        .map(|number| {
+            let (caller, is_used) = (caller.apart(), number % 2 == 0);
+            let key = move |id: i64| if is_used { "used".to_owned() } else { format!("own-{id}") };
+            let ids = (0..8).map(move |turn| 200 + number / 2 + 100 * turn);
+            std::thread::spawn(move || ids.map(|id| (is_used, ask(&caller, &key(id), id))).collect::<Vec<_>>())
+        })
+        .collect();
+    let given: Vec<(bool, u16)> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+    let wrong: Vec<_> = given.iter().filter(|(is_used, status)| *status != if *is_used { 422 } else { 200 }).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert_eq!(given.len(), 192);
+    drop(process);
+}
