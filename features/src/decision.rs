@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::time::Timestamp;
 use crate::value::Value;
-use crate::vector::Reading;
+use crate::vector::{Flags, Reading};
 
 /// What becomes of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -148,12 +148,31 @@ pub struct ActionIntent {
 
 /// One feature as the decision saw it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(from = "FlatFeature")]
 pub struct RecordedFeature {
     /// Its name.
     pub name: std::sync::Arc<str>,
     /// Value and qualities.
     #[serde(flatten)]
     pub reading: Reading,
+}
+
+/// How a feature is written. Reading it by way of `flatten` would gather every value before it is known what it is; the monitor reads
+/// millions.
+#[derive(Deserialize)]
+struct FlatFeature {
+    name: std::sync::Arc<str>,
+    value: Value,
+    #[serde(default)]
+    flags: Flags,
+    #[serde(default)]
+    edge_events: u32,
+}
+
+impl From<FlatFeature> for RecordedFeature {
+    fn from(FlatFeature { name, value, flags, edge_events }: FlatFeature) -> Self {
+        Self { name, reading: Reading { value, flags, edge_events } }
+    }
 }
 
 /// How far the decision had seen one source partition.

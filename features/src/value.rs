@@ -7,7 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::time::Timestamp;
 
@@ -84,7 +85,7 @@ impl fmt::Display for ColumnType {
 }
 
 /// One value with its type, for edges that handle values one at a time (records, answers, tests).
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Value {
     /// Absent.
@@ -97,6 +98,55 @@ pub enum Value {
     Double(f64),
     /// Text, and UUIDs and instants in their text form.
     Text(Arc<str>),
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+/// Takes a value as its format has it: one look, where a derived reader would try each variant.
+struct ValueVisitor;
+
+impl Visitor<'_> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("null, a bool, a number or a text")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Int(value))
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an integer that is none of ours is a double, as with any reader of JSON"
+    )]
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(i64::try_from(value).map_or(Value::Double(value as f64), Value::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Double(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.into()))
+    }
 }
 
 impl Value {
@@ -277,4 +327,49 @@ pub(crate) fn minor_units(scale: u8) -> f64 {
     const POWERS: [f64; 19] =
         [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18];
     POWERS[usize::from(scale)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a derived reader makes of a value: the first variant that takes it.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Derived {
+        Null,
+        Bool(bool),
+        Int(i64),
+        Double(f64),
+        Text(Arc<str>),
+    }
+
+    impl From<Derived> for Value {
+        fn from(derived: Derived) -> Self {
+            match derived {
+                Derived::Null => Self::Null,
+                Derived::Bool(value) => Self::Bool(value),
+                Derived::Int(value) => Self::Int(value),
+                Derived::Double(value) => Self::Double(value),
+                Derived::Text(value) => Self::Text(value),
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_read_as_they_were_written() {
+        let texts =
+            ["null", "true", "false", "0", "-9223372036854775808", "9223372036854775807", "9223372036854775808"];
+        let more = ["18446744073709551615", "1.5", "-0.0", "1e300", "\"\"", "\"7\"", "\"a\\u00e9\\n\""];
+        for text in texts.into_iter().chain(more) {
+            let value: Value = serde_json::from_str(text).unwrap();
+            let derived: Derived = serde_json::from_str(text).unwrap();
+            assert_eq!(value, derived.into(), "{text}");
+            let again: Value = serde_json::from_str(&serde_json::to_string(&value).unwrap()).unwrap();
+            assert_eq!(value, again, "{text}");
+        }
+        for text in ["[]", "{}", "[1]", "{\"a\":1}", "nul", ""] {
+            assert!(serde_json::from_str::<Value>(text).is_err(), "{text}");
+        }
+    }
 }

@@ -38,9 +38,11 @@ pub struct Limits {
     pub memory_bytes: usize,
 }
 
-/// Checkpoints between two looks at the memory in use: a look goes over every state. At 4,096 changes a checkpoint the memory grows by
-/// some tens of megabytes in between.
-const MEMORY_LOOK: u64 = 64;
+/// The most changes and keys brought between two looks at the memory in use: a look goes over every state.
+const MEMORY_LOOK: usize = 262_144;
+
+/// Memory of one change or key brought, by a rough guess: where the bound is small a look comes sooner.
+const CHANGE_BYTES: usize = 4_096;
 
 /// Why a pipeline cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +120,8 @@ pub struct Pipeline<S> {
     scratch: Scratch,
     clock: EventClock,
     began: Option<Timestamp>,
-    checkpoints: u64,
+    /// Changes and keys brought since the last look at the memory in use.
+    unlooked: usize,
     memory_bytes: usize,
     marks: Marks,
     late: u64,
@@ -164,7 +167,7 @@ impl<S: Reader> Pipeline<S> {
             scratch: Scratch::default(),
             clock: EventClock::default(),
             began: None,
-            checkpoints: 0,
+            unlooked: 0,
             memory_bytes: 0,
             marks: Marks::default(),
             late: 0,
@@ -264,6 +267,7 @@ impl<S: Reader> Pipeline<S> {
             return Err(self.damaged_row(batch, source));
         }
         self.unstored += batch.len();
+        self.unlooked += batch.len();
         self.late = 0;
         if batch.stream().labels.is_none() {
             self.late = self.late_rows(batch);
@@ -417,6 +421,7 @@ impl<S: Reader> Pipeline<S> {
         wanted: &[(usize, OwnedKey)],
         fetched: impl IntoIterator<Item = Vec<Option<Bytes>>>,
     ) -> Result<(), PipelineError> {
+        self.unlooked += wanted.len();
         for ((entity, key), bytes) in wanted.iter().zip(fetched) {
             // A key of which nothing is stored takes no memory until an event of it comes: anyone may ask for keys that do not exist.
             if bytes.iter().all(Option::is_none) {
@@ -518,8 +523,8 @@ impl<S: Reader> Pipeline<S> {
             standing.stored = standing.applied;
         }
         self.marks_stored();
-        self.checkpoints += 1;
-        if self.checkpoints.is_multiple_of(MEMORY_LOOK) {
+        if self.unlooked >= (self.limits.memory_bytes / CHANGE_BYTES).min(MEMORY_LOOK) {
+            self.unlooked = 0;
             self.memory_bytes = self.engine.memory_bytes();
             if self.memory_bytes > self.limits.memory_bytes {
                 self.engine.evict();

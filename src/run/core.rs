@@ -1,7 +1,7 @@
 //! The engine's thread: one micro-batch at a time, from changes to stored decisions.
 //!
-//! Order of every micro-batch: apply and read, judge, store the decisions with their effects, answer; then, at the latest
-//! after the checkpoint interval and at once when nothing waits, states, row records and offsets in one commit.
+//! Order of every micro-batch: apply and read, judge, store the decisions with their effects, answer. States, row records and offsets
+//! leave in one commit: with the decisions where few changes are unstored, else at the latest after the checkpoint interval.
 //!
 //! Invariants:
 //! - A decision is answered as stored only after its claim was committed; one that acts is on disk by then.
@@ -44,6 +44,10 @@ const IDLE_CHECKPOINT: Duration = Duration::from_millis(10);
 /// The most changes one checkpoint leaves behind: while it is written nothing is decided.
 const CHECKPOINT_CHANGES: usize = 16_384;
 
+/// The most unstored changes that leave with the decisions on them. Few cost less in one commit than in two; of many, those of a later
+/// micro-batch touch the same keys, which are then written once.
+const CARRIED_CHANGES: usize = 512;
+
 /// How often list entries that ended are removed. They bind nobody from the moment they end.
 const LIST_SWEEP: Duration = Duration::from_secs(60);
 
@@ -84,6 +88,21 @@ pub(crate) enum End {
     Sources,
     /// It was told to.
     Stopped,
+}
+
+/// What is applied when decisions are committed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Applied {
+    /// Everything up to the positions that were noted, and nothing else: it may be stored.
+    WithPosition,
+    /// Part of a delivery, whose position is noted with its end.
+    InPart,
+}
+
+/// A commit under way that stores everything applied.
+struct Checkpoint {
+    start: Instant,
+    confirms: bool,
 }
 
 /// The engine's thread.
@@ -243,11 +262,18 @@ impl<S: Store> Core<S> {
     }
 
     /// Commits claims; what acts is on disk when this returns.
-    pub(super) async fn commit_decisions(&mut self, mut commit: Commit) -> anyhow::Result<Committed> {
+    pub(super) async fn commit_decisions(&mut self, mut commit: Commit, applied: Applied) -> anyhow::Result<Committed> {
         let acts = commit.claims.iter().any(|claim| !claim.intents.is_empty() || !claim.lists.is_empty());
         let has_intents = commit.claims.iter().any(|claim| !claim.intents.is_empty());
-        commit.durability = if acts { Durability::Power } else { Durability::Process };
+        if acts {
+            commit.durability = Durability::Power;
+        }
+        let carries = applied == Applied::WithPosition && self.pipeline.unstored() <= CARRIED_CHANGES;
+        let checkpoint = if carries { Some(self.begin_checkpoint(&mut commit)?) } else { None };
         let committed = self.commit(commit).await?;
+        if let Some(checkpoint) = checkpoint {
+            self.end_checkpoint(checkpoint);
+        }
         if has_intents {
             self.outbox.notify_one();
         }
@@ -302,26 +328,40 @@ impl<S: Store> Core<S> {
 
     /// Writes states, row records and offsets.
     pub(crate) async fn checkpoint(&mut self) -> anyhow::Result<()> {
-        let start = clock::instant();
-        self.last_checkpoint = start;
-        let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
-        let owes_confirmation = confirms && !self.is_confirmed;
-        if !self.pipeline.is_ahead() && !owes_confirmation {
+        if !self.pipeline.is_ahead() && (self.is_confirmed || !self.is_confirmation_due(clock::instant())) {
+            self.last_checkpoint = clock::instant();
             return Ok(());
         }
+        let mut commit = Commit::default();
+        let checkpoint = self.begin_checkpoint(&mut commit)?;
+        self.commit(commit).await?;
+        self.end_checkpoint(checkpoint);
+        Ok(())
+    }
+
+    /// Adds everything that is not stored to `commit`, which is to be made next.
+    fn begin_checkpoint(&mut self, commit: &mut Commit) -> anyhow::Result<Checkpoint> {
+        let start = clock::instant();
+        let confirms = self.is_confirmation_due(start);
+        if confirms {
+            commit.durability = Durability::Power;
+        }
         self.letters.flush()?;
-        let durability = if confirms { Durability::Power } else { Durability::Process };
-        let mut commit = Commit { durability, ..Commit::default() };
-        self.pipeline.fill(&mut commit);
-        self.letters.fill(&mut commit);
+        self.pipeline.fill(commit);
+        self.letters.fill(commit);
         if let Some(now) = self.pipeline.stream_clock() {
             self.stream_clock.tell(now);
         }
         if start - self.last_list_sweep > LIST_SWEEP {
             self.last_list_sweep = start;
-            commit.lists = self.judging.lists.expire(clock::now());
+            commit.lists.extend(self.judging.lists.expire(clock::now()));
         }
-        self.commit(commit).await?;
+        Ok(Checkpoint { start, confirms })
+    }
+
+    /// Notes that the commit of `checkpoint` went through.
+    fn end_checkpoint(&mut self, Checkpoint { start, confirms }: Checkpoint) {
+        self.last_checkpoint = start;
         self.pipeline.stored();
         self.archives.stored(|source| self.pipeline.stored_positions(source).next().map(|(_only, position)| position));
         if confirms {
@@ -338,7 +378,10 @@ impl<S: Store> Core<S> {
         self.is_confirmed = self.confirms.is_empty() || is_told;
         let engine = self.pipeline.engine();
         self.stats.checkpoint(clock::instant() - start, engine.keys(), self.pipeline.memory_bytes());
-        Ok(())
+    }
+
+    fn is_confirmation_due(&self, now: Instant) -> bool {
+        !self.confirms.is_empty() && now - self.last_confirm >= CONFIRM
     }
 
     /// Counts what was ignored and buries what state refused.

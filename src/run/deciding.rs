@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::clock;
 use super::commands::{Asked, Command, Reply};
-use super::core::Core;
+use super::core::{Applied, Core};
 use super::input_log::{self, Entry};
 use super::judging::{Circumstances, Judged, RequestFacts};
 use super::known::{KeyUse, Known};
@@ -218,7 +218,8 @@ impl<S: Store> Core<S> {
             return Ok(());
         }
         let is_written = commit != Commit::default();
-        let committed = if is_written { self.commit_decisions(commit).await? } else { Default::default() };
+        let committed =
+            if is_written { self.commit_decisions(commit, Applied::WithPosition).await? } else { Default::default() };
         let expected = pending.iter().filter_map(|pending| pending.position);
         let stands = expected.eq(committed.appended.iter().copied());
         anyhow::ensure!(stands, "another writer appends to the input log; only one process may use this store");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use interdict_features::change::{ChangeBatch, Op};
-use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
+use interdict_features::decision::{DecisionRecord, EntityRef, SeenPosition, decision_id};
 use interdict_features::definition::{OnUnmatched, Stream};
 use interdict_features::engine::{Evaluate, Outcome};
 use interdict_ingest::dead_letter::DeadLetter;
@@ -18,7 +18,7 @@ use interdict_store::port::{Claim, Commit, Query, Store};
 use uuid::Uuid;
 
 use super::clock;
-use super::core::Core;
+use super::core::{Applied, Core};
 use super::judging::{Circumstances, Judged, undecodable};
 use super::patience::patiently;
 
@@ -30,18 +30,36 @@ struct Settled {
     told: Vec<Judged>,
 }
 
+/// A batch that was applied and is to be judged.
+struct Met<'a> {
+    source: &'a str,
+    batch: &'a ChangeBatch,
+    /// Places in it of what was decided before.
+    decided: &'a [usize],
+    /// How far every partition was applied before it.
+    seen: &'a [SeenPosition],
+    applied: Applied,
+}
+
 impl<S: Store> Core<S> {
     /// Applies and judges what a source delivered.
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
         self.letters.bury(&delivery.dead)?;
         self.decide_undecodable(source, &delivery.dead).await?;
-        for batch in delivery.batches.iter().flat_map(ChangeBatch::parts) {
+        let mut batches = delivery.batches.iter().flat_map(ChangeBatch::parts).peekable();
+        while let Some(batch) = batches.next() {
             let batch = &*batch;
             self.apply(batch, Evaluate::Judged).await?;
             self.note_outcomes(source, batch)?;
             self.tell_truncation(source, batch);
             let decided = self.decided_before(source, batch).await?;
-            let count = self.judge(source, batch, &decided).await?;
+            let seen = self.pipeline.seen();
+            let mut applied = Applied::InPart;
+            if batches.peek().is_none() {
+                self.pipeline.advance(source, delivery.partition, delivery.position);
+                applied = Applied::WithPosition;
+            }
+            let count = self.judge(&Met { source, batch, decided: &decided, seen: &seen, applied }).await?;
             self.stats.decided(clock::instant() - read, count);
             if let Some(arrival) = batch.iter().filter_map(|(change, _)| change.arrival).max() {
                 self.stats.lag(source, arrival, clock::now());
@@ -61,10 +79,10 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Judges and stores what a batch brought, but for the places in it that were `decided` before; how many decisions there are.
-    async fn judge(&mut self, source: &str, batch: &ChangeBatch, decided: &[usize]) -> anyhow::Result<usize> {
+    /// Judges and stores what a batch brought; how many decisions there are.
+    async fn judge(&mut self, met: &Met<'_>) -> anyhow::Result<usize> {
+        let &Met { source, batch, decided, seen, applied } = met;
         let Some(judge) = self.judging.judge_of(batch.stream().index).cloned() else { return Ok(0) };
-        let seen = self.pipeline.seen();
         loop {
             let mut settled = Settled::default();
             let mut decided = decided.to_vec();
@@ -73,10 +91,9 @@ impl<S: Store> Core<S> {
                 settled.told.push(as_told(&judge, record)?);
             }
             decided.sort_unstable();
-            let circumstances =
-                Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &decided };
+            let circumstances = Circumstances { source, seen, now: clock::now(), request: None, decided: &decided };
             settled.judged = self.judging.judge(batch, self.pipeline.output(), &circumstances)?;
-            if let Some(count) = self.store(settled).await? {
+            if let Some(count) = self.store(settled, applied).await? {
                 return Ok(count);
             }
         }
@@ -96,7 +113,7 @@ impl<S: Store> Core<S> {
                     None => settled.judged.push(judged),
                 }
             }
-            if self.store(settled).await?.is_some() {
+            if self.store(settled, Applied::InPart).await?.is_some() {
                 return Ok(());
             }
         }
@@ -149,7 +166,7 @@ impl<S: Store> Core<S> {
 
     /// Stores decisions; how many. `None` when a caller was told a default instead of one of them while they were made: nothing is stored,
     /// the lists are as before, and they are to be made again around what he was told.
-    async fn store(&mut self, Settled { judged, told }: Settled) -> anyhow::Result<Option<usize>> {
+    async fn store(&mut self, Settled { judged, told }: Settled, applied: Applied) -> anyhow::Result<Option<usize>> {
         let already_told = told.len();
         let all = judged.into_iter().chain(told).map(|Judged { record, claim }| (record, claim));
         let (records, claims): (Vec<DecisionRecord>, Vec<Claim>) = all.unzip();
@@ -164,7 +181,7 @@ impl<S: Store> Core<S> {
             self.restore_lists(&blocked).await?;
             return Ok(None);
         };
-        let committed = self.commit_decisions(Commit { claims, ..Commit::default() }).await?;
+        let committed = self.commit_decisions(Commit { claims, ..Commit::default() }, applied).await?;
         for (record, outcome) in records.iter().zip(&committed.claims) {
             self.settle_claim(record, outcome).await?;
         }

@@ -122,7 +122,8 @@ fn kills_leave_every_change_of_a_database_in_the_archive_once_and_in_order() {
     let dir = place.path("changes");
     for kill in 0..KILLS {
         let mut process = place.start("run");
-        if kill < 4 {
+        // A slow machine may have come to the snapshot's end between two kills.
+        if kill < 4 && position(&dir, "bank") == 0 {
             process.wait_for("taking a snapshot");
         }
         for _ in 0..3 {
