@@ -197,12 +197,14 @@ impl Setup {
             (definitions, policy, sources, archive)
         });
         if read.is_none() {
-            // Their mistakes cannot be told from those of the definitions; their names are known all the same.
             for section in ["scorer", "rule", "action", "source", "archive"] {
                 file.root().know(section);
             }
         }
-        file.finish()?;
+        file.finish().map_err(|found| match &read {
+            Some(_) => found,
+            None => with_mistakes_beside(name, source, secret.as_deref(), found),
+        })?;
         let Some((definitions, Some(policy), sources, archive)) = read else {
             unreachable!("definitions and policy are there when no mistake was noted");
         };
@@ -222,6 +224,27 @@ impl Setup {
             folder,
         })
     }
+}
+
+/// Adds to the mistakes `found` in a file whose definitions have some what is wrong with its policy and sources, but for what may follow
+/// from those.
+fn with_mistakes_beside(name: &str, source: &str, secret: Option<&[u8]>, mut found: Problems) -> Problems {
+    let Ok(file) = ConfigFile::parse(name, source) else { return found };
+    let draft = Definitions::draft(&file, secret);
+    let _policy = Policy::read(&file, draft.definitions());
+    let _sources = interdict_ingest::source::config::read(&file, &draft.definitions().streams);
+    for section in file.root().keys() {
+        file.root().know(&section.value);
+    }
+    if let Err(all) = file.finish() {
+        // Whether a stream is judged may be what is wrong with it.
+        let is_certain = |it: &Problem| !draft.is_doubtful(&it.message) && !it.message.contains("judged");
+        let beside = all.0.into_iter().filter(|it| !found.0.contains(it) && is_certain(it));
+        let beside: Vec<Problem> = beside.collect();
+        found.0.extend(beside);
+        found.0.sort();
+    }
+    found
 }
 
 fn read_namespace(file: &ConfigFile) -> String {

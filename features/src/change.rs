@@ -206,6 +206,17 @@ impl ChangeBatch {
         self.changes.push(change);
     }
 
+    /// Fills what the row at `index` did not send with what is known of it: `known`, of the same stream.
+    pub(crate) fn complete(&mut self, index: usize, known: Row<'_>) {
+        let start = index * self.stream.columns.len();
+        for (column, &cell) in known.cells.iter().enumerate() {
+            if self.cells[start + column] == UNCHANGED && cell > UNCHANGED {
+                let is_text = self.stream.columns[column].kind.is_text();
+                self.cells[start + column] = if is_text { self.text.push(known.text.get(cell)) } else { cell };
+            }
+        }
+    }
+
     /// Begins a row of nulls; it joins the batch with [`RowWriter::finish`] and leaves no trace when dropped.
     pub fn begin(&mut self) -> RowWriter<'_> {
         let start = self.changes.len() * self.stream.columns.len();

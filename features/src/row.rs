@@ -125,6 +125,8 @@ pub struct RowRecord {
     cleared: Version,
     /// How often the row was judged.
     pub judgements: u32,
+    /// It was judged as another row: one that was deleted, truncated or refused since.
+    pub is_reopened: bool,
     /// Cells of the newest version; columns that nothing needs are null after a round trip through bytes.
     pub cells: Vec<i64>,
     /// Their texts.
@@ -142,7 +144,7 @@ impl Clone for RowRecord {
 
     /// Reuses the memory of `self`: a record is copied for every change.
     fn clone_from(&mut self, other: &Self) {
-        (self.presence, self.judgements) = (other.presence, other.judgements);
+        (self.presence, self.judgements, self.is_reopened) = (other.presence, other.judgements, other.is_reopened);
         (self.version, self.base, self.snapshot, self.first) = (other.version, other.base, other.snapshot, other.first);
         self.cleared = other.cleared;
         self.cells.clone_from(&other.cells);
@@ -162,6 +164,7 @@ impl RowRecord {
         self.first = Version::MAX;
         self.cleared = Version::REQUEST;
         self.judgements = 0;
+        self.is_reopened = false;
         self.cells.clear();
         self.cells.resize(stream.columns.len(), NULL);
         self.text.clear();
@@ -181,6 +184,7 @@ impl RowRecord {
         reports.retain(|report| report.origin == Origin::Stream);
         self.reset(stream);
         (self.judgements, self.reports, self.cleared) = (judgements, reports, cleared);
+        self.is_reopened = judgements > 0;
     }
 
     /// The newest version's row; `None` when there is none.
@@ -212,6 +216,7 @@ impl RowRecord {
         }
         if change.op == Op::Delete {
             self.presence = Presence::Deleted;
+            self.is_reopened = self.judgements > 0;
             self.cells.fill(NULL);
             self.text.clear();
             self.carried.clear();
@@ -287,7 +292,27 @@ impl RowRecord {
         }
     }
 
-    /// Applies a report from a label stream.
+    /// Applies a change of a label stream that names the row.
+    ///
+    /// # Errors
+    /// Why it altered nothing.
+    pub fn apply_report(&mut self, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
+        if change.op == Op::Delete && row.stream.on_delete == OnDelete::Ignore {
+            return Err(Ignored::DeleteIgnored);
+        }
+        let column = row.stream.labels.map_or(0, |labels| labels.value);
+        let value = match row.cells[column] {
+            _ if change.op == Op::Delete => None,
+            UNCHANGED => return Err(Ignored::Duplicate),
+            NULL => None,
+            cell => Some(cell != 0),
+        };
+        // A report that is taken back names the time at which it was made; it counted until it was taken back.
+        let time = if change.op == Op::Delete { change.arrival.or(row.time()) } else { row.time().or(change.arrival) };
+        self.apply_label(change.version, value, time)
+    }
+
+    /// Applies a report of a label.
     ///
     /// # Errors
     /// [`Ignored::Duplicate`] when it is known.

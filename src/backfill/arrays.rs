@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{DataType, Field, TimeUnit};
-use interdict_features::backfill::Column;
+use interdict_features::backfill::{Column, TextCell};
 use interdict_features::expression::Type;
 use interdict_features::value::UNCHANGED;
 
@@ -40,7 +40,7 @@ pub(super) fn array(column: Column) -> ArrayRef {
             let nulls = nulls_of(&cells);
             Arc::new(TimestampMicrosecondArray::new(cells.into(), nulls).with_timezone("UTC"))
         }
-        Column::Text(texts) => Arc::new(StringArray::from_iter(texts)),
+        Column::Text(cells) => Arc::new(StringArray::from_iter(cells.iter().map(TextCell::text))),
     }
 }
 

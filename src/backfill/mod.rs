@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use interdict_features::backfill::{Events, Features};
+use interdict_features::backfill::{Events, Features, Part};
 use interdict_features::change::ChangeBatch;
 use interdict_features::definition::{Definitions, Stream};
 use interdict_features::engine::Plan;
@@ -23,7 +23,7 @@ use interdict_ingest::dead_letter::file::{Bounds, DeadLetterFile};
 use interdict_ingest::history::History;
 use rayon::prelude::*;
 
-use crate::run::clock;
+use crate::run::{clock, letters};
 use crate::score::Verdicts;
 use crate::setup::Setup;
 
@@ -151,7 +151,7 @@ impl Job<'_> {
         let report = Report {
             output: self.output.display().to_string(),
             rows: loaded.history.rows(),
-            events: settled.rows - settled.superseded - settled.deleted,
+            events: settled.rows - settled.superseded - settled.deleted - settled.refused,
             superseded: settled.superseded,
             deleted: settled.deleted,
             labelled: settled.labelled,
@@ -172,14 +172,25 @@ impl Job<'_> {
 pub(crate) fn load(plan: &Plan, stream: &Arc<Stream>, input: &Path, labels: Option<&Path>) -> anyhow::Result<Loaded> {
     let history = History::open(input, stream)?;
     let (batches, mut dead) = read("read", &history)?;
-    let mut reports = Vec::new();
+    let (mut reports, mut of_reports) = (Vec::new(), None);
     if let Some(path) = labels {
         let label_stream = label_stream_of(&plan.definitions, stream)?;
-        let (read, more) = read("read labels", &History::open(path, label_stream)?)?;
+        let history = of_reports.insert(History::open(path, label_stream)?);
+        let (read, more) = read("read labels", history)?;
         reports = read;
         dead.extend(more);
     }
     let events = Events::settle(plan, stream.index, batches, &reports)?;
+    for refused in events.refused() {
+        let (history, batches) = match refused.part {
+            Part::Rows => (Some(&history), events.batches()),
+            Part::Labels => (of_reports.as_ref(), &*reports),
+        };
+        let batch = &batches[refused.batch];
+        let file = history.and_then(|history| history.file_of(batch.get(refused.row).0.position));
+        let source = file.map(|file| file.path().display().to_string()).unwrap_or_default();
+        dead.push(letters::letter(&source, batch, refused.row, refused.why));
+    }
     Ok(Loaded { history, events, reports, dead })
 }
 
@@ -245,7 +256,7 @@ pub(crate) fn write_dead_letters(path: &Path, dead: &[DeadLetter]) -> anyhow::Re
     let mut file = DeadLetterFile::open(path, bounds)?;
     file.write(dead)?;
     file.flush()?;
-    eprintln!("backfill: {} rows cannot be read; they are in {}", dead.len(), path.display());
+    eprintln!("backfill: {} rows cannot be taken; they are in {}", dead.len(), path.display());
     Ok(())
 }
 

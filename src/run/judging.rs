@@ -138,6 +138,7 @@ impl Judging {
         circumstances: &Circumstances<'_>,
     ) -> anyhow::Result<Vec<Judged>> {
         let Some(judge) = self.judges[batch.stream().index].clone() else { return Ok(Vec::new()) };
+        let batch = output.judged(batch);
         let places = places(&self.plan, batch, output, circumstances.decided);
         let plan = Arc::clone(&self.plan);
         let make = |&change: &usize| case(&plan, batch, output, circumstances, change);
@@ -196,6 +197,7 @@ impl Judging {
     ) -> Option<DecisionRecord> {
         let judge = self.judges[batch.stream().index].as_ref()?;
         output.judgements[change]?;
+        let batch = output.judged(batch);
         let mut cases = [case(&self.plan, batch, output, circumstances, change)];
         score(judge, self.workers[0].as_mut(), batch, &mut cases);
         Some(record(judge, batch, &cases[0], hits, circumstances.now))
@@ -246,7 +248,7 @@ pub(crate) fn places(plan: &Plan, batch: &ChangeBatch, output: &Output, decided:
     wanted.filter(is_first).collect()
 }
 
-/// The event at `index` with everything it is judged by.
+/// The event at `index` of `batch` (as [`Output::judged`] gives it) with everything it is judged by.
 pub(crate) fn case(
     plan: &Plan,
     batch: &ChangeBatch,

@@ -117,7 +117,8 @@ pub(crate) fn refused(source: &str, batch: &ChangeBatch, output: &Output) -> any
     Ok(letters)
 }
 
-fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> DeadLetter {
+/// The letter of what state refuses of a batch.
+pub(crate) fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: Refused) -> DeadLetter {
     let (reason, detail) = match refused {
         Refused::NoId => (DeadReason::NullId, "the event has no id"),
         Refused::NoTime => (DeadReason::NullTime, "the event has no time"),

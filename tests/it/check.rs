@@ -86,6 +86,50 @@ fn ten_mistakes_are_ten_messages_with_their_lines() {
     assert!(mistakes.iter().all(|mistake| mistake["line"].as_u64().unwrap() > 1));
 }
 
+const HIDDEN_MISTAKES: &str = r#"
+[stream.payments]
+id = "id"
+time = "at"
+judge = "insert"
+columns = { id = "int64", at = "timestamp", customer = "int64" }
+[entity.customer]
+key = "customer"
+[[group]]
+name = "spend"
+entity = "customer"
+windows = ["1d"]
+features = { n = "cuont()" }
+[[source]]
+name = "payments"
+type = "file"
+path = "in.csv"
+format = "cvs"
+stream = "payments"
+[[rule]]
+id = "burst"
+when = "customer > 5"
+outcome = "blok"
+reason = "burst"
+condemns = "custmer"
+[[action]]
+name = "stop"
+type = "store"
+on = "block"
+entity = "customer"
+expires = "30x"
+"#;
+
+#[test]
+fn a_mistake_in_a_group_hides_none_in_sources_rules_and_actions() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("interdict.toml"), HIDDEN_MISTAKES).unwrap();
+    let ran = interdict(folder.path(), &["check"]);
+    assert_eq!(ran.code, 1);
+    for word in ["cuont", "cvs", "blok", "custmer", "30x"] {
+        assert!(ran.stdout.contains(word), "no mistake about {word} in {}", ran.stdout);
+    }
+}
+
 #[test]
 fn a_group_whose_busiest_key_would_not_fit_is_refused() {
     let folder = tempfile::tempdir().unwrap();

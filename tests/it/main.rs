@@ -34,4 +34,5 @@ mod resume;
 mod structure;
 mod topics;
 mod truncate;
+mod unsent;
 mod webhook;

@@ -24,7 +24,33 @@ pub enum Column {
     /// Microseconds; null as for integers.
     Timestamp(Vec<i64>),
     /// Texts.
-    Text(Vec<Option<Arc<str>>>),
+    Text(Vec<TextCell>),
+}
+
+/// One value of a column of texts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TextCell {
+    /// Null for want of a key or of any state.
+    Absent,
+    /// Null.
+    Null,
+    /// A text.
+    Text(Arc<str>),
+}
+
+impl TextCell {
+    fn of(cell: i64, texts: &[Arc<str>]) -> Self {
+        if cell == ABSENT {
+            return Self::Absent;
+        }
+        usize::try_from(cell).ok().and_then(|at| texts.get(at)).map_or(Self::Null, |text| Self::Text(Arc::clone(text)))
+    }
+
+    /// The text; `None` for null and absent.
+    #[must_use]
+    pub fn text(&self) -> Option<&Arc<str>> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
 }
 
 impl Column {
@@ -52,7 +78,9 @@ impl Column {
                 let text = || Arc::from(Timestamp::from_micros(cells[at]).to_string());
                 (if cells[at] > UNCHANGED { Value::Text(text()) } else { Value::Null }, cells[at] == ABSENT)
             }
-            Self::Text(texts) => (texts[at].clone().map_or(Value::Null, Value::Text), false),
+            Self::Text(cells) => {
+                (cells[at].text().cloned().map_or(Value::Null, Value::Text), cells[at] == TextCell::Absent)
+            }
         };
         let is_null = match self {
             Self::Int(cells) | Self::Bool(cells) => cells[at] <= UNCHANGED,
@@ -67,7 +95,7 @@ impl Column {
         match self {
             Self::Int(cells) | Self::Bool(cells) | Self::Timestamp(cells) => cells.push(cell),
             Self::Double(values) => values.push(double_of(cell)),
-            Self::Text(values) => values.push(usize::try_from(cell).ok().and_then(|at| texts.get(at)).cloned()),
+            Self::Text(values) => values.push(TextCell::of(cell, texts)),
         }
     }
 }

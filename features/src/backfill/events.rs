@@ -10,11 +10,13 @@ use rayon::prelude::*;
 
 use crate::change::{Change, ChangeBatch, Op, Row, Version};
 use crate::definition::{OnTruncate, Stream};
-use crate::engine::{Plan, event_key, key_of};
+use crate::engine::{Plan, Refused, event_key, key_of};
 use crate::row::{Presence, RowRecord};
 use crate::state::{LabelValue, LabelWord};
 use crate::time::Timestamp;
 use crate::value::UNCHANGED;
+
+use super::refused::{Part, Places, RefusedRow, at_sight};
 
 /// Rows worked on at a time by one thread: a column of them stays within the second-level cache.
 const CHUNK_ROWS: usize = 16_384;
@@ -45,6 +47,8 @@ pub struct Settled {
     pub labelled: usize,
     /// Labels that named none.
     pub unmatched_labels: usize,
+    /// Rows that the stream refuses.
+    pub refused: usize,
     /// Whether some label has no report time and counts as known at once.
     pub known_at_once: bool,
 }
@@ -86,6 +90,7 @@ pub struct Events {
     gone: Vec<bool>,
     /// Rows that stand for several versions or have labels of their own.
     places: HashMap<u32, Place>,
+    refused: Vec<RefusedRow>,
     settled: Settled,
 }
 
@@ -117,11 +122,13 @@ impl Events {
         }
         let stream = Arc::clone(&plan.definitions.streams[stream]);
         let settled = Settled { rows, ..Settled::default() };
-        let mut events = Self { stream, batches, starts, chunks, gone: Vec::new(), places: HashMap::new(), settled };
+        let (gone, places, refused) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut events = Self { stream, batches, starts, chunks, gone, places, refused, settled };
         events.truncate()?;
+        let refused = events.refuse(plan, labels);
         if plan.streams[events.stream.index].keeps_records {
-            let special = events.special(labels);
-            events.settle_special(&special, labels);
+            let special = events.special(labels, &refused);
+            events.settle_special(&special, labels, &refused);
         }
         events.settled.known_at_once = events.is_known_at_once();
         Ok(events)
@@ -191,6 +198,12 @@ impl Events {
         rows.into_iter().map(|(_, _, place)| place).collect()
     }
 
+    /// The rows that the stream refuses.
+    #[must_use]
+    pub fn refused(&self) -> &[RefusedRow] {
+        &self.refused
+    }
+
     pub(super) fn is_gone(&self, row: usize) -> bool {
         self.gone.get(row).copied().unwrap_or(false)
     }
@@ -203,22 +216,28 @@ impl Events {
     }
 
     pub(super) fn row_at(&self, row: usize) -> Row<'_> {
-        let batch = self.starts.partition_point(|start| *start <= row) - 1;
-        self.batches[batch].row(row - self.starts[batch])
+        let (batch, row) = self.spot(row);
+        self.batches[batch].row(row)
     }
 
     fn row(&self, row: u32) -> (&Change, Row<'_>) {
-        let row = row as usize;
+        let (batch, row) = self.spot(row as usize);
+        self.batches[batch].get(row)
+    }
+
+    /// Batch and row there of a row of the whole history.
+    fn spot(&self, row: usize) -> (usize, usize) {
         let batch = self.starts.partition_point(|start| *start <= row) - 1;
-        self.batches[batch].get(row - self.starts[batch])
+        (batch, row - self.starts[batch])
     }
 
     /// The rows that need a row record, by their id's 64 bits: (id, row), in order of id and row.
-    fn special(&self, labels: &[ChangeBatch]) -> Vec<(u64, u32)> {
+    fn special(&self, labels: &[ChangeBatch], refused: &Places) -> Vec<(u64, u32)> {
         let mut labelled: Vec<u64> = Vec::new();
-        for batch in labels {
-            let ids = batch.iter().filter(|(_, row)| row.cells[row.stream.id] > UNCHANGED);
-            labelled.extend(ids.map(|(_, row)| event_key(row)));
+        for (batch, rows) in labels.iter().enumerate() {
+            let taken = (0..rows.len()).filter(|&row| !refused.contains(&(batch, row)));
+            let ids = taken.map(|row| rows.row(row)).filter(|row| row.cells[row.stream.id] > UNCHANGED);
+            labelled.extend(ids.map(event_key));
         }
         let labelled: hashbrown::HashSet<u64> = labelled.into_iter().collect();
         let ids: Vec<Vec<(u64, u32, bool)>> = self.chunks.par_iter().map(|chunk| self.ids(chunk)).collect();
@@ -253,11 +272,11 @@ impl Events {
     }
 
     /// Brings the special rows together by id and lets a row record decide what stands.
-    fn settle_special(&mut self, special: &[(u64, u32)], labels: &[ChangeBatch]) {
+    fn settle_special(&mut self, special: &[(u64, u32)], labels: &[ChangeBatch], refused: &Places) {
         let mut reports: HashMap<Box<[u8]>, Vec<(usize, usize)>> = HashMap::new();
         let mut buffer = Vec::new();
         for (batch, rows) in labels.iter().enumerate() {
-            for row in 0..rows.len() {
+            for row in (0..rows.len()).filter(|&row| !refused.contains(&(batch, row))) {
                 if let Some(id) = key_of(rows.row(row), &[rows.stream().id], &mut buffer) {
                     reports.entry(id.to_bytes()).or_default().push((batch, row));
                 }
@@ -299,6 +318,22 @@ impl Events {
         Ok(())
     }
 
+    /// Takes out what the stream refuses at sight; the places of such reports.
+    fn refuse(&mut self, plan: &Plan, labels: &[ChangeBatch]) -> Places {
+        for refused in at_sight(plan, Part::Rows, &self.batches) {
+            let row = self.starts[refused.batch] + refused.row;
+            if !self.is_gone(row) {
+                self.mark_gone(row);
+                self.refused.push(refused);
+            }
+        }
+        self.settled.refused = self.refused.len();
+        let reports = at_sight(plan, Part::Labels, labels);
+        let places = reports.iter().map(|refused| (refused.batch, refused.row)).collect();
+        self.refused.extend(reports);
+        places
+    }
+
     fn settle_one(&mut self, rows: &[u32], reports: &[(usize, usize)], labels: &[ChangeBatch]) {
         let mut record = RowRecord::default();
         record.reset(&self.stream);
@@ -308,16 +343,13 @@ impl Events {
         }
         for &(batch, row) in reports {
             let (change, cells) = labels[batch].get(row);
-            let column = cells.stream.labels.map_or(0, |labels| labels.value);
-            let cell = cells.cells[column];
-            let value = (cell > UNCHANGED).then_some(cell == 1);
-            let _known_before = record.apply_label(change.version, value, cells.time().or(change.arrival));
+            let _known_before = record.apply_report(change, cells);
         }
         self.settled.labelled += reports.len();
         let is_live = record.presence == Presence::Live;
         let newest = rows.iter().copied().find(|&row| is_live && self.is_version_of(row, &record));
         for &row in rows.iter().filter(|row| Some(**row) != newest) {
-            self.drop_row(row);
+            self.mark_gone(row as usize);
         }
         let gave_way = rows.len() - usize::from(newest.is_some());
         if is_live {
@@ -326,6 +358,18 @@ impl Events {
             self.settled.deleted += gave_way;
         }
         if let Some(newest) = newest {
+            let (batch, at) = self.spot(newest as usize);
+            match record.row(&self.stream) {
+                // No version brought the time that the newest did not send.
+                Some(row) if row.time().is_none() => {
+                    self.mark_gone(newest as usize);
+                    self.refused.push(RefusedRow { part: Part::Rows, batch, row: at, why: Refused::NoTime });
+                    self.settled.refused += 1;
+                    return;
+                }
+                Some(row) if record.has_carried() => self.batches[batch].complete(at, row),
+                _ => {}
+            }
             let mut place = Place { first: record.first, labels: Vec::new() };
             record.labels(&mut place.labels);
             self.places.insert(newest, place);
@@ -337,11 +381,11 @@ impl Events {
         change.version == record.version && change.op != Op::Delete
     }
 
-    fn drop_row(&mut self, row: u32) {
+    fn mark_gone(&mut self, row: usize) {
         if self.gone.is_empty() {
             self.gone.resize(self.settled.rows, false);
         }
-        self.gone[row as usize] = true;
+        self.gone[row] = true;
     }
 
     fn is_known_at_once(&self) -> bool {

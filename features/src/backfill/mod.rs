@@ -10,6 +10,7 @@
 
 mod columns;
 mod events;
+mod refused;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,9 @@ use crate::definition::GroupKind;
 use crate::engine::Plan;
 use crate::expression::Type;
 
-pub use columns::Column;
+pub use columns::{Column, TextCell};
 pub use events::{Chunk, Events, SettleError, Settled};
+pub use refused::{Part, RefusedRow};
 
 use route::RouteFeatures;
 

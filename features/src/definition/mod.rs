@@ -7,6 +7,8 @@ mod kinds;
 pub mod plan;
 mod read;
 
+pub use read::Draft;
+
 use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -340,6 +342,12 @@ impl Definitions {
     #[must_use]
     pub fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Option<Self> {
         read::read(file, secret)
+    }
+
+    /// Reads what [`Self::read`] reads, as far as it goes: what else a file says can be checked against it.
+    #[must_use]
+    pub fn draft(file: &ConfigFile, secret: Option<&[u8]>) -> Draft {
+        read::draft(file, secret)
     }
 
     /// Identity of all definitions together: what a bundle's feature schema names.

@@ -31,6 +31,7 @@ use rayon::prelude::*;
 pub use output::{Outcome, Output, Refused};
 pub use plan::{Key, Plan, Route, StreamPlan, event_key, key_of, key_text, put_key_text};
 pub use resolve::is_judged_by_itself;
+pub(crate) use resolve::refusal;
 
 use crate::bytes::Damaged;
 use crate::change::{Change, ChangeBatch, Op, Version};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::change::Row;
+use crate::change::{Change, ChangeBatch, Op, Row};
 use crate::expression::{Operand, Slots};
 use crate::row::Ignored;
 use crate::state::{Readout, ReadoutKind, State};
-use crate::value::double_of;
+use crate::value::{UNCHANGED, double_of};
 use crate::vector::{Flags, Reading};
 
 use super::apply::{RouteReading, StateShard};
@@ -65,9 +65,18 @@ pub struct Output {
     readouts: Vec<Readout>,
     texts: Vec<Arc<str>>,
     changes: Vec<u32>,
+    /// A copy of the batch, where a judged update left columns out.
+    completed: Option<ChangeBatch>,
 }
 
 impl Output {
+    /// `batch`, of which this is the output, as its changes are judged: what a judged update did not send is filled with what the row
+    /// record holds.
+    #[must_use]
+    pub fn judged<'a>(&'a self, batch: &'a ChangeBatch) -> &'a ChangeBatch {
+        self.completed.as_ref().unwrap_or(batch)
+    }
+
     /// The readouts of vector `place`, one per feature of the definitions.
     #[must_use]
     pub fn vector(&self, place: u32) -> &[Readout] {
@@ -107,6 +116,7 @@ impl Output {
         places: &[RowPlace],
     ) {
         self.note_outcomes(rows, places, states);
+        self.complete(incoming, rows, places);
         self.texts.clear();
         let text_bases: Vec<i64> = states.iter().map(|shard| self.take_texts(shard)).collect();
         self.width = plan.definitions.features.len();
@@ -137,6 +147,22 @@ impl Output {
         let base = i64::try_from(self.texts.len()).expect("bounded by the batch");
         self.texts.extend_from_slice(shard.scratch.texts());
         base
+    }
+
+    /// Fills what judged updates did not send: rules, model and lists see the row, not the change.
+    fn complete(&mut self, incoming: Incoming<'_>, rows: &[RowShard], places: &[RowPlace]) {
+        self.completed = None;
+        for change in (0..places.len()).filter(|&change| self.judgements[change].is_some()) {
+            let (Change { op, .. }, row) = incoming.batch.get(change);
+            if *op == Op::Update
+                && row.cells.contains(&UNCHANGED)
+                && let Some((resolved, resolution)) = places[change].find(rows)
+                && let Some(version) = resolved.version(resolution.new)
+            {
+                let batch = self.completed.get_or_insert_with(|| incoming.batch.clone());
+                batch.complete(change, resolved.row(incoming, version));
+            }
+        }
     }
 
     fn note_outcomes(&mut self, rows: &[RowShard], places: &[RowPlace], states: &[StateShard]) {

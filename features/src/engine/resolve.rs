@@ -6,7 +6,7 @@ use crate::definition::{Judge, OnDelete, OnTruncate, OnUnmatched, Stream};
 use crate::expression::{Operand, Slots};
 use crate::row::{FirstSight, Ignored, Presence, RowRecord};
 use crate::time::Timestamp;
-use crate::value::{NULL, UNCHANGED};
+use crate::value::UNCHANGED;
 
 use super::output::{Outcome, Refused};
 use super::plan::{Key, Plan, key_of};
@@ -148,7 +148,7 @@ impl RowShard {
         let needed = &plan.streams[stream.index].needed;
         self.tables[stream.index].read(stream, needed, place, &mut self.before)?;
         self.record.clone_from(&self.before);
-        let applied = if is_label { self.apply_label(change, row) } else { self.record.apply(change, row) };
+        let applied = if is_label { self.record.apply_report(change, row) } else { self.record.apply(change, row) };
         let mut outcome = applied.map_or_else(Outcome::Ignored, |()| Outcome::Applied);
         let judgement = if is_label { None } else { self.judge(stream, change) };
         let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
@@ -161,7 +161,10 @@ impl RowShard {
             if self.record.presence == Presence::Live && new.is_none() {
                 outcome = Outcome::Refused(Refused::NoTime);
             }
-            self.record.judgements += u32::from(judgement.is_some());
+            if judgement.is_some() {
+                self.record.judgements += 1;
+                self.record.is_reopened = false;
+            }
             if !is_transient {
                 let seen =
                     if self.record.presence == Presence::Deleted { self.last_seen(stream, change, row) } else { None };
@@ -189,7 +192,7 @@ impl RowShard {
         if self.record.judgements > 0 {
             return Ok(None);
         }
-        self.record.judgements = 1;
+        (self.record.judgements, self.record.is_reopened) = (1, true);
         let seen = change.arrival.max(self.record.newest(stream));
         self.tables[stream.index].write(stream, needed, (id, place), &self.record, seen);
         Ok(Some(0))
@@ -239,23 +242,6 @@ impl RowShard {
         Resolution { judgement: is_judged.then_some(0), new, is_transient, ..Resolution::of(outcome) }
     }
 
-    fn apply_label(&mut self, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
-        let source = row.stream;
-        if change.op == Op::Delete && source.on_delete == OnDelete::Ignore {
-            return Err(Ignored::DeleteIgnored);
-        }
-        let column = source.labels.map_or(0, |labels| labels.value);
-        let value = match row.cells[column] {
-            _ if change.op == Op::Delete => None,
-            UNCHANGED => return Err(Ignored::Duplicate),
-            NULL => None,
-            cell => Some(cell != 0),
-        };
-        // A report that is taken back names the time at which it was made; it counted until it was taken back.
-        let time = if change.op == Op::Delete { change.arrival.or(row.time()) } else { row.time().or(change.arrival) };
-        self.record.apply_label(change.version, value, time)
-    }
-
     /// Whether this change makes its row one to be judged, and which judgement of it that is (DESIGN 3.15, 3.16).
     fn judge(&self, stream: &Stream, change: &Change) -> Option<u32> {
         let after = self.record.row(stream)?;
@@ -269,11 +255,12 @@ impl RowShard {
                 (is_new && !is_history && (self.before.judgements == 0 || is_again)).then_some(self.before.judgements)
             }
             Judge::When(condition) => {
-                if !can_be_judged(change.op) || self.before.judgements > 0 {
+                let is_again = self.before.is_reopened && change.version == self.record.version;
+                if !can_be_judged(change.op) || (self.before.judgements > 0 && !is_again) {
                     return None;
                 }
                 let input = BeforeAfter { before: self.before.row(stream), after, width: stream.columns.len() };
-                (condition.evaluate(&input) == Operand::Bool(true)).then_some(0)
+                (condition.evaluate(&input) == Operand::Bool(true)).then_some(self.before.judgements)
             }
         }
     }
@@ -328,7 +315,7 @@ const fn unidentified(change: &Change, stream: &Stream) -> Resolution {
 }
 
 /// Why state refuses a change before it is looked at: an event without a time or far beyond its arrival, a report far beyond it.
-fn refusal(plan: &Plan, change: &Change, row: Row<'_>) -> Option<Refused> {
+pub(crate) fn refusal(plan: &Plan, change: &Change, row: Row<'_>) -> Option<Refused> {
     if change.op == Op::Delete {
         return None;
     }

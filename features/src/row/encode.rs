@@ -1,7 +1,7 @@
 //! The bytes of row records.
 //!
 //! Layout of the bytes, format 1: `u8` format, `u8` flags (2 bits of presence, then 4 base, 8 first, 16 snapshot, 32 carried columns
-//! and 64 truncation follow), varint version, base, first, snapshot, truncation (each major and minor, plus one), varint judgements; of a live row a bitmap of nulls over
+//! and 64 truncation follow, 128 it was judged as another row), varint version, base, first, snapshot, truncation (each major and minor, plus one), varint judgements; of a live row a bitmap of nulls over
 //! the needed columns, each present one (integers zigzag, doubles as eight bytes, texts as length and bytes) and the carried columns
 //! (varint count, then column and version plus one, 0 where none sent it); then varint number of reports and each as origin and value
 //! (`u8`), version, report time. A base or first that does not follow equals the version.
@@ -19,6 +19,7 @@ const HAS_FIRST: u8 = 8;
 const HAS_SNAPSHOT: u8 = 16;
 const HAS_CARRIED: u8 = 32;
 const HAS_CLEARED: u8 = 64;
+const IS_REOPENED: u8 = 128;
 
 /// What is written of a record.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,7 @@ pub(super) struct Image<'a> {
     pub(super) first: Version,
     pub(super) cleared: Version,
     pub(super) judgements: u32,
+    pub(super) is_reopened: bool,
     pub(super) cells: &'a [i64],
     pub(super) text: &'a TextArena,
     pub(super) carried: &'a [Carried],
@@ -50,6 +52,7 @@ impl Image<'_> {
         flags |= if self.snapshot == Version::REQUEST { 0 } else { HAS_SNAPSHOT };
         flags |= if carried().next().is_none() { 0 } else { HAS_CARRIED };
         flags |= if self.cleared == Version::REQUEST { 0 } else { HAS_CLEARED };
+        flags |= if self.is_reopened { IS_REOPENED } else { 0 };
         out.extend([FORMAT, flags]);
         put_version(out, self.version);
         let optional = [
@@ -119,6 +122,7 @@ impl RowRecord {
             first: self.first,
             cleared: self.cleared,
             judgements: self.judgements,
+            is_reopened: self.is_reopened,
             cells: &self.cells,
             text: &self.text,
             carried: &self.carried,
@@ -144,6 +148,7 @@ impl RowRecord {
             2 => Presence::Deleted,
             _ => return Err(Damaged),
         };
+        self.is_reopened = flags & IS_REOPENED != 0;
         self.version = version(&mut from)?;
         self.base = if flags & HAS_BASE == 0 { self.version } else { version(&mut from)? };
         self.first = if flags & HAS_FIRST == 0 { self.version } else { version(&mut from)? };

@@ -44,6 +44,7 @@ impl<'a> FirstSight<'a> {
             first: self.version,
             cleared,
             judgements,
+            is_reopened: false,
             cells: self.row.cells,
             text: self.row.text,
             carried: &[],

@@ -42,6 +42,7 @@ impl State {
         }
         if program.is_table {
             while self.len as usize > TABLE_ROWS_MAX {
+                self.dropped.note(self.times()[0]);
                 self.drop_front(program, 1);
             }
         } else if self.raw_cost(program) > RAW_BYTES_MAX {

@@ -12,7 +12,7 @@ use crate::vector::{Flags, Reading};
 use super::label::LabelWord;
 use super::program::{LABELS_INEXACT, Program, Read, WordKind};
 use super::tile::{COUNT, FIRST, FLAGS, INDEX, LAST, partition, stride};
-use super::{ID, LABEL, Slot, State};
+use super::{Dropped, ID, LABEL, Slot, State};
 
 mod moments;
 mod scan;
@@ -291,7 +291,13 @@ impl State {
             }
         }
         let mut range = Window { low, high: high.max(low), upper, ..Window::default() };
-        if lower < self.horizon(program) && !program.is_table {
+        let is_truncated = if program.is_table {
+            // The row that held then may be one of those that gave way to later ones.
+            range.low == range.high && self.dropped != Dropped::default()
+        } else {
+            lower < self.horizon(program)
+        };
+        if is_truncated {
             range.flags = Flags::TRUNCATED;
         }
         if let Some(tiles) = self.tiles()

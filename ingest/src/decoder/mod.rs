@@ -116,6 +116,14 @@ impl LineDecoder {
         self.decode_record(&Record { position, ordinal: position, key: None, value: line, arrival: None })
     }
 
+    /// Notes what line number `position`, which was delivered before, says of all that follow.
+    pub(crate) fn pass_over(&mut self, line: &[u8], position: u64) {
+        if matches!(&self.format, Rows::Debezium(rows) if !rows.is_settled()) {
+            let _delivered_before = self.decode(line, position);
+            let _rows = self.take_batches();
+        }
+    }
+
     /// Decodes one record into the batches. Of a source of history every fault is one of history.
     pub(crate) fn decode_record(&mut self, record: &Record<'_>) -> Result<Outcome, Fault> {
         let is_history = self.rows_as == Op::Snapshot;

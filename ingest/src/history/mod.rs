@@ -298,6 +298,12 @@ impl History {
         &self.files
     }
 
+    /// The file that row `ordinal` (counted from 1 over all files) stands in.
+    #[must_use]
+    pub fn file_of(&self, ordinal: u64) -> Option<&HistoryFile> {
+        self.files.iter().find(|file| ordinal <= file.rows_end())
+    }
+
     /// How many row groups all files have together.
     #[must_use]
     pub fn row_groups(&self) -> usize {

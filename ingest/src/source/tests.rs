@@ -104,6 +104,23 @@ fn write_parquet(path: &Path, count: u64) {
     writer.close().unwrap();
 }
 
+/// The first change settles whether versions are LSNs; a reader that goes on behind it knows.
+#[test]
+fn where_versions_come_from_is_known_after_any_position() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mixed");
+    let without = debezium_row(1).replace(",\"lsn\":1", "");
+    std::fs::write(&path, format!("\n{without}\n{}\n{}\n", debezium_row(2), debezium_row(4))).unwrap();
+    let config = config(&path, Format::Debezium, AtEnd::Stop);
+    let whole = drain(&mut open(&config), 100);
+    for position in 0..=4 {
+        let mut source = open(&config);
+        source.resume(position).unwrap();
+        let rest: BTreeMap<u64, String> = whole.range(position + 1..).map(|(at, row)| (*at, row.clone())).collect();
+        assert_eq!(drain(&mut source, 100), rest, "after {position}");
+    }
+}
+
 #[test]
 fn reading_goes_on_after_every_position_with_the_same_records() {
     let folder = tempfile::tempdir().unwrap();

@@ -91,9 +91,13 @@ impl TextSource {
             read_header(&mut self.reader, &mut self.decoder)?;
         }
         while self.position < position {
-            if matches!(self.reader.next()?, Line::End) {
-                let path = self.reader.path().to_owned();
-                return Err(SourceError::PositionBeyondEnd { path, records: self.position, position });
+            match self.reader.next()? {
+                Line::Whole(line) => self.decoder.pass_over(line, self.position + 1),
+                Line::TooLong(_) => {}
+                Line::End => {
+                    let path = self.reader.path().to_owned();
+                    return Err(SourceError::PositionBeyondEnd { path, records: self.position, position });
+                }
             }
             self.position += 1;
         }

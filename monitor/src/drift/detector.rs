@@ -27,7 +27,7 @@ pub struct DriftCounts {
     pub batches: u64,
     /// Records observed.
     pub rows: u64,
-    /// Records left out: no feature vector, or another champion than the reference's.
+    /// Records left out: no feature vector, or not judged by the reference's model.
     pub skipped: u64,
 }
 
@@ -64,12 +64,13 @@ impl Detector {
     }
 
     /// Adds one record; a record that fills the window is judged with it. Records without a feature vector and those
-    /// of another champion than the reference's are counted and left out.
+    /// that the reference's model did not judge are counted and left out.
     pub fn observe(&mut self, position: u64, record: &DecisionRecord, now: Timestamp) -> Option<Transition> {
         let champion = record.models.iter().find(|model| model.role == "champion");
-        let is_other =
-            champion.is_some_and(|own| own.name != self.reference.model || own.version != self.reference.version);
-        if record.features.is_empty() || is_other {
+        // Events of a stream that no model judges have no champion: their values are not those of the reference.
+        let is_own =
+            champion.is_some_and(|own| own.name == self.reference.model && own.version == self.reference.version);
+        if record.features.is_empty() || !is_own {
             self.counts.skipped += 1;
             return None;
         }

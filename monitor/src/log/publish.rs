@@ -22,6 +22,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,11 @@ const MANIFEST: &str = "_manifest.json";
 const STAGING: &str = "_staging";
 const LOCK: &str = "_lock";
 const FORMAT: u32 = 1;
+
+/// Tries for the lock, and the time between two of them: a child process that is just being started holds a copy of the lock of a log that
+/// was closed meanwhile.
+const LOCK_TRIES: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(4);
 
 /// A step of a publication, told to the probe before it is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -231,11 +237,19 @@ pub(super) fn staged_name(folder: &str, name: &str) -> String {
 fn lock(dir: &Path) -> Result<File, MonitorError> {
     let path = dir.join(LOCK);
     let file = File::create(&path).map_err(|error| MonitorError::io("creating", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(MonitorError::Locked { path: dir.to_owned() }),
-        Err(fs::TryLockError::Error(error)) => Err(MonitorError::io("locking", &path, error)),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => pause(LOCK_PAUSE),
+            Err(fs::TryLockError::Error(error)) => return Err(MonitorError::io("locking", &path, error)),
+        }
     }
+    Err(MonitorError::Locked { path: dir.to_owned() })
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing tells when another process lets go of a lock")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 fn read_manifest(dir: &Path) -> Result<Manifest, MonitorError> {

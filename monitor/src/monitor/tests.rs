@@ -157,16 +157,17 @@ fn without_a_reference_decisions_are_logged_all_the_same() {
 }
 
 #[test]
-fn decisions_of_another_model_and_without_features_are_no_drift() {
+fn decisions_of_another_model_or_of_none_and_without_features_are_no_drift() {
     let dir = tempfile::tempdir().unwrap();
     let (mut monitor, _courier) =
         Monitor::open(config(dir.path(), None), Some(reference()), &mut Registry::default()).unwrap();
     for index in 0..200 {
         let mut other = decision(index, 500);
-        if index.is_multiple_of(2) {
-            other.models[0].version = "2".into();
-        } else {
-            other.features.clear();
+        match index % 3 {
+            0 => other.models[0].version = "2".into(),
+            1 => other.features.clear(),
+            // Another judged stream, whose events rules alone decide.
+            _ => other.models.clear(),
         }
         monitor.observe(index, &other, NOW).unwrap();
     }

@@ -6,7 +6,7 @@ mod rule;
 
 use interdict_features::config::{ConfigFile, Section};
 use interdict_features::decision::Outcome;
-use interdict_features::definition::Definitions;
+use interdict_features::definition::{Definitions, Stream};
 
 use super::{OnDegraded, Policy};
 use crate::lists;
@@ -111,4 +111,18 @@ fn entity(section: &Section<'_>, key: &str, definitions: &Definitions) -> Option
         section.report(key, format!("no entity is called '{name}'"), help);
     }
     found
+}
+
+/// Reports an entity whose key no event of `streams` names: whoever is meant would never be addressed.
+fn require_key(section: &Section<'_>, key: &str, definitions: &Definitions, entity: usize, streams: &[&Stream]) {
+    let entity = &definitions.entities[entity];
+    let missing = |stream: &&Stream| entity.key.iter().find(|name| stream.column(name).is_none());
+    let lacks: Vec<(&Stream, &String)> =
+        streams.iter().filter_map(|stream| Some((*stream, missing(stream)?))).collect();
+    if let Some((stream, column)) = lacks.first().filter(|_| lacks.len() == streams.len()) {
+        let message =
+            format!("events of stream '{}' have no column '{column}', the key of '{}'", stream.name, entity.name);
+        let help = "lists and actions go by the entity's own key: name in [entity] the column of the one who is meant";
+        section.report(key, message, help);
+    }
 }

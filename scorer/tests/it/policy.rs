@@ -143,6 +143,48 @@ entity = "customer"
     assert_eq!(problems.0.len(), 20, "{text}");
 }
 
+/// A transfer names its payer and its payee, both accounts; no column is called as the account's own key.
+const TRANSFERS: &str = r#"
+[stream.transfers]
+id = "id"
+time = "at"
+judge = "insert"
+columns = { id = "int64", at = "timestamp", payer = "int64", payee = "int64" }
+[entity.account]
+key = "account_id"
+[[group]]
+name = "sent"
+entity = "account"
+key = "payer"
+windows = ["1d"]
+features = { n = "count()" }
+[[rule]]
+id = "burst"
+when = "sent.n_1d > 5"
+outcome = "block"
+reason = "many transfers"
+condemns = "account"
+[[action]]
+name = "stop"
+type = "store"
+on = "block"
+entity = "account"
+"#;
+
+#[test]
+fn whom_no_event_names_can_be_neither_condemned_nor_addressed() {
+    let read = |text: &str| {
+        let file = ConfigFile::parse("interdict.toml", text).unwrap();
+        let definitions = Definitions::read(&file, None).unwrap();
+        let _policy = Policy::read(&file, &definitions);
+        file.finish()
+    };
+    let text = read(TRANSFERS).unwrap_err().to_string();
+    let found = text.matches("events of stream 'transfers' have no column 'account_id', the key of 'account'").count();
+    assert_eq!(found, 2, "{text}");
+    read(&TRANSFERS.replace("account_id", "payer")).unwrap();
+}
+
 #[test]
 fn a_store_action_is_not_triggered_by_a_review() {
     let text = POLICY.replace("on = \"block\"", "rules = [\"abroad\"]");

@@ -233,6 +233,7 @@ impl Ingestor {
             return Ok(());
         }
         let output = self.pipeline.output();
+        let changes = output.judged(changes);
         let seen = super::seen(self.tracked.positions(), self.pipeline.seen());
         let circumstances = Circumstances { source, seen: &seen, now: clock::now(), request: None, decided: &[] };
         for change in places(&self.plan, changes, output, &[]) {

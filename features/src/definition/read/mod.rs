@@ -3,7 +3,8 @@
 //! Every part is read as far as it goes, with stand-ins for what is wrong, so that one pass finds all mistakes.
 //! What hangs on a wrong part is remembered as [`Doubt`] and not reported again.
 //!
-//! Invariant: stand-ins never leave this module; definitions are handed out only when nothing was reported.
+//! Invariant: stand-ins leave this module only as a [`Draft`], against which the rest of a file is checked; definitions are handed out
+//! only when nothing was reported.
 
 mod calls;
 mod derived;
@@ -35,13 +36,45 @@ const STREAMS_MAX: usize = 64;
 /// How many groups a file may declare.
 const GROUPS_MAX: usize = 512;
 
+/// Definitions as far as they could be read, with stand-ins for what is wrong.
+#[derive(Debug)]
+pub struct Draft {
+    definitions: Definitions,
+    doubt: Doubt,
+    is_sound: bool,
+}
+
+impl Draft {
+    /// What could be read: good for looking up names, and for nothing else.
+    #[must_use]
+    pub fn definitions(&self) -> &Definitions {
+        &self.definitions
+    }
+
+    /// Whether a mistake that was found by the names of this draft, told by `message`, may follow from one in the definitions.
+    #[must_use]
+    pub fn is_doubtful(&self, message: &str) -> bool {
+        let quotes = |name: &String| message.contains(&format!("'{name}'"));
+        let quotes_prefix = |prefix: &String| {
+            if prefix.is_empty() { message.contains("unknown name") } else { message.contains(&format!("'{prefix}")) }
+        };
+        self.doubt.names.iter().any(quotes) || self.doubt.prefixes.iter().any(quotes_prefix)
+    }
+}
+
 pub(super) fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Option<Definitions> {
+    let draft = draft(file, secret);
+    draft.is_sound.then_some(draft.definitions)
+}
+
+pub(super) fn draft(file: &ConfigFile, secret: Option<&[u8]>) -> Draft {
     let problems_before = file.problem_count();
     let time = read_time(file);
     let streams = streams::read(file, secret);
     let entities = entities::read(file, &streams);
     let groups = groups::read(file, &streams, &entities);
     let derived = derived::read(file, &streams, &groups);
+    let doubt = all_doubt(file, &streams, &groups, &derived);
     let mut features = groups.features;
     features.extend(derived.features);
     if features.len() > FEATURES_MAX {
@@ -50,10 +83,9 @@ pub(super) fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Option<Definitio
     }
     let is_unmasked =
         |stream: &Stream| stream.mask_key.is_none() && stream.columns.iter().any(|column| column.sensitive);
-    if file.problem_count() > problems_before || streams.drafts.iter().any(|draft| is_unmasked(&draft.stream)) {
-        return None;
-    }
-    Some(Definitions {
+    let is_sound =
+        file.problem_count() == problems_before && !streams.drafts.iter().any(|draft| is_unmasked(&draft.stream));
+    let definitions = Definitions {
         streams: streams.drafts.into_iter().map(|draft| Arc::new(draft.stream)).collect(),
         entities: entities.drafts.into_iter().map(|draft| draft.entity).collect(),
         groups: groups.groups,
@@ -62,7 +94,27 @@ pub(super) fn read(file: &ConfigFile, secret: Option<&[u8]>) -> Option<Definitio
         disorder: time.disorder,
         slack: time.slack,
         future_max: time.future_max,
-    })
+    };
+    Draft { definitions, doubt, is_sound }
+}
+
+/// Everything that was declared with a mistake.
+fn all_doubt(
+    file: &ConfigFile,
+    streams: &streams::Streams,
+    groups: &groups::Groups,
+    derived: &derived::AllDerived,
+) -> Doubt {
+    let mut doubt = groups.doubt.clone();
+    for draft in &streams.drafts {
+        doubt.names.extend(draft.doubt.names.iter().cloned());
+        doubt.prefixes.extend(draft.doubt.prefixes.iter().cloned());
+    }
+    let declared = file.array("derived").into_iter().filter_map(|section| section.section("features"));
+    let declared: Vec<String> = declared.flat_map(|features| features.keys()).map(|name| name.value).collect();
+    let is_known = |name: &String| derived.derived.iter().any(|known| known.name == *name);
+    doubt.names.extend(declared.into_iter().filter(|name| !is_known(name)));
+    doubt
 }
 
 struct Time {

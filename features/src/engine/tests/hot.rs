@@ -111,6 +111,21 @@ fn within(events: i64, seed: u64, window: i64, instant: i64) -> Vec<Delivery> {
     (0..events).filter(|n| at(*n) > instant - window && at(*n) <= instant).map(|n| paid(n, seed)).collect()
 }
 
+/// A half-life so much shorter than a tile that what an event leaves at the tile's end is no double any more.
+#[test]
+fn half_lives_far_below_a_tile_give_numbers() {
+    let group = "[[group]]\nname = \"fast\"\nentity = \"terminal\"\nstream = \"payments\"\nwindows = [\"1d\"]\nfeatures = { n = \"decayed_count('50ms')\", sum = \"decayed_sum(amount, '50ms')\" }\n";
+    let plan = plan(&format!("{HOT}{group}"));
+    let events = 5_500;
+    let mut shell = hot_terminal(&plan, events, 0);
+    let found = read(&plan, &mut shell, at(events - 1));
+    let weight = |n: i64| (-((at(events - 1) - at(n)) as f64) / 50_000.0).exp2();
+    let expected: f64 = (0..events).map(weight).sum();
+    assert!((number(&found, "fast.n_1d") - expected).abs() < 1e-9, "{:?}", found["fast.n_1d"]);
+    let expected: f64 = (0..events).map(|n| weight(n) * amount(&paid(n, 0)) as f64 / 100.0).sum();
+    assert!((number(&found, "fast.sum_1d") - expected).abs() < 1e-9, "{:?}", found["fast.sum_1d"]);
+}
+
 #[test]
 fn a_million_events_stay_within_their_bounds() {
     let plan = plan(HOT);

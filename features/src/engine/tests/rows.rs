@@ -8,6 +8,7 @@ use crate::row::Ignored;
 use crate::state::{AsOf, Scratch};
 use crate::time::Timestamp;
 use crate::value::Value;
+use crate::vector::Flags;
 
 use super::world::{Answer, Cell, Cut, Delivery, NOON, SECOND, Shell, plan};
 
@@ -155,6 +156,37 @@ fn a_row_is_judged_when_its_condition_first_holds() {
     let snapshot = Delivery { op: Op::Snapshot, ..insert(9, 10) };
     // An outdated version of a row that history brought: judged once, and counted once.
     check(always, &[snapshot, insert(5, 3), insert(5, 3)], &[(OK, none), (OLD, first), (OLD, none)], Some(10));
+}
+
+#[test]
+fn a_row_that_comes_again_or_was_refused_is_judged_when_its_condition_holds() {
+    let judge = "judge = \"after.status == 'paid'\"";
+    let update = |version, status| order(Op::Update, version, Some(status), None);
+    let paid = |version| order(Op::Insert, version, Some("paid"), Some(10));
+    let delete = |version| order(Op::Delete, version, None, None);
+    let (none, first) = (None, Some(0));
+    check(judge, &[paid(5), delete(6), paid(7)], &[(OK, first), (OK, none), (OK, Some(1))], Some(10));
+    check(
+        judge,
+        &[paid(5), delete(6), insert(7, 3), update(8, "paid"), update(9, "paid"), paid(7)],
+        &[(OK, first), (OK, none), (OK, none), (OK, Some(1)), (OK, none), (OLD, none)],
+        Some(3),
+    );
+    // What is outdated is no row that comes again.
+    check(judge, &[paid(5), delete(7), paid(6)], &[(OK, first), (OK, none), (OLD, none)], None);
+    let future = |version| {
+        let mut future = paid(version);
+        future.cells[1] = Cell::Word(NOON + 86_400 * 30 * SECOND);
+        future
+    };
+    let refused = |judgement| (Outcome::Refused(Refused::Future), judgement);
+    check(
+        judge,
+        &[future(5), future(6), paid(7), paid(7), update(8, "paid")],
+        &[refused(first), refused(none), (OK, Some(1)), (AGAIN, none), (OK, none)],
+        Some(10),
+    );
+    check(judge, &[future(5), insert(6, 3), update(7, "paid")], &[refused(first), (OK, none), (OK, Some(1))], Some(3));
 }
 
 #[test]
@@ -400,4 +432,33 @@ fn what_is_forgotten_takes_no_memory() {
     assert!(shell.engine.memory_bytes() > 0);
     shell.forget();
     assert_eq!(shell.engine.memory_bytes(), 0);
+}
+
+#[test]
+fn a_table_says_where_the_row_that_held_may_have_given_way() {
+    let table = "[[group]]\nname = \"latest\"\nentity = \"who\"\nstream = \"orders\"\nkind = \"table\"\nfeatures = { amount = \"amount\" }\n";
+    let toml = PLAIN.replace("OPTIONS", "").replace("[[derived]]", &format!("{table}[[derived]]"));
+    let mut shell = Shell::new(&plan(&toml), 1, Evaluate::Judged);
+    let limit = |id: i64| {
+        let mut row = insert(u64::try_from(id).unwrap(), id * 10);
+        row.cells[0] = Cell::Word(id);
+        row.cells[1] = Cell::Word(NOON + id * SECOND);
+        row
+    };
+    let read = |shell: &mut Shell, second: i64| {
+        let key = Key::Int(7);
+        shell.hold(0, &key.into());
+        let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+        shell.engine.read(0, &key, &[1], AsOf::instant(NOON + second * SECOND), &mut scratch, &mut out);
+        let reading = out[0].reading(scratch.texts());
+        (reading.value, reading.flags.has(Flags::TRUNCATED))
+    };
+    shell.all(&(1..=8).map(limit).collect::<Vec<_>>());
+    assert_eq!(read(&mut shell, 0), (Value::Null, false));
+    assert_eq!(read(&mut shell, 1), (Value::Int(10), false));
+    shell.all(&[limit(9)]);
+    shell.forget();
+    assert_eq!(read(&mut shell, 1), (Value::Null, true));
+    assert_eq!(read(&mut shell, 2), (Value::Int(20), false));
+    assert_eq!(read(&mut shell, 9), (Value::Int(90), false));
 }

@@ -116,8 +116,20 @@ impl Moments {
             .and_then(|nq| nq.checked_sub(self.sum.checked_mul(self.sum)?));
         match exact {
             Some(numerator) => numerator as f64 / (n * (n - 1.0)),
-            None => (self.squares as f64 - self.sum as f64 / n * self.sum as f64) / (n - 1.0),
+            None => self.wide_variance(n),
         }
+    }
+
+    /// The same where n q passes 128 bits: with s = n m + r it is (q - m (s + r) - r^2 / n) / (n - 1), of which all but the small last
+    /// term stays exact. In doubles the squares would cancel each other out.
+    #[expect(clippy::cast_precision_loss, reason = "rounded once, when it leaves the integers")]
+    fn wide_variance(&self, n: f64) -> f64 {
+        let count = i128::from(self.count);
+        let (mean, rest) = (self.sum.div_euclid(count), self.sum.rem_euclid(count));
+        let apart = mean.checked_mul(self.sum + rest).and_then(|near| self.squares.checked_sub(near));
+        let apart =
+            apart.map_or_else(|| self.squares as f64 - self.sum as f64 / n * self.sum as f64, |apart| apart as f64);
+        (apart - rest as f64 / n * rest as f64) / (n - 1.0)
     }
 }
 
@@ -131,4 +143,30 @@ fn rounded(sum: i128) -> f64 {
         sum as f64
     }
     i64::try_from(sum).map_or_else(|_wide| wide(sum), |narrow| narrow as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The deviation of `count` integers from `from` on, `step` apart.
+    fn check(from: i64, step: i64, count: i64) {
+        let words: Vec<i64> = (0..count).map(|at| from + at * step).collect();
+        let kind = WordKind::Integer { scale: 0, declared_int: true };
+        let mut moments = Moments::default();
+        moments.add(kind, &words, true);
+        let n = count as f64;
+        let expected = step as f64 * (n * (n + 1.0) / 12.0).sqrt();
+        let found = moments.readout(Read::Stddev(0), kind).number().unwrap();
+        assert!((found / expected - 1.0).abs() < 1e-12, "{found} and not {expected}");
+    }
+
+    #[test]
+    fn deviations_are_exact_however_large_the_numbers() {
+        check(5, 1, 100);
+        check(1_600_000_000_000_000_000, 1_000_000_000, 50);
+        check(1_600_000_000_000_000_000, 1, 50);
+        check(-1_600_000_000_000_000_000, 3, 50);
+        check(0, 3_000_000_000_000_000, 200);
+    }
 }

@@ -290,7 +290,9 @@ impl State {
         let mut is_empty = true;
         for (head, part) in self.heads(at).zip(self.parts(at, Part::Decayed { column, half_life })) {
             let end = (head[INDEX] + 1) * at.program.tiers[at.window].width;
-            sum += double_of(part[0]) * growth(end, at.range.upper, half_life);
+            let at_end = double_of(part[0]);
+            // What was nothing at the tile's end is nothing before it, where the growth may be beyond doubles.
+            sum += if at_end == 0.0 { 0.0 } else { at_end * growth(end, at.range.upper, half_life) };
             is_empty = false;
         }
         for event in at.range.low..at.range.high {

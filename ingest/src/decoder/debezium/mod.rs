@@ -70,6 +70,11 @@ impl DebeziumRows {
         }
     }
 
+    /// Whether it is settled where versions come from.
+    pub(super) fn is_settled(&self) -> bool {
+        self.versions != Versions::Unsettled
+    }
+
     pub(super) fn decode(&mut self, text: &str, record: &Record<'_>, batches: &mut Batches) -> Result<Outcome, Fault> {
         let envelope = Envelope::parse(text, record.key.and_then(|key| std::str::from_utf8(key).ok()))?;
         let op = match envelope.shape() {

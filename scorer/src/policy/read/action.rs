@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use interdict_features::config::{ConfigFile, Section};
 use interdict_features::decision::Outcome;
-use interdict_features::definition::Definitions;
+use interdict_features::definition::{Definitions, Stream};
 
-use super::{database, entity, is_plain};
+use super::{database, entity, is_plain, require_key};
 use crate::policy::{ACTIONS_MAX, Action, ActionKind, Rule, SecretSource, Trigger, WebhookConfig};
 use crate::retry::Backoff;
 
@@ -113,7 +113,16 @@ fn read_trigger(section: &Section<'_>, rules: &[Rule], ids: &BTreeSet<String>) -
 
 fn read_target(section: &Section<'_>, definitions: &Definitions, rules: &[Rule], trigger: &Trigger) -> Option<usize> {
     if section.has("entity") {
-        return entity(section, "entity", definitions);
+        let target = entity(section, "entity", definitions)?;
+        let judged = definitions.streams.iter().filter(|stream| stream.judge.is_some());
+        let streams: Vec<&Stream> = match trigger {
+            Trigger::Block => judged.map(|stream| &**stream).collect(),
+            Trigger::Rules(indexes) => {
+                indexes.iter().map(|&index| &*definitions.streams[rules[index].stream]).collect()
+            }
+        };
+        require_key(section, "entity", definitions, target, &streams);
+        return Some(target);
     }
     let condemned: BTreeSet<_> = match trigger {
         Trigger::Block => BTreeSet::new(),

@@ -8,7 +8,7 @@ use interdict_features::decision::Outcome;
 use interdict_features::definition::{Definitions, Stream};
 use interdict_features::expression::{Expression, Type};
 
-use super::{entity, is_plain, judged_stream};
+use super::{entity, is_plain, judged_stream, require_key};
 use crate::decide::code;
 use crate::policy::{REASON_BYTES_MAX, RULES_MAX, Rule, slots};
 
@@ -52,6 +52,9 @@ fn read_one(section: &Section<'_>, definitions: &Definitions, ids: &mut BTreeSet
     };
     if has_condemned && condemns.is_none() {
         return None;
+    }
+    if let (Some(condemned), Some(stream)) = (condemns, stream) {
+        require_key(section, "condemns", definitions, condemned, &[&definitions.streams[stream]]);
     }
     Some(Rule {
         id: id?,
