@@ -15,6 +15,10 @@ from pathlib import Path
 
 PATIENCE_SECONDS = 60
 
+# The one step for which Fluvio has a tool of its own, done without it. Built with what the tests are built with.
+BUILD = ["cargo", "build", "--quiet", "--workspace", "--features", "fluvio-server", "--example", "fluvio_register"]
+REGISTER = Path("target/debug/examples/fluvio_register")
+
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
@@ -45,8 +49,8 @@ def start(arguments: list[str], log: Path, environment: dict[str, str]) -> subpr
 
 def run_beside_cluster(command: list[str], folder: Path) -> int:
     public, private, spu_public, spu_private = free_ports(4)
-    # The tool keeps its profiles under HOME.
     environment = dict(os.environ, HOME=str(folder))
+    subprocess.run(BUILD, check=True)
     processes = []
     try:
         controller = start(
@@ -56,11 +60,10 @@ def run_beside_cluster(command: list[str], folder: Path) -> int:
         )
         processes.append(controller)
         wait_for(public, controller, folder / "sc.log")
-        tool = ["fluvio", "profile", "add", "local", f"127.0.0.1:{public}", "docker"]
-        subprocess.run(tool, env=environment, check=True)
-        tool = ["fluvio", "cluster", "spu", "register", "--id", "5001", "-p", f"127.0.0.1:{spu_public}",
-                "-l", f"127.0.0.1:{spu_public}", "-v", f"127.0.0.1:{spu_private}"]
-        subprocess.run(tool, env=environment, check=True)
+        subprocess.run(
+            [REGISTER, f"127.0.0.1:{public}", "5001", f"127.0.0.1:{spu_public}", f"127.0.0.1:{spu_private}"],
+            check=True,
+        )
         spu = start(
             ["fluvio-run", "spu", "-i", "5001", "-p", f"127.0.0.1:{spu_public}", "-v", f"127.0.0.1:{spu_private}",
              "--sc-addr", f"127.0.0.1:{private}", "--log-base-dir", str(folder / "spu")],
@@ -79,9 +82,8 @@ def main() -> int:
     command = sys.argv[sys.argv.index("--") + 1:]
     if os.environ.get("INTERDICT_FLUVIO"):
         return subprocess.call(command)
-    missing = [program for program in ("fluvio-run", "fluvio") if shutil.which(program) is None]
-    if missing:
-        return f"{' and '.join(missing)} not on the PATH: install Fluvio, or name a running one with INTERDICT_FLUVIO=HOST:PORT"
+    if shutil.which("fluvio-run") is None:
+        return "fluvio-run is not on the PATH: install Fluvio's server, or name a running one with INTERDICT_FLUVIO=HOST:PORT"
     with tempfile.TemporaryDirectory(prefix="interdict-fluvio-") as folder:
         return run_beside_cluster(command, Path(folder))
 
