@@ -58,8 +58,9 @@ fn a_master_that_dies_costs_no_decision_and_makes_none_twice() {
     };
     let place = Place::new(&config(true));
     let to_the_end = config(false);
+    place.write("live.jsonl", "");
     let mut process = place.start("run");
-    process.wait_for("serving");
+    process.wait_for("running");
     let mut fed = 0;
     for piece in 1..=PIECES {
         let end = changes.len() * piece / PIECES;
