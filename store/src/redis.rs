@@ -1,4 +1,5 @@
-//! The adapter for Redis: one server (with replicas, as needed) that any number of processes share.
+//! The adapter for Redis: one server (with replicas, as needed), or one slot of a cluster, that any number of processes
+//! share.
 //!
 //! Invariants:
 //! - A commit is one script: it checks and writes without anything in between, and reaches the append-only file and
@@ -23,11 +24,13 @@ mod layout;
 mod lease;
 mod ledger;
 mod link;
+mod node;
 mod read;
 mod scripts;
 mod server;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod work;
 
 use bytes::Bytes;
@@ -84,8 +87,8 @@ impl RedisStore {
             return Err(StoreError::Invalid { what: "a configuration", why: "it names no server".to_owned() });
         }
         let layout = Layout::new(namespace);
-        let link = Link::new(config)?;
-        let session = link.session(link.patience()).await?;
+        let link = Link::new(config, layout.clone())?;
+        let session = link.session(&mut link.patience()).await?;
         let persistence = session.facts.persistence;
         let mut question = redis::pipe();
         question.cmd("HSETNX").arg(layout.meta()).arg("format").arg(layout::FORMAT);
@@ -197,7 +200,7 @@ impl Store for RedisStore {
         let field = layout::bundle_field(&entry.name, &entry.version)?;
         let json = layout::to_json("registry entry", &entry)?;
         let arguments = [field.as_slice(), &json, entry.hash.as_bytes()];
-        let question = scripts::REGISTER.question(&[self.layout.bundles()], &arguments);
+        let question = scripts::REGISTER.question(&self.layout, &[self.layout.bundles()], &arguments);
         let answered = answer::only("registry entry", self.link.ask(Lane::Write, &question).await?)?;
         let Some(stored) = answer::bytes("registry entry", answered)? else { return Ok(()) };
         let stored: RegistryEntry = layout::from_json("registry entry", &stored)?;
@@ -217,7 +220,7 @@ impl Store for RedisStore {
         layout::bounded_alias(alias)?;
         let field = layout::bundle_field(model, version)?;
         let keys = [self.layout.bundles(), self.layout.aliases()];
-        let question = scripts::ALIAS.question(&keys, &[&field, alias.as_bytes(), version.as_bytes()]);
+        let question = scripts::ALIAS.question(&self.layout, &keys, &[&field, alias.as_bytes(), version.as_bytes()]);
         let answered = answer::only("alias", self.link.ask(Lane::Write, &question).await?)?;
         if answer::number("alias", &answered)? == 0 {
             let (name, version) = (model.to_owned(), version.to_owned());

@@ -9,14 +9,14 @@ use crate::place::{DEFINITIONS, Place, text};
 
 const KILLS: usize = 50;
 
-fn source(follow: bool) -> String {
+pub(crate) fn source(follow: bool) -> String {
     format!(
         "{DEFINITIONS}\n[source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nformat = \"debezium\"\nstream = \"transactions\"\nfollow = {follow}\n[engine]\ncheckpoint = \"20ms\"\n"
     )
 }
 
 /// Late, shuffled, duplicate, corrected and deleted rows, and labels two hours after their transaction.
-fn simulated() -> String {
+pub(crate) fn simulated() -> String {
     let place = Place::new("");
     place.run(
         "simulate --seed 7 --customers 500 --terminals 60 --days 2 --label-delay 2h --label-spread 1h --format debezium \

@@ -9,6 +9,7 @@ mod bank;
 mod broken;
 mod captured;
 mod check;
+mod clustered;
 mod compose;
 mod crash;
 mod dashboards;
@@ -28,6 +29,7 @@ mod place;
 #[allow(dead_code, reason = "the tests of the capture use the rest")]
 mod postgres_server;
 mod program;
+mod redis_cluster;
 mod redis_server;
 mod requests;
 mod resume;

@@ -16,12 +16,19 @@ const WATCH: &str = "\"$@\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wa
 #[derive(Debug)]
 pub(crate) struct RedisServer {
     folder: TempDir,
+    arguments: Vec<String>,
     running: Option<Child>,
 }
 
 impl RedisServer {
     pub(crate) fn start() -> Self {
-        let mut server = Self { folder: TempDir::new().unwrap(), running: None };
+        Self::start_with(&[])
+    }
+
+    /// Starts one with these arguments beside its own.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { folder: TempDir::new().unwrap(), arguments, running: None };
         server.begin();
         server
     }
@@ -35,6 +42,7 @@ impl RedisServer {
             .arg(self.socket())
             .arg("--dir")
             .arg(self.folder.path())
+            .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -53,6 +61,10 @@ impl RedisServer {
 
     pub(crate) fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Kills it with signal 9; what it wrote to its file is there when it begins again.

@@ -219,7 +219,12 @@ fn a_topic_that_is_missing_ends_the_run_with_what_to_do() {
 
 /// Definitions whose store is a Redis.
 pub(crate) fn over_redis(redis: &RedisServer, config: &str) -> String {
-    let store = format!("type = \"redis\"\nurl = \"{}\"\nwait = \"2s\"\nlease = \"1s\"\n", redis.url());
+    at_redis(&redis.url(), config)
+}
+
+/// A configuration with its store in the Redis at `url` instead of a folder.
+pub(crate) fn at_redis(url: &str, config: &str) -> String {
+    let store = format!("type = \"redis\"\nurl = \"{url}\"\nwait = \"2s\"\nlease = \"1s\"\n");
     let embedded = config.split_once("[store]\n").unwrap().1.lines().next().unwrap();
     config.replacen(&format!("[store]\n{embedded}\n"), &format!("[store]\n{store}"), 1)
 }

@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 use redis::{Pipeline, Value};
-use tokio::time::Instant;
 
 use super::encode::{self, Body};
 use super::failure::DatabaseError;
@@ -61,11 +60,11 @@ impl RedisStore {
     }
 
     async fn make(&self, commit: &Commit, body: &Body, flight: &Flight<'_>, wanted: u32) -> Result<Made, Unmade> {
-        let until = self.link.patience();
+        let mut patience = self.link.patience();
         let mut is_open = false;
         loop {
             let unmade = |error: DatabaseError| Unmade { error: error.into(), is_open };
-            let session = self.link.session(until).await.map_err(unmade)?;
+            let session = self.link.session(&mut patience).await.map_err(unmade)?;
             let question = self.question(body, flight, wanted);
             match session.ask(Lane::Write, &question).await {
                 Ok(answers) => {
@@ -78,7 +77,7 @@ impl RedisStore {
                     if is_worth_another {
                         self.link.abandon(&session);
                     }
-                    if !is_worth_another || Instant::now() >= until {
+                    if !is_worth_another || !patience.has_time().await {
                         return Err(Unmade { error: error.into(), is_open });
                     }
                 }
@@ -100,7 +99,7 @@ impl RedisStore {
         ];
         let (words, bytes) = body.size();
         let mut command = redis::Cmd::with_capacity(words + 16, bytes + 1024);
-        scripts::COMMIT.call(&mut command, &keys);
+        scripts::COMMIT.call(layout, &mut command, &keys);
         let standing = flight.standing();
         command.arg(standing.token).arg(standing.low).arg(standing.known);
         command.arg(self.link.config().outbox_capacity);

@@ -16,7 +16,8 @@ const SERVERS_MAX: usize = 16;
 pub struct RedisConfig {
     /// Separates this system's keys from others in the same database: letters, digits, `-` and `_`.
     pub namespace: String,
-    /// The servers, tried in order until one is a master that takes writes: a master and those that may follow it.
+    /// The servers, tried in order until one is a master that takes writes: a master and those that may follow it, or some
+    /// nodes of a cluster, of which any names the one that holds the namespace.
     pub servers: Vec<ConnectionInfo>,
     /// User of the server's access control list; `None`: the default user.
     pub user: Option<String>,
@@ -176,7 +177,11 @@ fn read_servers(section: &Section<'_>) -> Vec<ConnectionInfo> {
         }
     }
     if section.has("url") && (servers.is_empty() || servers.len() > SERVERS_MAX) {
-        section.report("url", "'url' names no server or too many", format!("write one to {SERVERS_MAX} addresses"));
+        section.report(
+            "url",
+            "'url' names no server or too many",
+            format!("write one to {SERVERS_MAX} addresses; of a cluster some nodes are enough"),
+        );
     }
     servers
 }

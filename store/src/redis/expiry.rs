@@ -11,6 +11,7 @@
 use interdict_features::time::Timestamp;
 
 use super::link::Lane;
+use super::walk::{Step, Walk};
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 
@@ -22,27 +23,27 @@ impl RedisStore {
     pub(super) async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
         let day = layout::day(now).to_string();
         let meta = [self.layout.meta()];
-        let question = scripts::SWEEP_BEGIN.question(&meta, &[day.as_bytes()]);
+        let question = scripts::SWEEP_BEGIN.question(&self.layout, &meta, &[day.as_bytes()]);
         let begun = answer::only("sweep", self.link.ask(Lane::Write, &question).await?)?;
         if answer::number("sweep", &begun)? == 0 {
             return Ok(0);
         }
         let pattern = self.layout.perishable_pattern();
         let (keys, instant) = (STEP_KEYS.to_string(), now.micros().to_string());
-        let mut cursor = b"0".to_vec();
+        let mut walk = Walk::new();
         let mut removed = 0;
         loop {
-            let arguments: [&[u8]; 4] = [&cursor, pattern.as_bytes(), keys.as_bytes(), instant.as_bytes()];
-            let question = scripts::SWEEP_STEP.question(&[], &arguments);
-            let answered = answer::only("sweep", self.link.ask(Lane::Write, &question).await?)?;
-            let mut words = answer::list("sweep", answered)?.into_iter();
-            cursor = answer::some_bytes("cursor", words.next().unwrap_or_default())?;
+            let arguments = [walk.cursor(), pattern.as_bytes(), keys.as_bytes(), instant.as_bytes()];
+            let question = scripts::SWEEP_STEP.question(&self.layout, &[], &arguments);
+            let (answers, session) = self.link.ask_with_session(Lane::Write, &question).await?;
+            let mut words = answer::list("sweep", answer::only("sweep", answers)?)?.into_iter();
+            let step = walk.step(session, words.next().unwrap_or_default())?;
             removed += answer::position("sweep", &words.next().unwrap_or_default())?;
-            if cursor == b"0" {
+            if step == Step::End {
                 break;
             }
         }
-        let question = scripts::SWEEP_END.question(&meta, &[day.as_bytes()]);
+        let question = scripts::SWEEP_END.question(&self.layout, &meta, &[day.as_bytes()]);
         self.link.ask(Lane::Write, &question).await?;
         Ok(removed)
     }

@@ -6,6 +6,9 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::error::Class;
 
+/// What a node of a cluster says where a database other than 0 is asked for.
+const NO_SELECT: &str = "SELECT is not allowed in cluster mode";
+
 /// What can go wrong with a database of its own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,7 +89,7 @@ pub enum DatabaseError {
     },
     /// The user lacks a right.
     #[error(
-        "Redis at {address} forbids this user what the store needs ({said}); give it ACL SETUSER USER ~{{NAMESPACE}}:* ~{{NAMESPACE:* +@all -@dangerous +info +config|get"
+        "Redis at {address} forbids this user what the store needs ({said}); give it ACL SETUSER USER ~{{NAMESPACE}}:* +@all -@dangerous +info +config|get"
     )]
     Forbidden {
         /// The server.
@@ -102,11 +105,45 @@ pub enum DatabaseError {
         /// Its version.
         version: String,
     },
-    /// The server is a node of a cluster.
+    /// The server is a node of a cluster, and another one holds the namespace.
+    #[error("Redis at {address} says that {to} holds this namespace; work goes on there by itself")]
+    Moved {
+        /// The server.
+        address: String,
+        /// The other one, as it is announced.
+        to: String,
+    },
+    /// The server announces the node that holds the namespace without saying where it is.
     #[error(
-        "Redis at {address} runs in cluster mode, where a commit cannot be atomic; name a server with cluster-enabled no (with replicas, as needed)"
+        "Redis at {address} knows no host name of the node that holds this namespace; set cluster-announce-hostname on every node, or cluster-preferred-endpoint-type ip, work goes on by itself"
     )]
-    Cluster {
+    Unnamed {
+        /// The server.
+        address: String,
+    },
+    /// The namespace is on its way from one node of a cluster to another one.
+    #[error(
+        "Redis at {address} is moving this namespace to another node; nothing of it is read or written until that has ended, work goes on by itself (redis-cli --cluster fix ends a move that was broken off)"
+    )]
+    Migrating {
+        /// The server.
+        address: String,
+    },
+    /// The cluster serves nobody, or not this namespace.
+    #[error(
+        "the Redis Cluster of {address} does not serve this namespace ({said}); see redis-cli --cluster check {address}: every slot needs a master that runs, and most masters must reach each other; work goes on by itself"
+    )]
+    ClusterDown {
+        /// The server.
+        address: String,
+        /// What it said.
+        said: String,
+    },
+    /// A database was named that a cluster does not have.
+    #[error(
+        "Redis at {address} is a node of a cluster, which has database 0 alone; leave the number out of [store] url"
+    )]
+    ClusterDatabase {
         /// The server.
         address: String,
     },
@@ -172,11 +209,15 @@ impl DatabaseError {
             | Self::Unwritable { .. }
             | Self::TooFewReplicas { .. }
             | Self::Unconfirmed { .. }
+            | Self::Moved { .. }
+            | Self::Unnamed { .. }
+            | Self::Migrating { .. }
+            | Self::ClusterDown { .. }
             | Self::Busy { .. } => Class::Transient,
             Self::Credentials { .. }
             | Self::Forbidden { .. }
             | Self::Version { .. }
-            | Self::Cluster { .. }
+            | Self::ClusterDatabase { .. }
             | Self::Evicts { .. }
             | Self::Persistence { .. }
             | Self::Rewound { .. }
@@ -187,7 +228,16 @@ impl DatabaseError {
 
     /// Whether another connection, now or a moment later, may do better.
     pub(super) fn is_worth_another(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Loading { .. } | Self::ReadOnly { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Loading { .. }
+                | Self::ReadOnly { .. }
+                | Self::Moved { .. }
+                | Self::Unnamed { .. }
+                | Self::Migrating { .. }
+                | Self::ClusterDown { .. }
+        )
     }
 
     /// Whether the queue of work has nobody yet who takes it.
@@ -212,6 +262,11 @@ impl DatabaseError {
                     (Some(code), None) => code.to_owned(),
                     (None, _) => error.to_string(),
                 };
+                if let (ErrorKind::Server(ServerErrorKind::Moved), Some((to, _slot))) =
+                    (error.kind(), error.redirect_node())
+                {
+                    return Self::Moved { address, to: to.to_owned() };
+                }
                 Self::of_server(address, error.kind(), error.code().unwrap_or_default(), said)
             }
             // Bytes that are no answer end a connection as a broken one does.
@@ -226,15 +281,14 @@ impl DatabaseError {
             }
             (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Self::ReadOnly { address },
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::Forbidden { address, said },
-            (
-                ErrorKind::Server(
-                    ServerErrorKind::Moved
-                    | ServerErrorKind::Ask
-                    | ServerErrorKind::CrossSlot
-                    | ServerErrorKind::ClusterDown,
-                ),
-                _,
-            ) => Self::Cluster { address },
+            // A script is refused by either before it begins (see `scripts`).
+            (ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain), _) => Self::Migrating { address },
+            (ErrorKind::Server(ServerErrorKind::ClusterDown), _) => Self::ClusterDown { address, said },
+            (ErrorKind::Server(ServerErrorKind::ResponseError), _) if said.contains(NO_SELECT) => {
+                Self::ClusterDatabase { address }
+            }
+            // Whoever waited in the server is sent away when it becomes a replica.
+            (_, "UNBLOCKED") => Self::ReadOnly { address },
             (_, "OOM") => Self::OutOfMemory { address },
             (_, "MISCONF") => Self::Unwritable { address, said },
             (_, "NOREPLICAS") => Self::TooFewReplicas { address },

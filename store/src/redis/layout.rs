@@ -1,16 +1,16 @@
 //! Keys, fields and values in Redis: the only place that knows their bytes, beside the scripts.
 //!
-//! Layout, format 2. `NS` is the namespace (letters, digits, `-`, `_`); `name` is a text's length in bytes, a colon, the
-//! text and a colon, so that no two pairs of name and key give one Redis key. What one entity, row or decision owns
-//! carries one hash tag (what stands in braces), so that it sits in one slot.
+//! Layout, format 3. `NS` is the namespace (letters, digits, `-`, `_`); `name` is a text's length in bytes, a colon, the
+//! text and a colon, so that no two pairs of name and key give one Redis key. All keys of a namespace carry one hash tag
+//! (what stands in braces), so that they sit in one slot of a cluster and one script may touch them all.
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `{NS:e` name(entity) key `}` group, 8 bytes | string | expiry i64, stamp and state |
-//! | `{NS:r` name(stream) id `}` | string | expiry i64, stamp and row record |
-//! | `{NS:d:` decision id, 16 bytes `}` | string | decision record |
-//! | `{NS:d:` decision id, 16 bytes `}t` | list | texts appended under it, oldest first |
-//! | `{NS:n` name(entity) key `}` | list | ids of the entity's newest decisions, newest first |
+//! | `{NS}:e` name(entity) key, group, 8 bytes | string | expiry i64, stamp and state |
+//! | `{NS}:r` name(stream) id | string | expiry i64, stamp and row record |
+//! | `{NS}:d:` decision id, 16 bytes | string | decision record |
+//! | `{NS}:t:` decision id, 16 bytes | list | texts appended under it, oldest first |
+//! | `{NS}:n` name(entity) key | list | ids of the entity's newest decisions, newest first |
 //! | `{NS}:meta` | hash | `format`, `sequence` (number of the last commit), `decisions` and `log:NAME` (next positions), `intents` (outbox entries ever), `sweep`, `swept`, `late` (see `expiry`) |
 //! | `{NS}:offsets` | hash | partition `:` source to position |
 //! | `{NS}:sources` | hash | source to incarnation |
@@ -24,6 +24,7 @@
 //! | `{NS}:bundles` | hash | name(model) version to registry entry, JSON |
 //! | `{NS}:aliases` | hash | `model@alias` to version |
 //! | `{NS}:writer:UUID` | hash | what became of this process's commits that it may ask about again (see `ledger`) |
+//! | `{NS}:probe` | nothing | never written: whoever asks for it learns whether the server holds the whole slot (see `scripts`) |
 //!
 //! States are strings and not fields of a hash per entity: one command writes and reads thousands of them, which costs
 //! the server a fifth less, and a sweep looks at heads alone.
@@ -40,7 +41,7 @@ use crate::error::StoreError;
 use crate::port::{KEY_BYTES_MAX, LogName, RowKey, SourcePosition, Stamp, VALUE_BYTES_MAX};
 
 /// The format that this version reads and writes.
-pub(super) const FORMAT: &str = "2";
+pub(super) const FORMAT: &str = "3";
 
 /// Bytes before a state or row record.
 const HEAD_BYTES: usize = 16;
@@ -108,6 +109,11 @@ impl Layout {
         self.single(&format!("writer:{writer}"))
     }
 
+    /// The key that is never there.
+    pub(super) fn probe(&self) -> Vec<u8> {
+        self.single("probe")
+    }
+
     /// Writes a state's key into `out`, which is cleared.
     pub(super) fn state(&self, out: &mut Vec<u8>, entity: &str, key: &[u8], group: u64) -> Result<(), StoreError> {
         self.owned(out, 'e', entity, key)?;
@@ -129,33 +135,29 @@ impl Layout {
 
     /// The key of a decision's record.
     pub(super) fn decision(&self, id: Uuid) -> Vec<u8> {
-        let (head, tail) = self.decision_around();
-        [head.as_slice(), id.as_bytes(), tail].concat()
+        [self.decision_head().as_slice(), id.as_bytes()].concat()
     }
 
     /// The key of what is appended under a decision.
     pub(super) fn texts(&self, id: Uuid) -> Vec<u8> {
-        let mut out = self.decision(id);
-        out.push(b't');
-        out
+        [self.single("t:").as_slice(), id.as_bytes()].concat()
     }
 
-    /// What stands before and after the id in the key of a decision's record.
-    pub(super) fn decision_around(&self) -> (Vec<u8>, &'static [u8]) {
-        (format!("{{{}:d:", self.namespace).into_bytes(), b"}")
+    /// What stands before the id in the key of a decision's record.
+    pub(super) fn decision_head(&self) -> Vec<u8> {
+        self.single("d:")
     }
 
     /// The pattern of the keys of states and row records.
     pub(super) fn perishable_pattern(&self) -> String {
-        format!("{{{}:[er][0-9]*", self.namespace)
+        format!("{{{}}}:[er][0-9]*", self.namespace)
     }
 
     fn owned(&self, out: &mut Vec<u8>, kind: char, name: &str, key: &[u8]) -> Result<(), StoreError> {
         bounded("key", name.len() + key.len())?;
         out.clear();
-        out.extend(format!("{{{}:{kind}", self.namespace).into_bytes());
+        out.extend(format!("{{{}}}:{kind}", self.namespace).into_bytes());
         push_named(out, name, key);
-        out.push(b'}');
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ impl RedisStore {
 
     async fn ask_lease(&self, name: &str, holder: Uuid, millis: &str) -> Result<u64, StoreError> {
         let arguments = [name.as_bytes(), holder.as_bytes(), millis.as_bytes()];
-        let question = scripts::LEASE.question(&[self.layout.leases()], &arguments);
+        let question = scripts::LEASE.question(&self.layout, &[self.layout.leases()], &arguments);
         let answered = answer::only("lease", self.link.ask(Lane::Write, &question).await?)?;
         answer::position("lease", &answered)
     }

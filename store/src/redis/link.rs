@@ -1,30 +1,38 @@
 //! Three connections to the server, one to read, one to write and one to wait, all shared by all callers, and their renewal.
 //!
+//! All keys of a namespace sit in one slot, so of a cluster too one server is talked to: the master of that slot. Whoever is
+//! asked for a key of it answers, or names the one who does, and is followed. When the slot has moved, the cluster is down
+//! or a master is replaced, the session is given up and that one looked for again, as after a broken connection. The
+//! seeds are the configured servers, and after them the nodes that the last master knew.
+//!
 //! Invariants:
 //! - A large commit never stands before a reader's question on its way to the server.
 //! - One connection attempt at a time; whoever asks meanwhile waits for it.
-//! - A connection is used only after the server at its other end was checked.
+//! - A connection is used only after the server at its other end was checked, and has answered for the namespace's slot.
 //! - No call takes much longer than [`RedisConfig::wait`] plus one answer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, ServerErrorKind,
-    TlsCertificates, Value,
-};
+use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio::time::Instant;
 
 use super::config::RedisConfig;
 use super::failure::DatabaseError;
+use super::layout::Layout;
+use super::node::Node;
 use super::scripts;
 use super::server::{self, Facts};
 
-/// The first pause between two attempts to connect; each next one is twice as long.
+/// The first pause between two attempts; each next one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// The longest pause between two attempts to connect.
+/// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// Nodes that may name another one after each other: more is a cluster that does not agree yet.
+const HOPS_MAX: usize = 5;
 
 /// Calls that may stand in line for a connection before callers wait.
 const LINE: usize = 1024;
@@ -45,6 +53,8 @@ pub(super) enum Lane {
 pub(super) struct Session {
     pub(super) address: String,
     pub(super) facts: Facts,
+    /// Which session of this process it is.
+    pub(super) number: u64,
     reader: MultiplexedConnection,
     writer: MultiplexedConnection,
     waiter: MultiplexedConnection,
@@ -53,48 +63,78 @@ pub(super) struct Session {
 /// Keeps a session, and makes a new one when it breaks.
 pub(super) struct Link {
     config: RedisConfig,
-    clients: Vec<(String, Client)>,
+    layout: Layout,
+    seeds: Vec<Node>,
+    /// Other nodes of the cluster, as the master of the last session knew them.
+    neighbours: Mutex<Vec<Node>>,
     current: Mutex<Option<Arc<Session>>>,
     connecting: tokio::sync::Mutex<()>,
+    sessions: AtomicU64,
+}
+
+/// How long a call goes on trying.
+pub(super) struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Waits a moment before the next attempt, if there is time for one.
+    pub(super) async fn has_time(&mut self) -> bool {
+        if Instant::now() + self.pause >= self.until {
+            return false;
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
+    }
 }
 
 impl Link {
-    pub(super) fn new(config: RedisConfig) -> Result<Self, DatabaseError> {
-        let clients = config.servers.iter().map(|server| client(&config, server)).collect::<Result<_, _>>()?;
-        Ok(Self { config, clients, current: Mutex::new(None), connecting: tokio::sync::Mutex::new(()) })
+    pub(super) fn new(config: RedisConfig, layout: Layout) -> Result<Self, DatabaseError> {
+        let seeds = config.servers.iter().map(|server| Node::configured(&config, server)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            config,
+            layout,
+            seeds,
+            neighbours: Mutex::default(),
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(()),
+            sessions: AtomicU64::new(0),
+        })
     }
 
     pub(super) fn config(&self) -> &RedisConfig {
         &self.config
     }
 
-    /// The session in use, or a new one, waited for until `until`.
-    pub(super) async fn session(&self, until: Instant) -> Result<Arc<Session>, DatabaseError> {
+    /// The session in use, or a new one, waited for as long as there is patience.
+    pub(super) async fn session(&self, patience: &mut Patience) -> Result<Arc<Session>, DatabaseError> {
         if let Some(session) = self.current().clone() {
             return Ok(session);
         }
-        let Ok(_one_at_a_time) = tokio::time::timeout_at(until, self.connecting.lock()).await else {
+        let Ok(_one_at_a_time) = tokio::time::timeout_at(patience.until, self.connecting.lock()).await else {
             let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "connecting takes too long").into();
             return Err(DatabaseError::Unreachable { address: self.addresses(), source });
         };
         if let Some(session) = self.current().clone() {
             return Ok(session);
         }
-        let mut pause = PAUSE_MIN;
         loop {
-            match self.connect().await {
+            match self.connect(patience.until).await {
                 Ok(session) => {
                     let session = Arc::new(session);
                     *self.current() = Some(session.clone());
                     return Ok(session);
                 }
-                Err(error) if error.is_worth_another() && Instant::now() + pause < until => {
+                Err(error) if error.is_worth_another() => {
                     tracing::debug!(%error, "no connection to redis yet");
+                    if !patience.has_time().await {
+                        return Err(error);
+                    }
                 }
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -106,22 +146,31 @@ impl Link {
         }
     }
 
-    /// Until when a call that begins now may wait for a server.
-    pub(super) fn patience(&self) -> Instant {
-        Instant::now() + self.config.wait
+    /// How long a call that begins now may wait for a server.
+    pub(super) fn patience(&self) -> Patience {
+        Patience { until: Instant::now() + self.config.wait, pause: PAUSE_MIN }
     }
 
     /// Asks in one write and one read, as often as it takes for one answer within the time to wait. For what changes
     /// nothing, or changes the same when it is done twice.
     pub(super) async fn ask(&self, lane: Lane, question: &Pipeline) -> Result<Vec<Value>, DatabaseError> {
-        let until = self.patience();
+        self.ask_with_session(lane, question).await.map(|(answers, _session)| answers)
+    }
+
+    /// As [`Self::ask`], with the number of the session that answered.
+    pub(super) async fn ask_with_session(
+        &self,
+        lane: Lane,
+        question: &Pipeline,
+    ) -> Result<(Vec<Value>, u64), DatabaseError> {
+        let mut patience = self.patience();
         loop {
-            let session = self.session(until).await?;
+            let session = self.session(&mut patience).await?;
             match session.ask(lane, question).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answers) => return Ok((answers, session.number)),
                 Err(error) if error.is_worth_another() => {
                     self.abandon(&session);
-                    if Instant::now() >= until {
+                    if !patience.has_time().await {
                         return Err(error);
                     }
                 }
@@ -131,7 +180,7 @@ impl Link {
     }
 
     fn addresses(&self) -> String {
-        let addresses: Vec<&str> = self.clients.iter().map(|(address, _)| address.as_str()).collect();
+        let addresses: Vec<&str> = self.seeds.iter().map(|node| node.address.as_str()).collect();
         addresses.join(", ")
     }
 
@@ -139,15 +188,25 @@ impl Link {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries each server once; the error is the one of the server that came nearest.
-    async fn connect(&self) -> Result<Session, DatabaseError> {
+    fn neighbours(&self) -> MutexGuard<'_, Vec<Node>> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries each seed once, then as long as there is time the nodes that the last master knew. The error is the one of the
+    /// server that came nearest; what is wrong with a node that nobody configured ends nothing.
+    async fn connect(&self, until: Instant) -> Result<Session, DatabaseError> {
+        let neighbours = self.neighbours().clone();
         let mut failed = None;
-        for (address, client) in &self.clients {
-            match self.connect_to(address, client).await {
+        for (at, node) in self.seeds.iter().chain(&neighbours).enumerate() {
+            let is_seed = at < self.seeds.len();
+            if !is_seed && Instant::now() >= until {
+                break;
+            }
+            match self.follow(node).await {
                 Ok(session) => return Ok(session),
                 Err(error) => {
-                    let is_nearer = !matches!(error, DatabaseError::Unreachable { .. });
-                    if failed.is_none() || is_nearer {
+                    let tells_more = !matches!(error, DatabaseError::Unreachable { .. });
+                    if failed.is_none() || tells_more && (is_seed || error.is_worth_another()) {
                         failed = Some(error);
                     }
                 }
@@ -156,35 +215,53 @@ impl Link {
         Err(failed.expect("a link has at least one server"))
     }
 
-    async fn connect_to(&self, address: &str, client: &Client) -> Result<Session, DatabaseError> {
+    /// Connects to a server, or to the one that it names for the namespace's slot.
+    async fn follow(&self, node: &Node) -> Result<Session, DatabaseError> {
+        let mut node = node.clone();
+        for _ in 1..HOPS_MAX {
+            match self.connect_to(&node).await {
+                Err(DatabaseError::Moved { to, .. }) => node = node.announced(&to)?,
+                connected => return connected,
+            }
+        }
+        self.connect_to(&node).await
+    }
+
+    async fn connect_to(&self, node: &Node) -> Result<Session, DatabaseError> {
+        let address = node.address.as_str();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.connect_timeout))
             .set_response_timeout(Some(self.config.response_timeout))
             .set_pipeline_buffer_size(LINE)
             .set_write_backpressure_boundary(WRITE_BYTES);
-        let open = || client.get_multiplexed_async_connection_with_config(&config);
+        let open = || node.client.get_multiplexed_async_connection_with_config(&config);
         let mut reader = open().await.map_err(|error| of_handshake(address, error))?;
-        let writer = open().await.map_err(|error| of_handshake(address, error))?;
-        let waiter = open().await.map_err(|error| of_handshake(address, error))?;
         let mut question = redis::pipe();
-        question.cmd("INFO");
+        question.cmd("INFO").cmd("EXISTS").arg(self.layout.probe());
         let info = of_text(send(&mut reader, address, &question).await?);
         let mut question = redis::pipe();
         question.cmd("CONFIG").arg("GET").arg("appendfsync").arg("save");
-        let (settings, is_forbidden) = match send(&mut reader, address, &question).await.map_err(DatabaseError::from) {
-            Ok(settings) => (settings, false),
-            Err(error) if error.is_worth_another() => return Err(error),
-            Err(_forbidden) => (Vec::new(), true),
-        };
-        let settings = match settings.into_iter().next() {
+        let settings = permitted(send(&mut reader, address, &question).await)?;
+        let is_forbidden = settings.is_none();
+        let settings = match settings {
             Some(Value::Array(settings)) => settings,
             _ => Vec::new(),
         };
         let facts = server::check(&self.config, address, &info, &settings)?;
-        let session = Session { address: address.to_owned(), facts, reader, writer, waiter };
+        if facts.is_node {
+            let mut question = redis::pipe();
+            question.cmd("CLUSTER").arg("SLOTS");
+            let slots = permitted(send(&mut reader, address, &question).await)?;
+            *self.neighbours() = slots.map_or_else(Vec::new, |slots| node.neighbours(&slots));
+        }
+        let writer = open().await.map_err(|error| of_handshake(address, error))?;
+        let waiter = open().await.map_err(|error| of_handshake(address, error))?;
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let session = Session { address: address.to_owned(), facts, number, reader, writer, waiter };
         session.ask(Lane::Write, &scripts::load()).await?;
         server::warn(address, &session.facts, is_forbidden);
-        tracing::info!(address, version = session.facts.version, "connected to redis");
+        let Facts { version, is_node, .. } = &session.facts;
+        tracing::info!(address, version, cluster = is_node, "connected to redis");
         Ok(session)
     }
 }
@@ -244,27 +321,12 @@ async fn send(
     Ok(answers)
 }
 
-fn client(config: &RedisConfig, server: &ConnectionInfo) -> Result<(String, Client), DatabaseError> {
-    let address = server::address(server);
-    let mut settings = server.redis_settings().clone();
-    if let Some(user) = &config.user {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = &config.password {
-        settings = settings.set_password(password.reveal());
-    }
-    let server = server.clone().set_redis_settings(settings);
-    let made = if matches!(server.addr(), ConnectionAddr::TcpTls { .. }) {
-        // Another part of the process may have chosen its provider already: that one serves as well.
-        let _first_choice_holds = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let certificates = TlsCertificates { client_tls: None, root_cert: config.ca_pem.clone() };
-        Client::build_with_tls(server, certificates)
-    } else {
-        Client::open(server)
-    };
-    match made {
-        Ok(client) => Ok((address, client)),
-        Err(source) => Err(DatabaseError::Settings { address, source }),
+/// The answer to a question that this user may not be allowed to ask.
+fn permitted(answers: Result<Vec<Value>, Unanswered>) -> Result<Option<Value>, DatabaseError> {
+    match answers.map_err(DatabaseError::from) {
+        Ok(answers) => Ok(answers.into_iter().next()),
+        Err(error) if error.is_worth_another() => Err(error),
+        Err(_forbidden) => Ok(None),
     }
 }
 

@@ -8,6 +8,7 @@ use redis::Value;
 use uuid::Uuid;
 
 use super::link::Lane;
+use super::walk::{Step, Walk};
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
@@ -120,7 +121,7 @@ impl RedisStore {
         layout::bounded_value("incarnation", incarnation.len())?;
         layout::offset_field(source, 0)?;
         let keys = [self.layout.sources(), self.layout.offsets()];
-        let question = scripts::OFFSETS.question(&keys, &[source.as_bytes(), incarnation.as_bytes()]);
+        let question = scripts::OFFSETS.question(&self.layout, &keys, &[source.as_bytes(), incarnation.as_bytes()]);
         let answered = answer::only("offsets", self.link.ask(Lane::Write, &question).await?)?;
         let mut words = answer::list("offsets", answered)?.into_iter();
         let stored = answer::some_bytes("incarnation", words.next().unwrap_or_default())?;
@@ -163,9 +164,8 @@ impl RedisStore {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let (head, tail) = self.layout.decision_around();
         let last = (limit - 1).to_string();
-        let question = scripts::RECENT.question(&[key], &[last.as_bytes(), &head, tail]);
+        let question = scripts::RECENT.question(&self.layout, &[key], &[last.as_bytes(), &self.layout.decision_head()]);
         let answered = answer::only("recent decisions", self.link.ask(Lane::Read, &question).await?)?;
         let records = answer::list("recent decisions", answered)?.into_iter();
         records.map(|record| answer::some_bytes("decision record", record).map(Bytes::from)).collect()
@@ -184,18 +184,22 @@ impl RedisStore {
     /// All fields of a hash in pages.
     async fn scan(&self, key: Vec<u8>) -> Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
         let mut fields = std::collections::BTreeMap::new();
-        let mut cursor = b"0".to_vec();
+        let mut walk = Walk::new();
         loop {
             let mut question = redis::pipe();
-            question.cmd("HSCAN").arg(key.as_slice()).arg(cursor).arg("COUNT").arg(LIST_PAGE);
-            let answered = answer::only("page", self.link.ask(Lane::Read, &question).await?)?;
-            let mut words = answer::list("page", answered)?.into_iter();
-            cursor = answer::some_bytes("cursor", words.next().unwrap_or_default())?;
+            question.cmd("HSCAN").arg(key.as_slice()).arg(walk.cursor()).arg("COUNT").arg(LIST_PAGE);
+            let (answers, session) = self.link.ask_with_session(Lane::Read, &question).await?;
+            let mut words = answer::list("page", answer::only("page", answers)?)?.into_iter();
+            let step = walk.step(session, words.next().unwrap_or_default())?;
+            if step == Step::Anew {
+                fields.clear();
+                continue;
+            }
             let mut page = answer::list("page", words.next().unwrap_or_default())?.into_iter();
             while let (Some(field), Some(value)) = (page.next(), page.next()) {
                 fields.insert(answer::some_bytes("field", field)?, answer::some_bytes("value", value)?);
             }
-            if cursor == b"0" {
+            if step == Step::End {
                 return Ok(fields);
             }
         }
@@ -207,7 +211,7 @@ impl RedisStore {
         let keys = [self.layout.outbox(), self.layout.intents()];
         while intents.len() < limit {
             let count = (limit - intents.len()).min(PAGE);
-            let question = scripts::OUTBOX.question(&keys, &[&last, count.to_string().as_bytes()]);
+            let question = scripts::OUTBOX.question(&self.layout, &keys, &[&last, count.to_string().as_bytes()]);
             let answered = answer::only("outbox", self.link.ask(Lane::Read, &question).await?)?;
             let page = answer::list("outbox", answered)?;
             let is_last = page.len() < 2 * count;
@@ -261,8 +265,11 @@ impl RedisStore {
     ) -> Result<Vec<(u64, Option<Bytes>)>, StoreError> {
         let (key, from) = (self.layout.log(log), layout::log_id(position));
         let question = if log == LogName::DECISIONS {
-            let (head, tail) = self.layout.decision_around();
-            scripts::DECISIONS.question(&[key], &[from.as_bytes(), count.to_string().as_bytes(), &head, tail])
+            scripts::DECISIONS.question(
+                &self.layout,
+                &[key],
+                &[from.as_bytes(), count.to_string().as_bytes(), &self.layout.decision_head()],
+            )
         } else {
             let mut question = redis::pipe();
             question.cmd("XRANGE").arg(key).arg(from).arg("+").arg("COUNT").arg(count);

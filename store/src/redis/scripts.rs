@@ -1,9 +1,15 @@
 //! The scripts that run inside the server, where one is atomic. They are loaded with every connection and again where a
 //! server has forgotten them; nothing of a script runs that a server does not know.
+//!
+//! Invariant: a script runs only where the whole slot of the namespace is. Every call names a key of the slot that is
+//! never there beside its own, so a node of a cluster that has given the slot away, or is moving it key by key to another
+//! one, refuses the call before the script begins. Its other keys, which no call names, could be gone in its middle.
 
 use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline};
+
+use super::layout::Layout;
 
 /// A script and the hash by which the server knows it.
 pub(super) struct Script {
@@ -17,17 +23,18 @@ impl Script {
     }
 
     /// Writes a call of the script into an empty command; its arguments are appended by the caller.
-    pub(super) fn call(&self, command: &mut Cmd, keys: &[Vec<u8>]) {
-        command.arg("EVALSHA").arg(&self.hash).arg(keys.len());
+    pub(super) fn call(&self, layout: &Layout, command: &mut Cmd, keys: &[Vec<u8>]) {
+        command.arg("EVALSHA").arg(&self.hash).arg(keys.len() + 1);
         for key in keys {
             command.arg(key.as_slice());
         }
+        command.arg(layout.probe());
     }
 
     /// A call of the script in a pipeline of its own.
-    pub(super) fn question(&self, keys: &[Vec<u8>], arguments: &[&[u8]]) -> Pipeline {
+    pub(super) fn question(&self, layout: &Layout, keys: &[Vec<u8>], arguments: &[&[u8]]) -> Pipeline {
         let mut command = Cmd::new();
-        self.call(&mut command, keys);
+        self.call(layout, &mut command, keys);
         for argument in arguments {
             command.arg(*argument);
         }

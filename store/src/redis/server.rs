@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redis::{ConnectionInfo, Value};
+use redis::Value;
 
 use super::config::{PersistenceWanted, RedisConfig};
 use super::failure::DatabaseError;
@@ -43,6 +43,8 @@ impl fmt::Display for Persistence {
 pub(super) struct Facts {
     pub(super) version: String,
     pub(super) persistence: Persistence,
+    /// Whether it is a node of a cluster.
+    pub(super) is_node: bool,
 }
 
 /// Checks what `INFO` and `CONFIG GET` said.
@@ -58,9 +60,6 @@ pub(super) fn check(
     let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < VERSION_MIN {
         return Err(DatabaseError::Version { address, version });
-    }
-    if of("cluster_enabled") == "1" {
-        return Err(DatabaseError::Cluster { address });
     }
     if of("loading") == "1" {
         return Err(DatabaseError::Loading { address });
@@ -81,7 +80,7 @@ pub(super) fn check(
     if !is_enough {
         return Err(DatabaseError::Persistence { address, found: persistence.to_string(), wanted: wanted.to_owned() });
     }
-    Ok(Facts { version, persistence })
+    Ok(Facts { version, persistence, is_node: of("cluster_enabled") == "1" })
 }
 
 /// Says what a restart of the server would cost.
@@ -125,7 +124,8 @@ fn persistence(has_log: bool, settings: &[Value]) -> Persistence {
     }
 }
 
-fn word(value: &Value) -> Option<&str> {
+/// A short text in an answer.
+pub(super) fn word(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
@@ -135,9 +135,4 @@ fn word(value: &Value) -> Option<&str> {
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_end)
-}
-
-/// How a server is called in messages.
-pub(super) fn address(server: &ConnectionInfo) -> String {
-    server.addr().to_string()
 }

@@ -4,12 +4,18 @@ use super::*;
 use crate::contract::{self, Subject};
 use server_process::{Server, block_on};
 
+mod cluster;
+mod cluster_process;
 mod crash;
+mod fail_over;
+mod migration;
+mod node;
 mod proxy;
 mod refusals;
 mod server_process;
 mod settings;
 mod several;
+mod walk;
 mod wire;
 
 /// A namespace of its own on the server that all tests of this process share.

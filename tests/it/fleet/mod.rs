@@ -245,7 +245,7 @@ impl Fleet {
 }
 
 /// A port that stays free while its process is down: below those that the system gives to others.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id() * 16 % 16_000;
     let mut ports = (0..16_000).map(|_| 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000);

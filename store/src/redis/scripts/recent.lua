@@ -3,6 +3,6 @@
 local ids = redis.call('LRANGE', KEYS[1], 0, ARGV[1])
 local answer = {}
 for i = 1, #ids do
-  answer[#answer + 1] = redis.call('GET', ARGV[2] .. ids[i] .. ARGV[3]) or nil
+  answer[#answer + 1] = redis.call('GET', ARGV[2] .. ids[i]) or nil
 end
 return answer

@@ -8,11 +8,12 @@ use super::*;
 use crate::error::Class;
 use crate::port::{Append, Claim, Durability, OffsetMove, StateQuery, StateWrite};
 use crate::redis::failure::DatabaseError;
+use crate::redis::tests::server_process::until;
 
 const KEYS: u64 = 50;
 
 /// Everything that commit `number` writes says `number`.
-fn numbered(number: u64) -> Commit {
+pub(super) fn numbered(number: u64) -> Commit {
     let state = |key: u64| StateWrite {
         entity: "card".into(),
         key: key.to_be_bytes().into(),
@@ -33,12 +34,12 @@ fn numbered(number: u64) -> Commit {
     }
 }
 
-async fn reached(store: &RedisStore) -> u64 {
+pub(super) async fn reached(store: &RedisStore) -> u64 {
     store.offsets("orders", "one").await.unwrap().first().map_or(0, |offset| offset.position)
 }
 
 /// The store holds commits 1 to some number, each whole, and nothing of later ones.
-async fn check_whole(store: &RedisStore) -> u64 {
+pub(super) async fn check_whole(store: &RedisStore) -> u64 {
     let reached = reached(store).await;
     let wanted = |key: u64| StateQuery { entity: "card".into(), key: key.to_be_bytes().into(), groups: [1].into() };
     let query = Query { states: (0..KEYS).map(wanted).collect(), ..Query::default() };
@@ -189,14 +190,4 @@ fn a_replica_takes_over_with_whole_commits_and_a_lost_tail_is_noticed() {
 fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port().to_string()
-}
-
-async fn until(mut is_so: impl AsyncFnMut() -> bool) {
-    tokio::time::timeout(Duration::from_secs(60), async {
-        while !is_so().await {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("it comes to pass");
 }

@@ -7,7 +7,7 @@ use crate::error::Class;
 use crate::port::StateWrite;
 use crate::redis::config::{Password, PersistenceWanted};
 
-fn commit(bytes: usize) -> Commit {
+pub(super) fn commit(bytes: usize) -> Commit {
     let state = |key: u64| StateWrite {
         entity: "card".into(),
         key: key.to_be_bytes().into(),
@@ -19,7 +19,7 @@ fn commit(bytes: usize) -> Commit {
     Commit { states: (0..100).map(state).collect(), ..Commit::default() }
 }
 
-fn check(error: &StoreError, class: Class, words: &[&str]) {
+pub(super) fn check(error: &StoreError, class: Class, words: &[&str]) {
     let said = error.to_string();
     assert_eq!(error.class(), class, "{said}");
     for word in words {
@@ -27,7 +27,7 @@ fn check(error: &StoreError, class: Class, words: &[&str]) {
     }
 }
 
-async fn refusal(config: RedisConfig) -> StoreError {
+pub(super) async fn refusal(config: RedisConfig) -> StoreError {
     let config = RedisConfig { wait: Duration::ZERO, ..config };
     RedisStore::connect(config).await.expect_err("refused")
 }
@@ -74,14 +74,13 @@ fn a_wrong_or_missing_password_is_told_without_it() {
 fn a_user_with_the_rights_of_its_namespace_is_enough_and_fewer_are_told() {
     let server = Server::start(&["--save", ""]);
     let config = server.config();
-    let (single, owned) = (format!("~{{{}}}:*", config.namespace), format!("~{{{}:*", config.namespace));
-    let keys = [single.as_str(), owned.as_str()];
-    let rights = ["+@all", "-@dangerous", "+info", "+config|get"];
-    server.say(&[&["ACL", "SETUSER", "scorer", "on", ">pw"], &keys[..], &rights[..]].concat());
-    let rights = ["+@read", "+info", "+evalsha", "+script|load"];
-    server.say(&[&["ACL", "SETUSER", "reader", "on", ">pw"], &keys[..], &rights[..]].concat());
-    let rights = ["+@all", "-@dangerous", "+info"];
-    server.say(&[&["ACL", "SETUSER", "plain", "on", ">pw"], &keys[..], &rights[..]].concat());
+    let keys = format!("~{{{}}}:*", config.namespace);
+    let grant = |user: &str, rights: &[&str]| {
+        server.say(&[&["ACL", "SETUSER", user, "on", ">pw", &keys], rights].concat());
+    };
+    grant("scorer", &["+@all", "-@dangerous", "+info", "+config|get"]);
+    grant("reader", &["+@read", "+info", "+evalsha", "+script|load"]);
+    grant("plain", &["+@all", "-@dangerous", "+info"]);
     let as_user = |user: &str| {
         let (user, password) = (Some(user.to_owned()), Some(Password::new("pw")));
         RedisConfig { user, password, ..config.clone() }
@@ -177,14 +176,6 @@ fn too_few_replicas_are_told() {
 }
 
 #[test]
-fn a_cluster_is_refused() {
-    let server = Server::start(&["--save", "", "--cluster-enabled", "yes"]);
-    block_on(async {
-        check(&refusal(server.config()).await, Class::Fatal, &["cluster mode", "cluster-enabled no"]);
-    });
-}
-
-#[test]
 fn what_the_server_keeps_can_be_demanded() {
     let server = Server::start(&["--save", "", "--appendonly", "yes"]);
     block_on(async {
@@ -208,16 +199,19 @@ fn another_format_and_foreign_keys_are_told() {
     let config = server.config();
     block_on(async {
         let store = RedisStore::connect(config.clone()).await.unwrap();
-        server.say(&["SET", &format!("{{{}:r8:payments:7}}", config.namespace), "short"]);
+        server.say(&["SET", &format!("{{{}}}:r8:payments:7", config.namespace), "short"]);
         let key = crate::port::RowKey { stream: "payments".into(), id: (*b"7").into() };
         let error = store.fetch(&Query { rows: vec![key], ..Query::default() }).await.unwrap_err();
         check(&error, Class::Fatal, &["shorter than its head", "restore the database"]);
-        server.say(&["SET", &format!("{{{}:n4:card:7}}", config.namespace), "not a list"]);
+        server.say(&["SET", &format!("{{{}}}:n4:card:7", config.namespace), "not a list"]);
         let busy = EntityRef { entity: "card".to_owned(), key: "7".to_owned() };
         let error = store.recent_decisions(&busy, 9).await.unwrap_err();
         check(&error, Class::Fatal, &["WRONGTYPE"]);
-        server.say(&["HSET", &format!("{{{}}}:meta", config.namespace), "format", "99"]);
-        check(&refusal(config.clone()).await, Class::Fatal, &["format 99"]);
+        for format in ["99", "2"] {
+            server.say(&["HSET", &format!("{{{}}}:meta", config.namespace), "format", format]);
+            let words = [&*format!("format {format} is not 3"), "use a new namespace"];
+            check(&refusal(config.clone()).await, Class::Fatal, &words);
+        }
         let config = RedisConfig { namespace: "a{b".to_owned(), ..config };
         check(&refusal(config).await, Class::Rejected, &["namespace"]);
     });

@@ -42,13 +42,15 @@ impl Server {
     /// The one that tests share which need nothing special.
     pub(super) fn shared() -> &'static Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            // Nothing static is dropped at the end: the watch clears up.
-            let mut server = Self::stopped(&["--save", "", "--appendonly", "no"]);
-            server.goes_too = server.folder.path().to_owned().into_os_string();
-            server.begin();
-            server
-        })
+        SHARED.get_or_init(|| Self::lasting(&["--save", "", "--appendonly", "no"]))
+    }
+
+    /// One for a static: nothing static is dropped at the end, so the watch clears up.
+    pub(super) fn lasting(arguments: &[&str]) -> Self {
+        let mut server = Self::stopped(arguments);
+        server.goes_too = server.folder.path().to_owned().into_os_string();
+        server.begin();
+        server
     }
 
     /// Starts a server with these arguments beside its socket and folder.
@@ -110,6 +112,10 @@ impl Server {
         running.watch.wait().unwrap();
     }
 
+    pub(super) fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
     pub(super) fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
     }
@@ -120,11 +126,8 @@ impl Server {
 
     /// A configuration with a namespace that nobody has used.
     pub(super) fn config(&self) -> RedisConfig {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let namespace = format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut config = RedisConfig::new(&namespace, &[&format!("unix://{}", self.socket().display())]).unwrap();
-        config.wait = Duration::from_secs(30);
-        config
+        let url = format!("unix://{}", self.socket().display());
+        RedisConfig { wait: Duration::from_secs(30), ..RedisConfig::new(&new_namespace(), &[&url]).unwrap() }
     }
 
     pub(super) async fn store(&self) -> RedisStore {
@@ -136,6 +139,23 @@ impl Server {
         let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(words).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+/// A namespace that nobody has used.
+pub(super) fn new_namespace() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits until something comes to pass.
+pub(super) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it comes to pass");
 }
 
 impl Drop for Server {
