@@ -394,4 +394,10 @@ impl RowRecord {
     pub fn is_covered(&self, version: Version) -> bool {
         self.base.max(self.snapshot) > version
     }
+
+    /// Whether a snapshot covers version `version`.
+    #[must_use]
+    pub fn is_in_snapshot(&self, version: Version) -> bool {
+        self.snapshot > version
+    }
 }

@@ -12,6 +12,7 @@ mod decoder;
 mod event_clock;
 pub mod history;
 pub mod pipeline;
+pub mod republish;
 pub mod source;
 pub mod topic;
 

@@ -234,5 +234,13 @@ enum Next {
 fn delivery(batch: ChangeBatch) -> Option<Delivery> {
     let last = batch.len().checked_sub(1)?;
     let (position, records) = (batch.get(last).0.position, batch.len() as u64);
-    Some(Delivery { batches: vec![batch], dead: Vec::new(), skipped: 0, records, partition: 0, position })
+    Some(Delivery {
+        batches: vec![batch],
+        dead: Vec::new(),
+        skipped: 0,
+        records,
+        partition: 0,
+        position,
+        left: Vec::new(),
+    })
 }

@@ -17,6 +17,7 @@ pub(crate) mod letters;
 mod maintenance;
 mod patience;
 mod promises;
+mod republished;
 mod requests;
 mod sinks;
 pub(crate) mod sources;
@@ -58,6 +59,8 @@ pub(crate) enum Role {
     All,
     /// Reads streams, keeps rows and states, leaves what is to be judged
     Ingest,
+    /// Hands on what databases deliver to topics that ingestors read: [source.republish]
+    Republish,
     /// Judges, answers HTTP, carries actions out
     Scorer,
     /// Writes decisions to Parquet, tests for drift, tells of alerts
@@ -77,6 +80,10 @@ impl Run {
             return runtime.block_on(self.serve(&setup));
         }
         anyhow::ensure!(!self.role.contains(&Role::All), "--role all stands alone: it plays every role by itself");
+        anyhow::ensure!(
+            self.role == [Role::Republish] || !self.role.contains(&Role::Republish),
+            "--role republish stands alone: run the other roles as processes beside it"
+        );
         #[cfg(feature = "redis")]
         return runtime.block_on(fleet::serve(&setup, &self.role, self.until_end));
         #[cfg(not(feature = "redis"))]
@@ -87,6 +94,7 @@ impl Run {
 
     async fn serve(&self, setup: &Setup) -> anyhow::Result<()> {
         let told_to_stop = told_to_stop();
+        republished::refuse(setup)?;
         let ends_with_sources = self.until_end || !setup.serves_http;
         if setup.sources.is_empty() && !setup.serves_http {
             anyhow::bail!("nothing to do: the configuration has neither [source] nor [http]");

@@ -37,6 +37,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// The longest wait: what a person must mend is tried again all the same, since nothing else tells that it was.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// What the names of sinks' positions begin with.
+pub(crate) const POSITIONS: &str = "sink/";
+
 /// Up to where sinks have produced the logs: what lies behind may be forgotten.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Produce(Arc<Vec<Place>>);
@@ -101,7 +104,7 @@ fn log_of(what: What) -> LogName {
 
 /// The name under which the position of a sink is kept.
 fn offset_name(sink: &str) -> String {
-    format!("sink/{sink}")
+    format!("{POSITIONS}{sink}")
 }
 
 /// One sink, not at work.
@@ -319,5 +322,6 @@ fn produced(what: What, position: u64, bytes: &Bytes) -> Produced<'_> {
             Err(_not_a_letter) => (String::new(), "reason", String::new()),
         },
     };
-    Produced { key, value: bytes, headers: [(name, value), ("log_position", position.to_string())] }
+    let headers = vec![(name, value), ("log_position", position.to_string())];
+    Produced { key, value: bytes, headers, partition: None }
 }

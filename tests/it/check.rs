@@ -18,7 +18,7 @@ fn every_example_is_good() {
             checked.push(example.file_name().into_string().unwrap());
         }
     }
-    for example in ["cards", "compose", "handbook", "postgres", "topics"] {
+    for example in ["cards", "compose", "handbook", "postgres", "republish", "topics"] {
         assert!(checked.iter().any(|name| name == example), "{example} is not among {checked:?}");
     }
 }

@@ -56,6 +56,27 @@ impl Kafka {
         self.producer.flush(PATIENCE).unwrap();
     }
 
+    /// Partition, offset and value of every record of a topic of so many partitions.
+    pub(crate) fn values(&self, topic: &str, partitions: i32) -> Vec<(u32, u64, Value)> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers()).set("group.id", "reader");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let (mut assignment, mut left) = (TopicPartitionList::new(), 0);
+        for partition in 0..partitions {
+            let (_, end) = consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap();
+            assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+            left += end;
+        }
+        consumer.assign(&assignment).unwrap();
+        let value = |_| {
+            let message = consumer.poll(PATIENCE).expect("a record").unwrap();
+            let (partition, offset) = (message.partition(), message.offset());
+            let value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            (u32::try_from(partition).unwrap(), u64::try_from(offset).unwrap(), value)
+        };
+        (0..left).map(value).collect()
+    }
+
     /// All records of a topic of one partition.
     pub(crate) fn read(&self, topic: &str) -> Vec<Record> {
         let mut config = ClientConfig::new();

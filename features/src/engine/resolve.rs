@@ -150,6 +150,9 @@ impl RowShard {
         self.record.clone_from(&self.before);
         let applied = if is_label { self.record.apply_report(change, row) } else { self.record.apply(change, row) };
         let mut outcome = applied.map_or_else(Outcome::Ignored, |()| Outcome::Applied);
+        if !is_label && self.is_overtaken(stream, change) {
+            return Ok(self.resolve_overtaken(plan, stream, (at, change, row), (id, place), outcome));
+        }
         let judgement = if is_label { None } else { self.judge(stream, change) };
         let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
         let is_changed = self.record != self.before;
@@ -222,6 +225,33 @@ impl RowShard {
     fn last_seen(&self, stream: &Stream, change: &Change, row: Row<'_>) -> Option<Timestamp> {
         let deleted = if change.op == Op::Delete { row.time().max(change.arrival) } else { change.arrival };
         deleted.max(self.before.newest(stream))
+    }
+
+    /// Whether an insert that is to be judged comes behind the delete of its row, as it may where the two stand in different partitions.
+    fn is_overtaken(&self, stream: &Stream, change: &Change) -> bool {
+        let is_late = self.before.presence == Presence::Deleted && change.version < self.before.version;
+        let is_to_be_judged = matches!(stream.judge, Some(Judge::Insert)) && change.op == Op::Insert;
+        let is_new = self.before.judgements == 0 && !self.record.is_in_snapshot(change.version);
+        is_late && is_to_be_judged && is_new
+    }
+
+    /// Judges a row that is gone by now as it came; it leaves nothing in the states.
+    fn resolve_overtaken(
+        &mut self,
+        plan: &Plan,
+        stream: &Stream,
+        (at, change, row): (u32, &Change, Row<'_>),
+        (id, place): (&Key<'_>, u32),
+        outcome: Outcome,
+    ) -> Resolution {
+        let label = FirstSight::of(change, row).and_then(|first| first.label());
+        let new = self.resolved.refer(row, at, change.version, label);
+        // As the delete leaves it where it comes second.
+        (self.record.judgements, self.record.is_reopened) = (1, true);
+        let seen = self.last_seen(stream, change, row);
+        let needed = &plan.streams[stream.index].needed;
+        self.tables[stream.index].write(stream, needed, (id, place), &self.record, seen);
+        Resolution { judgement: Some(0), new, is_transient: true, ..Resolution::of(outcome) }
     }
 
     /// A stream without row records takes each row as it comes; its states know a repeated one by time and id. A request is looked at and

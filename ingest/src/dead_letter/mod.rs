@@ -62,6 +62,8 @@ pub enum DeadReason {
     UnavailableValue,
     /// The record has no row version where others of its source have one, or the other way round.
     VersionMismatch,
+    /// Sensitive texts were hashed under another secret than this process has.
+    WrongSecret,
     /// The event lies too far beyond its arrival (found by the engine).
     FutureTime,
     /// State or policy refused the event (found by the engine).
@@ -70,7 +72,7 @@ pub enum DeadReason {
 
 impl DeadReason {
     /// Every reason.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::LineTooLong,
@@ -92,6 +94,7 @@ impl DeadReason {
         Self::RowMissing,
         Self::UnavailableValue,
         Self::VersionMismatch,
+        Self::WrongSecret,
         Self::FutureTime,
         Self::Refused,
     ];
@@ -121,6 +124,7 @@ impl DeadReason {
             Self::RowMissing => "row_missing",
             Self::UnavailableValue => "unavailable_value",
             Self::VersionMismatch => "version_mismatch",
+            Self::WrongSecret => "wrong_secret",
             Self::FutureTime => "future_time",
             Self::Refused => "refused",
         }

@@ -20,6 +20,8 @@ use crate::dead_letter::{DeadLetter, DeadReason, Fault, excerpt};
 use crate::source::config::Reading;
 use crate::source::error::SourceError;
 
+pub(crate) use debezium::UNAVAILABLE;
+
 use csv::CsvRows;
 use debezium::DebeziumRows;
 use json::JsonRows;
@@ -89,7 +91,15 @@ impl LineDecoder {
 
     /// Debezium envelopes of the tables of `streams`.
     pub(crate) fn debezium(streams: &[Arc<Stream>], reading: &Reading) -> Self {
-        Self::new(Rows::Debezium(DebeziumRows::new(streams, reading)), streams.to_vec(), reading)
+        let name = |stream: &Arc<Stream>| stream.source_table.as_deref().unwrap_or(&stream.name).to_owned();
+        let tables = streams.iter().map(|stream| (name(stream), Arc::clone(stream)));
+        Self::debezium_of(tables.collect(), reading)
+    }
+
+    /// Debezium envelopes of tables, `schema.table` or `table`, each with its stream.
+    pub(crate) fn debezium_of(tables: Vec<(String, Arc<Stream>)>, reading: &Reading) -> Self {
+        let streams = tables.iter().map(|(_, stream)| Arc::clone(stream)).collect();
+        Self::new(Rows::Debezium(DebeziumRows::new(tables, reading)), streams, reading)
     }
 
     fn new(format: Rows, streams: Vec<Arc<Stream>>, reading: &Reading) -> Self {
@@ -201,6 +211,13 @@ impl Batches {
         let begin = || (index, ChangeBatch::new(Arc::clone(&streams[index]), partition));
         let (_, batch) = self.open.get_or_insert_with(begin);
         batch
+    }
+
+    /// The batch that the last row went to, and the row's place: batch among those to be taken, and row in it.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn last(&self) -> Option<(&ChangeBatch, (usize, usize))> {
+        let (_, batch) = self.open.as_ref()?;
+        Some((batch, (self.done.len(), batch.len().checked_sub(1)?)))
     }
 
     fn close(&mut self) {

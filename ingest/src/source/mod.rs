@@ -45,6 +45,17 @@ pub struct Delivery {
     pub partition: u32,
     /// Position of the last record in its partition: reading goes on after it once everything here is durable.
     pub position: u64,
+    /// The keys that rows had before, where the source tells and somebody asked for them: see [`LeftKey`].
+    pub left: Vec<LeftKey>,
+}
+
+/// The key (`partition_by`) under which a row was before a change that deleted it or gave it another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftKey {
+    /// The change: batch of its [`Delivery`], and place in it.
+    pub change: (usize, usize),
+    /// The key's text.
+    pub key: String,
 }
 
 /// A file, a folder of Parquet files, or standard input.

@@ -89,7 +89,7 @@ impl ParquetSource {
             self.position = reader.rows_done();
             let batches = if batch.is_empty() { Vec::new() } else { vec![batch] };
             let (records, position) = (taken as u64, self.position);
-            return Ok(Some(Delivery { batches, dead, skipped: 0, records, partition: 0, position }));
+            return Ok(Some(Delivery { batches, dead, skipped: 0, records, partition: 0, position, left: Vec::new() }));
         }
         Ok(None)
     }

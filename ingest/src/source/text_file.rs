@@ -154,7 +154,7 @@ impl TextSource {
         }
         let batches = self.decoder.take_batches();
         let (records, position) = (records as u64, self.position);
-        Ok(Some(Delivery { batches, dead, skipped, records, partition: 0, position }))
+        Ok(Some(Delivery { batches, dead, skipped, records, partition: 0, position, left: Vec::new() }))
     }
 }
 

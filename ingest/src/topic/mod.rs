@@ -18,7 +18,7 @@ pub mod error;
 #[cfg(feature = "fluvio")]
 mod fluvio;
 #[cfg(feature = "kafka")]
-mod kafka;
+pub(crate) mod kafka;
 pub mod metrics;
 pub mod records;
 pub mod sink;
@@ -179,7 +179,10 @@ impl PartitionLag {
 /// The stream of `config` whose decisions may miss nothing before their event, and that names no column to partition by.
 #[cfg(any(feature = "kafka", feature = "fluvio"))]
 fn judged_in_bursts(config: &TopicConfig, streams: &[Arc<Stream>]) -> Option<String> {
-    let is_fed = |stream: &&Arc<Stream>| config.stream.as_ref().is_none_or(|name| *name == stream.name);
+    let is_fed = |stream: &&Arc<Stream>| match &config.stream {
+        Some(name) => *name == stream.name,
+        None => config.tables.is_empty() || config.tables.iter().any(|table| table.stream == stream.name),
+    };
     let mut judged = streams.iter().filter(is_fed).filter(|stream| stream.judge.is_some());
     let loose = judged.find(|stream| stream.partition_by.is_none())?;
     (config.bursts == Bursts::Seen).then(|| loose.name.clone())

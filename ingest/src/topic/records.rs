@@ -50,6 +50,15 @@ impl TopicDecoder {
     /// The configured stream does not exist.
     pub fn new(name: &str, config: &TopicConfig, streams: &[Arc<Stream>]) -> Result<Self, SourceError> {
         let decoder = match (config.format, config.stream.as_deref()) {
+            (Format::Debezium, None) if !config.tables.is_empty() => {
+                let tables = config.tables.iter().map(|table| {
+                    Ok((
+                        format!("{}.{}", table.schema, table.table),
+                        stream_called(name, Some(&table.stream), streams)?,
+                    ))
+                });
+                LineDecoder::debezium_of(tables.collect::<Result<_, SourceError>>()?, &config.reading)
+            }
             (Format::Debezium, None) => LineDecoder::debezium(streams, &config.reading),
             (Format::Debezium, wanted) => {
                 LineDecoder::debezium(&[stream_called(name, wanted, streams)?], &config.reading)
@@ -115,6 +124,7 @@ impl TopicDecoder {
             records: std::mem::take(&mut self.records),
             partition: self.partition,
             position: self.position,
+            left: Vec::new(),
         }
     }
 }

@@ -96,7 +96,9 @@ pub struct Produced<'a> {
     /// Its value.
     pub value: &'a [u8],
     /// Beside it, where the broker has headers.
-    pub headers: [(&'static str, String); 2],
+    pub headers: Vec<(&'static str, String)>,
+    /// Where it goes; `None`: to the partition of its key.
+    pub partition: Option<u32>,
 }
 
 /// Produces to a topic. Used from a thread of its own: every call may block.

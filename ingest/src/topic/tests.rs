@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use interdict_features::config::ConfigFile;
+use interdict_features::definition::OnTruncate;
 
 use super::broker::{Broker, Mechanism, TlsMode};
 use super::sink::{self, What};
@@ -88,6 +89,50 @@ fn mistakes_of_a_topic_are_told() {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
         assert!(!problems.concat().contains("geheim"));
     }
+}
+
+const CAPTURE: &str = "[[source]]\nname = \"bank\"\ntype = \"postgres\"\nurl = \"postgres://u@localhost/shop\"\ntables = { transactions = \"shop.tx\" }\n";
+const REPUBLISH: &str = "[source.republish]\ntype = \"kafka\"\nbrokers = \"localhost:9092\"\ntopic = \"changes\"\n";
+
+/// The topic that a configuration republishes to, or its mistakes.
+fn republished(text: &str, on_truncate: OnTruncate) -> Result<Option<TopicConfig>, Vec<String>> {
+    let file = ConfigFile::parse("interdict.toml", text).unwrap();
+    let mut stream = (*transactions()).clone();
+    stream.on_truncate = on_truncate;
+    let mut sources = config::read(&file, &[stream.into(), chargebacks()]);
+    file.finish().map_err(|problems| {
+        problems.0.into_iter().map(|problem| problem.message + &problem.help).collect::<Vec<_>>()
+    })?;
+    let SourceKind::Postgres(database) = sources.remove(0).kind else { panic!("no database") };
+    Ok(database.located(Path::new("/etc/interdict")).republish)
+}
+
+#[test]
+fn a_database_is_republished_to_a_topic_that_its_readers_know() {
+    assert_eq!(republished(CAPTURE, OnTruncate::Clear), Ok(None));
+    let more = "group = \"g\"\nsession = \"6s\"\nbursts = false\ntls = \"verify-full\"\ntls_ca = \"ca.pem\"\n";
+    let read = republished(&format!("{CAPTURE}{REPUBLISH}{more}"), OnTruncate::Stop).unwrap().unwrap();
+    assert_eq!((read.topic.as_str(), read.format, read.bursts), ("changes", Format::Debezium, Bursts::Missed));
+    assert_eq!((read.group("bank", "bank").as_str(), read.session), ("g", Duration::from_secs(6)));
+    let tables: Vec<_> = read.tables.iter().map(|it| (&*it.stream, &*it.schema, &*it.table)).collect();
+    assert_eq!(tables, [("transactions", "shop", "tx")]);
+    let Broker::Kafka(kafka) = read.broker else { panic!("kafka") };
+    assert_eq!(kafka.tls.ca, Some("/etc/interdict/ca.pem".into()));
+}
+
+#[test]
+fn mistakes_of_republishing_are_told_at_once() {
+    let all = format!("{CAPTURE}[source.republish]\ntype = \"kafka\"\nformat = \"json\"\n");
+    let problems = republished(&all, OnTruncate::Clear).unwrap_err();
+    for expected in ["has no 'brokers'", "has no 'topic'", "unknown key 'format'", "on_truncate = \"clear\""] {
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
+    }
+    let fluvio = REPUBLISH.replace("kafka", "fluvio").replace("brokers", "endpoint");
+    let problems = republished(&format!("{CAPTURE}{fluvio}"), OnTruncate::Stop).unwrap_err();
+    assert!(problems.concat().contains("cannot share a topic of Fluvio"), "{problems:?}");
+    let file = "[source]\ntype = \"file\"\npath = \"x\"\nformat = \"debezium\"\n[source.republish]\ntopic = \"t\"\n";
+    let problems = republished(file, OnTruncate::Stop).unwrap_err();
+    assert!(problems.concat().contains("unknown key 'republish'"), "{problems:?}");
 }
 
 #[test]

@@ -91,6 +91,7 @@ pub(crate) fn config_at(host: &str, port: u16, database: &str) -> PostgresConfig
         slot_wait: Some(Duration::from_secs(20)),
         heartbeat: Duration::from_millis(100),
         heartbeat_message: HeartbeatMessage::Silent,
+        republish: None,
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn config(broker: Broker, topic: &str) -> TopicConfig {
         group: None,
         format: Format::Json,
         stream: None,
+        tables: Vec::new(),
         reading: Reading::default(),
         bursts: Bursts::Seen,
         // The mock cluster waits for nearly a session at every change of the group.

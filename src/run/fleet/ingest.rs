@@ -9,7 +9,7 @@
 //! - Dead letters are on disk before the offsets move past them, and in the log for sinks with the commit that moves them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use interdict_features::change::ChangeBatch;
 use interdict_features::engine::{Evaluate, Outcome, Plan};
@@ -20,24 +20,21 @@ use interdict_ingest::source::stop::Stop;
 use interdict_store::port::{Commit, Durability, Offset, Query};
 use tokio::sync::mpsc;
 
-use super::super::archiving::Archives;
 use super::super::clock;
 use super::super::core::{End, Intake};
 use super::super::judging::{Circumstances, case, places};
 use super::super::letters::{self, Letters};
 use super::super::maintenance::StreamClock;
 use super::super::patience::{self, patiently, wait_to_retry};
-use super::super::sources::{Confirms, JudgedSources};
+use super::super::sources::JudgedSources;
 use super::super::stats::Stats;
+use super::confirming::Confirming;
 use super::stats::FleetStats;
 use super::tracked::Tracked;
 use super::work::Work;
 
 /// Records applied in one commit at most, if more wait: a delivery is never split.
 const RECORDS: u64 = 4_096;
-
-/// How often sources that forget what was confirmed are told what is stored.
-const CONFIRM: Duration = Duration::from_secs(1);
 
 /// One of several that apply streams.
 pub(super) struct Ingestor {
@@ -50,12 +47,9 @@ pub(super) struct Ingestor {
     pub(super) stats: Arc<Stats>,
     pub(super) fleet: Arc<FleetStats>,
     pub(super) judged_sources: JudgedSources,
-    pub(super) confirms: Confirms,
-    pub(super) archives: Archives,
+    pub(super) confirming: Confirming,
     pub(super) stream_clock: Arc<StreamClock>,
     pub(super) stop: Stop,
-    pub(super) last_confirm: Instant,
-    pub(super) is_confirmed: bool,
 }
 
 /// What a source handed over, and when.
@@ -88,7 +82,7 @@ impl Ingestor {
             }
             let given = match waiting.take() {
                 Some(given) => Some(given),
-                None => self.next(&mut intake).await?,
+                None => self.confirming.next(&mut intake).await,
             };
             match given {
                 None if intake.is_closed() => return Ok(End::Stopped),
@@ -123,22 +117,13 @@ impl Ingestor {
         positions
     }
 
-    /// What comes next; `None` when a confirmation is due, or nothing will come any more.
-    async fn next(&self, intake: &mut mpsc::Receiver<Intake>) -> anyhow::Result<Option<Intake>> {
-        if self.is_confirmed {
-            return Ok(intake.recv().await);
-        }
-        let due = self.last_confirm + CONFIRM;
-        Ok(tokio::time::timeout_at(due.into(), intake.recv()).await.unwrap_or_default())
-    }
-
     /// Applies and stores what sources delivered.
     async fn take(&mut self, batch: &[Given]) -> anyhow::Result<()> {
         let start = clock::instant();
         for given in batch {
             self.letters.bury(&given.delivery.dead)?;
         }
-        let confirms = !self.confirms.is_empty() && start - self.last_confirm >= CONFIRM;
+        let confirms = self.confirming.is_due(start);
         let applied = loop {
             let mut applied = match self.applied(batch).await {
                 Err(error) if super::is_passing(&error) => {
@@ -157,10 +142,10 @@ impl Ingestor {
             self.fleet.count_conflict();
         };
         self.pipeline.stored();
-        self.archives.stored(|source| self.pipeline.stored_positions(source).next().map(|(_only, position)| position));
+        self.confirming
+            .stored(|source| self.pipeline.stored_positions(source).next().map(|(_only, position)| position));
         self.pipeline.forget();
         self.note(batch, &applied, start);
-        self.is_confirmed = self.confirms.is_empty();
         if confirms {
             self.tell_confirmed(start);
         }
@@ -252,7 +237,7 @@ impl Ingestor {
     /// Tells sources what is stored when nothing else does.
     async fn confirm(&mut self) -> anyhow::Result<()> {
         let now = clock::instant();
-        if self.is_confirmed || now - self.last_confirm < CONFIRM {
+        if !self.confirming.is_owed(now) {
             return Ok(());
         }
         // Only if the store still holds what it held: one that went back must not have what it lost confirmed.
@@ -264,13 +249,7 @@ impl Ingestor {
     }
 
     fn tell_confirmed(&mut self, now: Instant) {
-        self.last_confirm = now;
-        let stored = |source: &str| {
-            let positions = self.pipeline.stored_positions(source);
-            positions.filter_map(|(at, position)| Some((at, self.archives.confirmable(source, position)?))).collect()
-        };
-        self.confirms.stored(now, stored);
-        self.is_confirmed = self.confirms.are_done() && !self.archives.are_behind();
+        self.confirming.tell(now, |source| self.pipeline.stored_positions(source).collect());
     }
 }
 

@@ -1,7 +1,8 @@
 //! Roles as processes of their own: any number of ingestors, scorers and monitors over one Redis.
 //!
 //! Ingestors apply streams to rows and states and leave what is to be judged as work; scorers judge it, answer HTTP and carry actions
-//! out; a monitor writes decisions to Parquet and tests for drift. All of them may die at any time.
+//! out; a monitor writes decisions to Parquet and tests for drift. A republisher hands what one replication slot delivers on to a topic that
+//! ingestors share. All of them may die at any time.
 //!
 //! Invariants:
 //! - Whatever is written rests on what was read of the store: a commit on something that another process has changed is refused and made
@@ -9,8 +10,11 @@
 //! - A namespace is worked on either by roles or by one process that plays all of them and trusts its memory: the lease `mode` says which.
 
 mod answering;
+mod confirming;
 mod ingest;
 mod lease;
+#[cfg(all(feature = "kafka", feature = "postgres"))]
+mod republish;
 mod scoring;
 mod start;
 mod stats;
@@ -23,6 +27,9 @@ use interdict_ingest::pipeline::PipelineError;
 
 pub(crate) use start::{Mode, hold_mode, serve};
 pub(crate) use topics::hold_topics;
+
+/// What the names of positions begin with that say how far a source is republished.
+const REPUBLISHED: &str = "republish/";
 
 /// Whether what failed is worth doing again a moment later.
 fn is_passing(error: &anyhow::Error) -> bool {

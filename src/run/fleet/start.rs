@@ -1,5 +1,8 @@
 //! Starting and stopping the roles of one process.
 
+#[cfg(all(feature = "kafka", feature = "postgres"))]
+mod republish;
+
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -10,6 +13,7 @@ use anyhow::{Context as _, anyhow};
 use interdict_features::engine::Plan;
 use interdict_ingest::archive::folder::Sharing;
 use interdict_ingest::pipeline::{Limits, Pipeline};
+use interdict_ingest::source::config::SourceConfig;
 #[cfg(feature = "postgres")]
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
@@ -39,17 +43,20 @@ use super::super::Role;
 use super::super::archiving::Archives;
 use super::super::clock;
 use super::super::commands::Command;
+use super::super::core::Intake;
 use super::super::desk::{Desk, Health, QUEUE, model_entry};
 use super::super::input_log;
 use super::super::judging::Judging;
 use super::super::letters::Letters;
 use super::super::maintenance::{StreamClock, sweep};
+use super::super::republished;
 use super::super::sinks::{self, Feeder, Produce};
 use super::super::sources::{Confirms, JudgedSources, Reached, Starter};
 use super::super::stats::Stats;
 use super::super::system::{self, INTAKE, Shell};
 use super::super::{told_to_stop, waiting, watching};
 use super::answering::Answering;
+use super::confirming::Confirming;
 use super::ingest::Ingestor;
 use super::lease::Claimant;
 use super::scoring::Scoring;
@@ -157,7 +164,11 @@ impl<'a> Process<'a> {
     ) -> anyhow::Result<Begun> {
         let plays = |role: Role| roles.contains(&role);
         let setup = self.setup;
-        let reached = if plays(Role::Ingest) { self.ingest(until_end)? } else { Reached::default() };
+        let reached = match (plays(Role::Ingest), plays(Role::Republish)) {
+            (true, _) => self.ingest(until_end)?,
+            (_, true) => self.republish()?,
+            _ => Reached::default(),
+        };
         let model = if plays(Role::Scorer) || plays(Role::Monitor) { system::load_model(setup)? } else { None };
         if plays(Role::Monitor) && !self.monitor(model.as_ref(), told_to_stop).await? {
             return Ok(Begun::IsTold);
@@ -266,22 +277,17 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
-    fn ingest(&mut self, ends_with_sources: bool) -> anyhow::Result<Reached> {
-        let setup = self.setup;
-        anyhow::ensure!(
-            !setup.sources.is_empty(),
-            "--role ingest has nothing to read: the configuration has no [source]"
-        );
-        topics::check(setup)?;
+    /// Begins to read `sources`: what they deliver, whom to confirm it to, and whether they were reached.
+    fn read(&mut self, sources: &[SourceConfig]) -> anyhow::Result<(mpsc::Receiver<Intake>, Confirming, Reached)> {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut self.registry);
         let (identity, stop) = (self.claimant("identity"), self.stop_edge.clone());
-        self.archives = Archives::open(setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
+        self.archives = Archives::open(self.setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
         let mut starter = Starter {
-            setup,
+            setup: self.setup,
             intake,
             stop: &self.stop_taking,
-            confirms: Confirms::after(setup.store.replay_window()),
+            confirms: Confirms::after(self.setup.store.replay_window()),
             reached: Reached::default(),
             topics: TopicMetrics::register(&mut self.registry),
             identify: &|source| topics::identify_in_turn(identity.named(&format!("identity/{source}")), stop.clone()),
@@ -289,10 +295,21 @@ impl<'a> Process<'a> {
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut self.registry),
         };
-        for config in &setup.sources {
+        for config in sources {
             starter.configured(config)?;
         }
         let Starter { confirms, reached, .. } = starter;
+        Ok((deliveries, Confirming::new(confirms, self.archives.clone()), reached))
+    }
+
+    fn ingest(&mut self, ends_with_sources: bool) -> anyhow::Result<Reached> {
+        let setup = self.setup;
+        anyhow::ensure!(
+            !setup.sources.is_empty(),
+            "--role ingest has nothing to read: the configuration has no [source]"
+        );
+        topics::check(setup)?;
+        let (deliveries, confirming, reached) = self.read(&republished::ingested(setup))?;
         let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
         let letters = self.letters()?;
         let mut ingestor = Ingestor {
@@ -304,12 +321,9 @@ impl<'a> Process<'a> {
             stats: Arc::clone(&self.stats),
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
-            confirms,
-            archives: self.archives.clone(),
+            confirming,
             stream_clock: Arc::clone(&self.stream_clock),
             stop: self.stop_taking.clone(),
-            last_confirm: clock::instant(),
-            is_confirmed: true,
         };
         let sources = setup.sources.len();
         self.thread("ingestor", move || async move {
@@ -551,6 +565,15 @@ impl<'a> Process<'a> {
             outcome = outcome.and(done.unwrap_or_else(|error| Err(error.into())));
         }
         outcome
+    }
+}
+
+#[cfg(not(all(feature = "kafka", feature = "postgres")))]
+impl Process<'_> {
+    fn republish(&mut self) -> anyhow::Result<Reached> {
+        anyhow::bail!(
+            "this program was built without Kafka or PostgreSQL, which --role republish needs: build it with --features kafka,postgres"
+        )
     }
 }
 

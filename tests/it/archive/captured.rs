@@ -36,7 +36,11 @@ pub(crate) fn remembered(bank: &Bank, table: &str) -> Vec<Told> {
             return Vec::new();
         };
         match cells.strip_prefix("old-key: ").and_then(|cells| cells.split_once(" new-tuple: ")) {
-            Some((old, new)) => vec![told("delete", old), told("insert", new)],
+            Some((old, new)) => match (told("delete", old), told("insert", new)) {
+                // With the replica identity FULL every update tells the row before.
+                (old, new) if old.1 == new.1 => vec![("update".to_owned(), new.1, new.2)],
+                (old, new) => vec![old, new],
+            },
             None => vec![told(&op.to_lowercase(), cells)],
         }
     };

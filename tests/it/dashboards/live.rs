@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::prometheus::{Prometheus, free_address};
 use super::{configured, dashboards, metrics, promtool, queries, rules};
 use crate::compose;
+use crate::kafka::Kafka;
 use crate::place::{Caller, Place, Process, text};
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
@@ -36,9 +37,10 @@ struct Stack {
     place: Place,
     postgres: PostgresServer,
     _redis: RedisServer,
-    /// Ingestor, scorer and monitor.
-    processes: [Process; 3],
-    addresses: [String; 3],
+    /// Ingestor, scorer, monitor, and a republisher of a system beside them.
+    processes: [Process; 4],
+    addresses: [String; 4],
+    _kafka: Kafka,
 }
 
 /// A receiver of webhooks that takes everything.
@@ -83,12 +85,18 @@ impl Stack {
             assert!(config.contains(from), "{from} is not in the example");
             config.replace(from, &to)
         });
+        let kafka = Kafka::start();
+        kafka.create("changes", 2);
+        place.write("compose/republish.toml", republished(&config, &kafka));
         place.write("compose/interdict.toml", config);
         let start = |role: &str| place.start(&format!("run --config compose/interdict.toml --role {role}"));
-        let mut processes = ["ingest", "scorer", "monitor"].map(start);
+        let [ingestor, scorer, monitor] = ["ingest", "scorer", "monitor"].map(start);
+        let republisher = place.start("run --config compose/republish.toml --role republish");
+        let mut processes = [ingestor, scorer, monitor, republisher];
         let addresses = processes.each_mut().map(Process::address);
         processes[0].wait_for("the snapshot is read");
-        Self { place, postgres, _redis: redis, processes, addresses }
+        processes[3].wait_for("the snapshot is read");
+        Self { place, postgres, _redis: redis, processes, addresses, _kafka: kafka }
     }
 
     /// Payments of days that follow, among them what is worth a look: blocks, a dead letter, a late one, a repeated one.
@@ -122,7 +130,8 @@ impl Stack {
             ("scrape_timeout: 4s", "scrape_timeout: 250ms"),
             ("evaluation_interval: 5s", "evaluation_interval: 250ms"),
             ("/run/secrets/metrics_key", &key),
-            ("\"ingest-1:8080\", \"ingest-2:8080\"", &self.addresses[0]),
+            ("ingest-1:8080", &self.addresses[0]),
+            ("ingest-2:8080", &self.addresses[3]),
             ("\"scorer-1:8080\", \"scorer-2:8080\"", &self.addresses[1]),
             ("\"monitor:8080\"", &self.addresses[2]),
             ("localhost:9090", &own),
@@ -132,6 +141,21 @@ impl Stack {
         promtool(&["check", "config", &config.display().to_string()]);
         Prometheus::start(&config, &own)
     }
+}
+
+/// The same for a system that shares its database through a topic.
+fn republished(config: &str, kafka: &Kafka) -> String {
+    let tables = config.lines().find(|line| line.starts_with("tables = ")).unwrap();
+    let topic = format!(
+        "{tables}\nslot = \"republished\"\n[source.republish]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"changes\"",
+        kafka.brokers()
+    );
+    let replaced =
+        [(tables, &*topic), ("namespace = \"bank\"", "namespace = \"shared\""), ("/archive\"", "/shared-archive\"")];
+    replaced.into_iter().fold(config.to_owned(), |config, (from, to)| {
+        assert!(config.contains(from), "{from} is not in the example");
+        config.replace(from, to)
+    })
 }
 
 /// Runs what the database's image runs at its first start.
@@ -165,10 +189,11 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
     prometheus
         .wait_for("interdict_ingest_late_events_total > 1 and on (namespace) interdict_monitor_log_files_total > 1");
     prometheus.wait_for("increase(interdict_ingest_archive_rows_total[1m]) > 0");
+    prometheus.wait_for("increase(interdict_ingest_republish_records_total[1m]) > 0");
     prometheus.wait_for("sum by (job) (increase(interdict_scorer_commit_to_block_seconds_count[1m])) > 3");
     prometheus.wait_for("namespace:interdict_scorer_commit_to_block_seconds:p99_5m");
     let up = prometheus.now("up{job=~\"interdict-.+\",namespace=\"bank\"} == 1");
-    assert_eq!(up.len(), 3, "every role is scraped, with its key: {up:?}");
+    assert_eq!(up.len(), 4, "every role is scraped, with its key: {up:?}");
 
     let names: BTreeSet<String> = prometheus.names().into_iter().collect();
     let mut used = BTreeSet::new();

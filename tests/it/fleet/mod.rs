@@ -2,6 +2,7 @@
 
 mod chaos;
 mod modes;
+mod republish;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -57,7 +57,7 @@ fn produce(kafka: &Kafka, changes: &[Placed]) {
 
 impl Fleet {
     /// What a metric of the process at `place` says.
-    fn metric(&mut self, place: usize, line: &str) -> Option<u64> {
+    pub(super) fn metric(&mut self, place: usize, line: &str) -> Option<u64> {
         let address = self.process(place).address();
         let caller = crate::place::Caller::new(&address);
         let (status, metrics) = caller.try_send("GET", "/metrics", &[], "")?;
@@ -66,7 +66,7 @@ impl Fleet {
     }
 
     /// Waits until `is_so`, and starts those again that end by themselves.
-    fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+    pub(super) fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         for _ in 0..1_200 {
             self.revive_others();
             if is_so(self) {
@@ -96,7 +96,7 @@ impl Fleet {
         });
     }
 
-    fn decisions(&self, namespace: &str) -> usize {
+    pub(super) fn decisions(&self, namespace: &str) -> usize {
         self.redis.say(&["HGET", &format!("{{{namespace}}}:meta"), "decisions"]).parse().unwrap_or(0)
     }
 
@@ -106,7 +106,7 @@ impl Fleet {
     }
 
     /// Digests of states and row records by digest of their key.
-    fn stored(&self, namespace: &str) -> BTreeMap<String, String> {
+    pub(super) fn stored(&self, namespace: &str) -> BTreeMap<String, String> {
         let said = self.redis.say(&["EVAL", STORED, "0", &format!("{{{namespace}:")]);
         let pair = |line: &str| line.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()));
         said.lines().map(|line| pair(line).unwrap_or_else(|| panic!("{said}"))).collect()

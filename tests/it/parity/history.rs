@@ -29,6 +29,13 @@ pub(crate) enum What {
     Report { id: i64, value: Option<bool>, reported: i64 },
 }
 
+impl What {
+    /// Whether a row came to be.
+    pub(crate) const fn is_insert(&self) -> bool {
+        matches!(self, Self::Row(Op::Insert, _))
+    }
+}
+
 /// One change as it is delivered.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Delivery {

@@ -1,10 +1,13 @@
 //! The same disturbed history through topics of several partitions, which nobody orders among each other: every decision is what the twin
 //! counts at the positions that its record names.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use interdict_features::change::Op;
 use interdict_features::decision::DecisionRecord;
+use interdict_features::time::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use super::binary::{compare_record, line};
 use super::captured::check_twin;
@@ -28,6 +31,8 @@ pub(crate) struct Placed {
     pub(crate) value: String,
     /// Whether a tombstone comes behind it.
     pub(crate) is_delete: bool,
+    /// Whether it happened: a row of a snapshot was there.
+    is_new: bool,
 }
 
 impl Placed {
@@ -38,6 +43,11 @@ impl Placed {
     /// Whether a decision is to come of it.
     pub(crate) fn is_judged(&self) -> bool {
         matches!(self.delivery.what, What::Row(Op::Insert, _))
+    }
+
+    /// The row that it inserts after the snapshot, and its version.
+    pub(crate) fn inserted(&self) -> Option<(i64, u64)> {
+        (self.is_judged() && self.is_new).then_some((self.delivery.id(), self.delivery.lsn))
     }
 
     fn source(&self) -> String {
@@ -61,9 +71,51 @@ pub(crate) fn placed(payments: &[(Payment, bool)], seed: u64) -> Vec<Placed> {
         let end = ends.entry((topic, partition)).or_default();
         let offset = *end;
         *end += 1 + u64::from(is_delete);
-        Placed { delivery, topic, partition, offset, value: line(&delivery).trim_end().to_owned(), is_delete }
+        let value = line(&delivery).trim_end().to_owned();
+        Placed { delivery, topic, partition, offset, value, is_delete, is_new: true }
     };
     (1..).zip(commits(payments, seed)).map(place).collect()
+}
+
+/// What stands in a topic to which a database was republished: a change that stands there twice is twice in it.
+pub(crate) fn republished(topic: &'static str, records: Vec<(u32, u64, Value)>) -> Vec<Placed> {
+    let version = |value: &Value| {
+        (value["source"]["lsn"].as_u64().unwrap(), value["transaction"]["total_order"].as_u64().unwrap_or(0))
+    };
+    let versions: BTreeSet<(u64, u64)> = records.iter().map(|(_, _, value)| version(value)).collect();
+    let ranks: HashMap<(u64, u64), u64> = versions.into_iter().zip(1..).collect();
+    let placed = |(partition, offset, value): (u32, u64, Value)| {
+        let lsn = ranks[&version(&value)];
+        let delivery = Delivery { what: what(&value), lsn, commit: i64::MAX, position: offset };
+        let is_new = value["op"] != "r";
+        Placed { delivery, topic, partition, offset, value: value.to_string(), is_delete: false, is_new }
+    };
+    let mut placed: Vec<Placed> = records.into_iter().map(placed).collect();
+    placed.sort_by_key(|change| (change.partition, change.offset));
+    placed
+}
+
+/// The change that a republished envelope says.
+fn what(value: &Value) -> What {
+    let (before, after) = (&value["before"], &value["after"]);
+    let int = |row: &Value, name: &str| row[name].as_i64().unwrap();
+    let micros =
+        |row: &Value, name: &str| Timestamp::parse(row[name].as_str().unwrap(), &TimeZone::UTC).unwrap().micros();
+    let id = if after.is_null() { int(before, "transaction_id") } else { int(after, "transaction_id") };
+    if value["source"]["table"] == "chargebacks" {
+        return What::Report { id, value: after["is_fraud"].as_bool(), reported: micros(after, "reported_at") };
+    }
+    let op = match value["op"].as_str().unwrap() {
+        "d" => {
+            return What::Row(Op::Delete, Payment { id, time: 0, customer: 0, terminal: 0, cents: 0, label: None });
+        }
+        "u" => Op::Update,
+        _ => Op::Insert,
+    };
+    let cents = after["amount"].as_str().unwrap().replace('.', "").parse().unwrap();
+    let (customer, terminal) = (int(after, "customer_id"), int(after, "terminal_id"));
+    let (time, label) = (micros(after, "tx_datetime"), after["is_fraud"].as_bool());
+    What::Row(op, Payment { id, time, customer, terminal, cents, label })
 }
 
 /// Every decision is what the twin counts at the positions that it names; how many there are.
@@ -87,8 +139,16 @@ pub(crate) fn compare(changes: &[Placed], records: &[DecisionRecord]) -> usize {
                     twin.apply(&change.delivery);
                 }
             }
-            let (payment, first) = twin.row(record.event_id.parse().unwrap()).expect("what is judged is there");
-            let as_of = twin.vector(&payment, first, &mut expected);
+            let (payment, as_of) = match twin.row(record.event_id.parse().unwrap()) {
+                Some((payment, first)) => (payment, twin.vector(&payment, first, &mut expected)),
+                // Its delete stands in another partition, which was ahead.
+                None => {
+                    let own = |change: &&Placed| change.source() == own && change.offset == record.position.position;
+                    let change = changes.iter().find(own).expect("what is judged was delivered");
+                    let What::Row(Op::Insert, payment) = change.delivery.what else { panic!("{record:?}") };
+                    (payment, twin.vector_of_gone(payment, change.delivery.lsn, &mut expected))
+                }
+            };
             for (entity, as_of) in ["customer", "terminal"].into_iter().zip(as_of) {
                 assert_eq!(record.as_of[entity].micros(), as_of, "{record:?}");
             }

@@ -246,6 +246,18 @@ impl Twin {
         instants
     }
 
+    /// The vector that a decision sees on a row that is gone again by now: as if it were there, and nowhere else.
+    pub(super) fn vector_of_gone(&mut self, payment: Payment, first: u64, out: &mut Vec<Expected>) -> [i64; 2] {
+        let event = Event { time: payment.time, first, payment, labels: None };
+        self.each(&payment, |history| {
+            let at = history.events.binary_search_by_key(&event.order(), Event::order).unwrap_err();
+            history.events.insert(at, event.clone());
+        });
+        let as_of = self.vector(&payment, first, out);
+        self.each(&payment, |history| history.events.retain(|other| other.payment.id != payment.id));
+        as_of
+    }
+
     /// The vector of a row read at its own time, with everything that is known by now: what a history is evaluated to.
     pub(super) fn at_its_time(&self, payment: &Payment, first: u64, out: &mut Vec<Expected>) {
         out.clear();

@@ -131,6 +131,14 @@ fn versions_of_a_row() {
         &[(OK, first), (OK, none), (OK, Some(1)), (OLD, none)],
         Some(30),
     );
+    // The delete overtook its insert: the insert is judged as it came, and leaves nothing.
+    check(
+        "",
+        &[delete(6), insert(5, 10), insert(5, 10), insert(7, 30)],
+        &[(OK, none), (OLD, first), (OLD, none), (OK, Some(1))],
+        Some(30),
+    );
+    check("", &[snapshot(9, 90), delete(10), insert(5, 10)], &[(OK, none), (OK, none), (OLD, none)], None);
     check("", &[snapshot(9, 90), insert(5, 10), update(10, 11)], &[(OK, none), (OLD, none), (OK, none)], Some(11));
     check("", &[request(1), insert(5, 10), request(1)], &[(OK, first), (OK, none), (OLD, none)], Some(10));
     check("", &[insert(5, 10), request(1)], &[(OK, first), (OLD, none)], Some(10));

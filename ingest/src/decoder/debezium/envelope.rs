@@ -11,6 +11,7 @@ use crate::dead_letter::Fault;
 
 use super::not_json;
 use crate::decoder::json::Name;
+use crate::republish::CONNECTOR;
 
 /// `{"value":{"payload":{..}}}` is the deepest wrapping there is.
 const WRAPPERS_MAX: u8 = 2;
@@ -36,6 +37,10 @@ pub(super) struct Envelope<'a> {
 pub(super) struct Source<'a> {
     pub(super) schema: Option<Cow<'a, str>>,
     pub(super) table: Option<Cow<'a, str>>,
+    /// This program wrote the record.
+    pub(super) is_own: bool,
+    /// Which secret its sensitive texts are hashed under.
+    pub(super) secret: Option<Cow<'a, str>>,
     lsn: Option<u64>,
     sequence_lsn: Option<u64>,
     ts_ms: Option<i64>,
@@ -68,7 +73,7 @@ impl<'a> Envelope<'a> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let seed = Layer { envelope: &mut envelope, depth: 0 };
         seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| not_json(&error))?;
-        envelope.key = envelope.key.or(key);
+        envelope.key = envelope.key.or(key).filter(|_| !envelope.source.is_own);
         if let Some(wrapped) = envelope.key {
             let key = Wrapped::parse(wrapped)?;
             if let Some(payload) = key.payload {
@@ -234,6 +239,8 @@ impl<'de> Visitor<'de> for SourceSeed<'_, 'de> {
             match &*name {
                 "schema" => self.0.schema = text(map.next_value()?),
                 "table" => self.0.table = text(map.next_value()?),
+                "connector" => self.0.is_own = text(map.next_value()?).as_deref() == Some(CONNECTOR),
+                "secret" => self.0.secret = text(map.next_value()?),
                 "lsn" => self.0.lsn = number(map.next_value()?),
                 "sequence" => self.0.sequence_lsn = sequence_lsn(map.next_value()?),
                 "ts_ms" => self.0.ts_ms = number(map.next_value()?),

@@ -4,6 +4,9 @@
 //! value) follows its delete and says nothing new; heartbeats, transaction markers and logical messages carry no row.
 //! A change of a primary key comes as a delete and a create.
 //!
+//! What this program republishes says so (`source.connector`), and is read as what was captured, whatever the source is told of values:
+//! sensitive texts are hashes already, arrival is the commit time or nothing, and the key is no JSON.
+//!
 //! Versions: the LSN of the change itself (`source.lsn`, or the second item of `source.sequence`) and its place in the
 //! transaction (`transaction.total_order`). Two versions of one row are always in the order of their LSNs, because the
 //! second writer waited for the first; a repeated delivery has the same LSN. Where a connector has no LSN the record's
@@ -21,10 +24,13 @@ use interdict_features::definition::Stream;
 use interdict_features::time::Timestamp;
 
 use crate::dead_letter::{DeadReason, Fault};
+use crate::republish;
 use crate::source::config::Reading;
 
 use super::json::{RowObject, not_json};
 use super::{Batches, Outcome, Record, finish, op_of};
+
+pub(crate) use value::UNAVAILABLE;
 
 use envelope::{Envelope, Shape};
 use schema::{Encodings, Part, SchemaCache};
@@ -55,15 +61,15 @@ enum Versions {
 }
 
 impl DebeziumRows {
-    pub(super) fn new(streams: &[Arc<Stream>], reading: &Reading) -> Self {
-        let table = |stream: &Arc<Stream>| Table {
-            name: stream.source_table.as_deref().unwrap_or(&stream.name).into(),
-            stream: Arc::clone(stream),
-            object: RowObject::new(stream, reading.missing),
-            values: ValueReader::new(stream, reading),
+    pub(super) fn new(tables: Vec<(String, Arc<Stream>)>, reading: &Reading) -> Self {
+        let table = |(name, stream): (String, Arc<Stream>)| Table {
+            name: name.into(),
+            object: RowObject::new(&stream, reading.missing),
+            values: ValueReader::new(&stream, reading),
+            stream,
         };
         Self {
-            tables: streams.iter().map(table).collect(),
+            tables: tables.into_iter().map(table).collect(),
             schemas: SchemaCache::default(),
             versions: Versions::Unsettled,
             rows_as: reading.rows_as,
@@ -107,8 +113,12 @@ impl DebeziumRows {
         let index = self.table_of(envelope)?;
         let version = self.version_of(envelope, record.ordinal)?;
         let committed = envelope.source.changed_micros().and_then(Timestamp::checked_from_micros);
-        let change = Change { op, version, arrival: committed.or(record.arrival), position: record.position };
+        let arrival = if envelope.source.is_own { committed } else { committed.or(record.arrival) };
+        let change = Change { op, version, arrival, position: record.position };
         let table = &mut self.tables[index];
+        if envelope.source.is_own {
+            check_secret(&table.stream, envelope.source.secret.as_deref())?;
+        }
         let mut writer = batches.of(index).begin();
         match op {
             Op::Truncate => {}
@@ -118,9 +128,13 @@ impl DebeziumRows {
                     return Err(row_missing("a create, read or update without 'after'"));
                 };
                 let encodings = self.schemas.of(envelope.schema, &table.stream, Part::Row)?;
-                let values = &table.values;
+                let (values, is_own) = (&table.values, envelope.source.is_own);
                 table.object.read(after, &mut writer, |writer, column, raw| {
-                    values.set(writer, column, raw, encodings.of(column), op)
+                    if is_own {
+                        values.set_own(writer, column, raw, op)
+                    } else {
+                        values.set(writer, column, raw, encodings.of(column), op)
+                    }
                 })?;
                 table.object.require_all(&table.stream)?;
             }
@@ -187,8 +201,10 @@ fn read_deleted(
             continue;
         };
         let encodings: &Encodings = schemas.of(schema, &table.stream, part)?;
-        table.object.read(object, writer, |writer, column, raw| {
-            if column == id { values.set(writer, column, raw, encodings.of(column), Op::Delete) } else { Ok(()) }
+        table.object.read(object, writer, |writer, column, raw| match envelope.source.is_own {
+            _ if column != id => Ok(()),
+            true => values.set_own(writer, column, raw, Op::Delete),
+            false => values.set(writer, column, raw, encodings.of(column), Op::Delete),
         })?;
         if writer.cell(id) != interdict_features::value::NULL {
             return Ok(());
@@ -198,6 +214,15 @@ fn read_deleted(
     Err(row_missing(format!(
         "a delete that names no '{column}', neither in 'before' nor in a key; set the table's replica identity so that it holds the column"
     )))
+}
+
+/// What was hashed under another secret would be other customers.
+fn check_secret(stream: &Stream, told: Option<&str>) -> Result<(), Fault> {
+    if told == republish::secret_of(stream).as_deref() {
+        return Ok(());
+    }
+    let detail = "the record was republished under another secret, or with other columns sensitive; give both sides one configuration";
+    Err(Fault::new(DeadReason::WrongSecret, detail))
 }
 
 fn row_missing(detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

@@ -15,7 +15,7 @@ use crate::source::config::{DecimalText, Reading};
 use super::schema::Encoding;
 
 /// What Debezium sends for a value that PostgreSQL did not log because it did not change.
-const UNAVAILABLE: &str = "\"__debezium_unavailable_value\"";
+pub(crate) const UNAVAILABLE: &str = "\"__debezium_unavailable_value\"";
 
 /// Sets columns of one stream from Debezium's JSON.
 pub(super) struct ValueReader {
@@ -57,6 +57,17 @@ impl ValueReader {
             let declared = &writer.stream().columns[column];
             Fault::of_cell(&declared.name, declared.kind, error)
         })
+    }
+
+    /// Sets `column` from a value that this program wrote.
+    pub(super) fn set_own(&self, writer: &mut RowWriter<'_>, column: usize, raw: &str, op: Op) -> Result<(), Fault> {
+        let declared = &writer.stream().columns[column];
+        if !declared.sensitive || !raw.starts_with('"') || raw == UNAVAILABLE {
+            return self.set(writer, column, raw, Encoding::Plain, op);
+        }
+        let hash = unquote(raw).map_err(|error| Fault::of_cell(&declared.name, declared.kind, error))?;
+        writer.set_masked(column, &hash);
+        Ok(())
     }
 
     fn set_time(&self, writer: &mut RowWriter<'_>, column: usize, raw: &str, encoding: Encoding) -> Result<(), Fault> {

@@ -8,6 +8,7 @@ use interdict_features::config::{Section, suggestion};
 use interdict_features::definition::Stream;
 
 use super::password::{self, PasswordSource};
+use super::topic::{self, TopicConfig};
 
 /// How often an idle position is delivered and the slot's lag is measured, unless configured.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -37,6 +38,8 @@ pub struct PostgresConfig {
     pub heartbeat: Duration,
     /// Whether each heartbeat is also written to the database's log.
     pub heartbeat_message: HeartbeatMessage,
+    /// The topic through which its changes go on: the role `republish` alone reads the database then, ingestors read the topic.
+    pub republish: Option<TopicConfig>,
 }
 
 /// A server, a role and a database.
@@ -109,6 +112,7 @@ impl PostgresConfig {
     pub fn located(mut self, folder: &Path) -> Self {
         self.password.locate(folder);
         self.tls.ca = self.tls.ca.map(|ca| folder.join(ca));
+        self.republish = self.republish.map(|topic| topic.located(folder));
         self
     }
 }
@@ -152,6 +156,11 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
         Some(true) => HeartbeatMessage::Written,
         _ => HeartbeatMessage::Silent,
     };
+    let republish = section.section("republish").and_then(|section| {
+        let republish = topic::read_republish(&section, streams, &tables);
+        section.finish();
+        republish
+    });
     Some(PostgresConfig {
         address: address?,
         password,
@@ -163,6 +172,7 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
         slot_wait,
         heartbeat,
         heartbeat_message,
+        republish,
     })
 }
 

@@ -1,14 +1,16 @@
-//! `[source] type = "kafka"` and `type = "fluvio"`: which topic, and what its records are.
+//! `[source] type = "kafka"` and `type = "fluvio"`: which topic, and what its records are; `[source.republish]`: the topic through which the
+//! changes of a database go on to any number of readers.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use interdict_features::config::Section;
-use interdict_features::definition::Stream;
+use interdict_features::definition::{OnTruncate, Stream};
 
 use crate::topic::broker::{self, Broker};
 
+use super::postgres::TableOfStream;
 use super::{Format, Reading};
 
 /// A topic that changes are read from.
@@ -24,6 +26,8 @@ pub struct TopicConfig {
     pub format: Format,
     /// The stream that rows belong to; `None` for Debezium that names its tables.
     pub stream: Option<String>,
+    /// Which table feeds which stream, and no other table any; empty: Debezium's tables are called as the streams say.
+    pub tables: Vec<TableOfStream>,
     /// How values that formats leave open are read.
     pub reading: Reading,
     /// Whether decisions must see everything before their event (DESIGN 3.5).
@@ -76,9 +80,63 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>], kind: usize) 
     let format = section.choice("format", &["json", "debezium"]).map(|at| formats[at]);
     let stream = super::read_stream(section, streams, format);
     let reading = super::read_reading(section, streams, format);
-    let bursts = if section.bool("bursts") == Some(false) { Bursts::Missed } else { Bursts::Seen };
+    let bursts = read_bursts(section);
     let session = if kind == 0 { read_session(section) } else { SESSION };
-    Some(TopicConfig { broker: broker?, topic: topic?, group, format: format?, stream, reading, bursts, session })
+    let tables = Vec::new();
+    Some(TopicConfig {
+        broker: broker?,
+        topic: topic?,
+        group,
+        format: format?,
+        stream,
+        tables,
+        reading,
+        bursts,
+        session,
+    })
+}
+
+/// Reads `[source.republish]` of a database whose `tables` feed `streams`: the topic as its readers have it.
+pub(super) fn read_republish(
+    section: &Section<'_>,
+    streams: &[Arc<Stream>],
+    tables: &[TableOfStream],
+) -> Option<TopicConfig> {
+    section.require("type", "\"kafka\"");
+    let kind = section.choice("type", &broker::TYPES);
+    if kind == Some(1) {
+        section.report(
+            "type",
+            "ingestors cannot share a topic of Fluvio out among themselves",
+            "write type = \"kafka\"",
+        );
+    }
+    let broker = broker::read(section, kind?);
+    let topic = read_topic(section);
+    let group = section.text("group");
+    let (bursts, session) = (read_bursts(section), read_session(section));
+    for stream in streams.iter().filter(|stream| stream.on_truncate == OnTruncate::Clear) {
+        if tables.iter().any(|table| table.stream == stream.name) {
+            section.file().report(
+                section.span(),
+                format!(
+                    "stream '{}' has on_truncate = \"clear\", and nothing orders a truncation among partitions",
+                    stream.name
+                ),
+                format!(
+                    "write on_truncate = \"stop\" or \"ignore\" in [stream.{}], or capture without [source.republish]",
+                    stream.name
+                ),
+            );
+        }
+    }
+    let (format, reading) = (Format::Debezium, Reading::default());
+    let (stream, tables) = (None, tables.to_vec());
+    Some(TopicConfig { broker: broker?, topic: topic?, group, format, stream, tables, reading, bursts, session })
+}
+
+fn read_bursts(section: &Section<'_>) -> Bursts {
+    if section.bool("bursts") == Some(false) { Bursts::Missed } else { Bursts::Seen }
 }
 
 fn read_session(section: &Section<'_>) -> Duration {

@@ -20,9 +20,11 @@ use interdict_features::value::UNCHANGED;
 
 use crate::dead_letter::{DeadLetter, DeadReason, Fault};
 use crate::decoder::{Batches, finish};
-use crate::source::Delivery;
+use crate::source::{Delivery, LeftKey};
 
+use super::left::{self, Keys, key_before};
 use super::message::{Cell, Malformed, Message, Old, Tuple, parse};
+use super::row::{is_moved, read_row};
 use super::table::{Catalog, Lacking, Places, Unfit};
 use super::value::{set, unavailable};
 
@@ -35,6 +37,8 @@ pub(super) struct Changes {
     catalog: Catalog,
     batches: Batches,
     dead: Vec<DeadLetter>,
+    keys: Keys,
+    left: Vec<LeftKey>,
     skipped: u64,
     records: u64,
     transaction: Option<Transaction>,
@@ -94,6 +98,8 @@ impl Changes {
             catalog,
             batches: Batches::new(streams),
             dead: Vec::new(),
+            keys: Keys::Unasked,
+            left: Vec::new(),
             skipped: 0,
             records: 0,
             transaction: None,
@@ -102,6 +108,11 @@ impl Changes {
             handed: 0,
             idle: 0,
         }
+    }
+
+    /// From now on deliveries say which keys rows left.
+    pub(super) fn note_keys(&mut self) {
+        self.keys = Keys::Noted;
     }
 
     pub(super) fn catalog(&self) -> &Catalog {
@@ -181,6 +192,7 @@ impl Changes {
             records: std::mem::take(&mut self.records),
             partition: 0,
             position: self.position,
+            left: std::mem::take(&mut self.left),
         }
     }
 
@@ -249,7 +261,20 @@ impl Changes {
         }
         let place = RowPlace { table: places.table, change: Change { op: Op::Update, ..change } };
         let fault = self.write(place, |writer| read_row(writer, places, new, old));
+        if let (Ok(()), Some(old)) = (&fault, old) {
+            self.note_left(places, old);
+        }
         self.note(place, fault);
+    }
+
+    /// Notes the key under which the row of the last change was, where it is asked for.
+    fn note_left(&mut self, places: &Places, old: Old<'_>) {
+        if self.keys == Keys::Noted
+            && let Some((batch, place)) = self.batches.last()
+        {
+            let key = key_before(batch.stream(), places, old);
+            left::note(&mut self.left, key, batch, place);
+        }
     }
 
     fn insert_whole(&mut self, places: &Places, change: Change, old: Old<'_>, new: Tuple<'_>) {
@@ -283,6 +308,9 @@ impl Changes {
             return;
         };
         let fault = self.write(place, |writer| set(writer, stream.id, text));
+        if fault.is_ok() {
+            self.note_left(places, old);
+        }
         self.note(place, fault);
     }
 
@@ -357,50 +385,4 @@ impl std::fmt::Display for Lsn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
     }
-}
-
-/// Whether an update gave the row another id.
-fn is_moved(places: &Places, id: usize, old: Tuple<'_>, new: Tuple<'_>) -> bool {
-    let Some(place) = places.columns[id] else { return false };
-    match (old.cell(place), new.cell(place)) {
-        (Some(Cell::Text(before)), Some(Cell::Text(after))) => before != after,
-        (Some(Cell::Text(_)), Some(Cell::Null)) => true,
-        _ => false,
-    }
-}
-
-/// Sets every column of the stream from a row; what was not sent is taken from the whole row before where there is one.
-fn read_row(
-    writer: &mut interdict_features::change::RowWriter<'_>,
-    places: &Places,
-    new: Tuple<'_>,
-    old: Option<Old<'_>>,
-) -> Result<(), Fault> {
-    if new.columns() != places.width {
-        let detail = format!("a row of {} cells in a table of {} columns", new.columns(), places.width);
-        return Err(Fault::new(DeadReason::FieldCount, detail));
-    }
-    let mut cells = new.cells();
-    let mut next = 0;
-    for (column, place) in places.columns.iter().enumerate() {
-        let Some(place) = *place else { continue };
-        if place < next {
-            (cells, next) = (new.cells(), 0);
-        }
-        let cell = cells.nth(place - next);
-        next = place + 1;
-        match cell {
-            Some(Cell::Text(text)) => set(writer, column, text)?,
-            Some(Cell::Unchanged) => match old {
-                Some(Old::Row(old)) => match old.cell(place) {
-                    Some(Cell::Text(text)) => set(writer, column, text)?,
-                    Some(Cell::Null) => {}
-                    Some(Cell::Unchanged) | None => writer.set_unchanged(column),
-                },
-                _ => writer.set_unchanged(column),
-            },
-            Some(Cell::Null) | None => {}
-        }
-    }
-    Ok(())
 }

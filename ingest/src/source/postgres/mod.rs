@@ -18,9 +18,11 @@ mod connection;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod left;
 mod message;
 pub mod metrics;
 pub mod progress;
+mod row;
 mod slot;
 mod snapshot;
 mod table;
@@ -88,7 +90,10 @@ impl PostgresSource {
             .enable_all()
             .build()
             .map_err(|error| Box::new(PostgresError::Runtime(error)))?;
-        let changes = Changes::new(name, Catalog::new(tables));
+        let mut changes = Changes::new(name, Catalog::new(tables));
+        if config.republish.is_some() {
+            changes.note_keys();
+        }
         Ok(Self { name: name.to_owned(), capture: Capture::new(server, changes, metrics.of(name), stop), runtime })
     }
 

@@ -170,6 +170,40 @@ fn a_delete_without_its_id_is_a_dead_letter() {
 }
 
 #[test]
+fn keys_that_rows_left_are_told_where_the_table_tells() {
+    let mut stream = (*transactions()).clone();
+    stream.partition_by = stream.column("customer");
+    let columns = [("id", 20), ("at", 1184), ("customer", 25), ("amount", 1700), ("is_fraud", 16), ("score", 701)];
+    let row_of = |id: &str, customer: &str| cells(&[id, "2026-01-01 00:00:00+00", customer, "1", "-", "-"]);
+    let key_of = |id: &str| cells(&[id, "-", "-", "-", "-", "-"]);
+    let check = |frame: Vec<u8>, expected: &[(usize, usize, &str)]| {
+        let table =
+            Table { schema: "public".to_owned(), name: "transactions".to_owned(), stream: stream.clone().into() };
+        let mut changes = Changes::new("payments", Catalog::new(vec![table]));
+        changes.note_keys();
+        changes.frame(&relation(7, "transactions", &columns), Lacking::Mistake).unwrap();
+        changes.begin(100, 0);
+        changes.frame(&row(b'I', 7, &[(b'N', &row_of("1", "a"))]), Lacking::Mistake).unwrap();
+        changes.frame(&frame, Lacking::Mistake).unwrap();
+        let left = changes.take().left;
+        let left: Vec<_> = left.iter().map(|left| (left.change.0, left.change.1, left.key.as_str())).collect();
+        assert_eq!(left, expected);
+    };
+    let update = |tag, old: Vec<Cell>, new: Vec<Cell>| row(b'U', 7, &[(tag, &old), (b'N', &new)]);
+    check(update(b'O', row_of("1", "a"), row_of("1", "b")), &[(0, 1, "a")]);
+    check(update(b'O', row_of("1", "a"), row_of("1", "a")), &[]);
+    check(update(b'O', row_of("1", "-"), row_of("1", "b")), &[(0, 1, "1")]);
+    check(update(b'O', row_of("1", "a"), row_of("1", "-")), &[(0, 1, "a")]);
+    check(row(b'U', 7, &[(b'N', &row_of("1", "b"))]), &[]);
+    check(row(b'D', 7, &[(b'O', &row_of("1", "a"))]), &[(0, 1, "a")]);
+    check(row(b'D', 7, &[(b'O', &row_of("1", "-"))]), &[(0, 1, "1")]);
+    check(row(b'D', 7, &[(b'K', &key_of("1"))]), &[]);
+    // Another id is another row: the old one is gone from where it was.
+    check(update(b'O', row_of("1", "a"), row_of("2", "b")), &[(0, 1, "a")]);
+    check(update(b'K', key_of("1"), row_of("2", "b")), &[]);
+}
+
+#[test]
 fn rows_of_other_tables_are_counted_and_keep_their_numbers() {
     let mut changes = changes();
     changes.frame(&relation(6, "other", &[("id", 20)]), Lacking::Mistake).unwrap();

@@ -8,7 +8,7 @@ mod client;
 mod identity;
 mod leaving;
 mod membership;
-pub(super) mod producer;
+pub(crate) mod producer;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

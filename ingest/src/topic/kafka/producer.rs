@@ -14,15 +14,21 @@ use crate::topic::broker::KafkaBroker;
 use crate::topic::error::TopicError;
 use crate::topic::sink::{Produced, TopicSink};
 
+use crate::topic::now;
+
+#[cfg(feature = "postgres")]
+use super::client::ANSWER;
 use super::client::{meaning, settings};
 
 /// How long a record may wait for its acknowledgement, in milliseconds.
 const PATIENCE_MS: &str = "30000";
 /// How long all records of one call may take: a little longer than one.
 const FLUSH: Duration = Duration::from_secs(35);
+/// How often it is asked whether to give up.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Produces to a topic.
-pub(in crate::topic) struct KafkaSink {
+pub(crate) struct KafkaSink {
     settings: ClientConfig,
     address: String,
     topic: String,
@@ -63,7 +69,7 @@ impl ProducerContext for Failures {
 
 impl KafkaSink {
     /// A sink that connects when it is used.
-    pub(in crate::topic) fn new(
+    pub(crate) fn new(
         broker: &KafkaBroker,
         topic: &str,
         environment: &dyn Fn(&str) -> Option<String>,
@@ -80,13 +86,19 @@ impl KafkaSink {
         Ok(Self { settings, address: broker.brokers.clone(), topic: topic.to_owned(), producer: None })
     }
 
-    fn send(&self, producer: &BaseProducer<Failures>, records: &[Produced<'_>]) -> Result<(), KafkaError> {
+    fn send(
+        &self,
+        producer: &BaseProducer<Failures>,
+        records: &[Produced<'_>],
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<(), KafkaError> {
         for record in records {
             let headers = record
                 .headers
                 .iter()
                 .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
             let mut message = BaseRecord::to(&self.topic).key(&record.key).payload(record.value).headers(headers);
+            message.partition = record.partition.and_then(|partition| i32::try_from(partition).ok());
             while let Err((error, again)) = producer.send(message) {
                 if error.rdkafka_error_code() != Some(Code::QueueFull) {
                     return Err(error);
@@ -96,7 +108,7 @@ impl KafkaSink {
             }
             producer.poll(Duration::ZERO);
         }
-        let flushed = producer.flush(FLUSH);
+        let flushed = flush(producer, gives_up);
         if let Some(error) = producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(error);
         }
@@ -119,20 +131,67 @@ impl KafkaSink {
     }
 }
 
-impl TopicSink for KafkaSink {
-    fn produce(&mut self, records: &[Produced<'_>]) -> Result<(), TopicError> {
-        let producer = match self.producer.take() {
-            Some(producer) => producer,
+impl KafkaSink {
+    /// The producer of the last call, or a new one.
+    fn take_producer(&mut self) -> Result<BaseProducer<Failures>, TopicError> {
+        match self.producer.take() {
+            Some(producer) => Ok(producer),
             None => {
                 let made = self.settings.create_with_context(Failures::default());
-                made.map_err(|error| self.meaning(&error))?
+                made.map_err(|error| self.meaning(&error))
             }
-        };
-        self.send(&producer, records).map_err(|error| {
+        }
+    }
+
+    /// As [`TopicSink::produce`], but fails at once when `gives_up` says so while records wait for their acknowledgement.
+    pub(crate) fn produce_unless(
+        &mut self,
+        records: &[Produced<'_>],
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<(), TopicError> {
+        let producer = self.take_producer()?;
+        self.send(&producer, records, gives_up).map_err(|error| {
             producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
             self.meaning(&error)
         })?;
         self.producer = Some(producer);
         Ok(())
+    }
+
+    /// How many partitions the topic has.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn partitions(&mut self) -> Result<u32, TopicError> {
+        let producer = self.take_producer()?;
+        let found = producer.client().fetch_metadata(Some(&self.topic), ANSWER);
+        if let Some(refusal) = producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(self.meaning(&refusal));
+        }
+        let found = found.map_err(|error| self.meaning(&error))?;
+        let topic = found.topics().first().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
+        let Some(topic) = topic else {
+            return Err(TopicError::NoTopic { address: self.address.clone(), topic: self.topic.clone() });
+        };
+        self.producer = Some(producer);
+        Ok(u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX))
+    }
+}
+
+/// Waits until everything is acknowledged or has failed.
+fn flush(producer: &BaseProducer<Failures>, gives_up: &dyn Fn() -> bool) -> Result<(), KafkaError> {
+    let began = now();
+    loop {
+        match producer.flush(LOOK) {
+            Err(error)
+                if error.rdkafka_error_code() == Some(Code::OperationTimedOut)
+                    && began.elapsed() < FLUSH
+                    && !gives_up() => {}
+            flushed => return flushed,
+        }
+    }
+}
+
+impl TopicSink for KafkaSink {
+    fn produce(&mut self, records: &[Produced<'_>]) -> Result<(), TopicError> {
+        self.produce_unless(records, &|| false)
     }
 }

@@ -13,6 +13,7 @@ fn config(format: Format, stream: Option<&str>) -> TopicConfig {
         group: None,
         format,
         stream: stream.map(str::to_owned),
+        tables: Vec::new(),
         reading: Reading::default(),
         bursts: Bursts::Seen,
         session: SESSION,

@@ -91,6 +91,7 @@ fn decoder() -> TopicDecoder {
         group: None,
         format: Format::Json,
         stream: None,
+        tables: Vec::new(),
         reading: Reading { time_units: unit(), ..Reading::default() },
         bursts: Bursts::Seen,
         session: SESSION,
