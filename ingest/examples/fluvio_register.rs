@@ -13,13 +13,16 @@ fn main() -> Result<(), Failure> {
     let [controller, id, public, private] = arguments.as_slice() else {
         return Err("usage: fluvio_register CONTROLLER ID PUBLIC PRIVATE".into());
     };
-    let mut unit = SpuSpec::new(id.parse()?);
-    let (host, port) = address(public)?;
-    unit.public_endpoint = SpuSpec::new_public_addr(unit.id, port, host).public_endpoint;
-    let (host, port) = address(private)?;
-    unit.private_endpoint = SpuSpec::new_private_addr(unit.id, port, host).private_endpoint;
+    let id = id.parse()?;
+    let ((public, public_port), (private, private_port)) = (address(public)?, address(private)?);
+    let unit = CustomSpuSpec {
+        id,
+        public_endpoint: SpuSpec::new_public_addr(id, public_port, public).public_endpoint,
+        private_endpoint: SpuSpec::new_private_addr(id, private_port, private).private_endpoint,
+        ..CustomSpuSpec::default()
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(register(controller, CustomSpuSpec::from(unit)))
+    runtime.block_on(register(controller, unit))
 }
 
 async fn register(controller: &str, unit: CustomSpuSpec) -> Result<(), Failure> {

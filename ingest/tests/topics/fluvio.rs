@@ -16,8 +16,10 @@ struct Real {
     endpoint: String,
     client: Fluvio,
     runtime: Runtime,
-    topics: AtomicU32,
 }
+
+/// Topics made so far: every test has a client of its own, and all share the cluster.
+static TOPICS: AtomicU32 = AtomicU32::new(0);
 
 impl Real {
     /// The cluster that the environment names.
@@ -26,7 +28,7 @@ impl Real {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let settings = FluvioClusterConfig::new(endpoint.clone());
         let client = runtime.block_on(Fluvio::connect_with_config(&settings)).unwrap();
-        Self { endpoint, client, runtime, topics: AtomicU32::new(0) }
+        Self { endpoint, client, runtime }
     }
 
     fn delete(&self, topic: &str) {
@@ -52,7 +54,7 @@ impl Rig for Real {
     }
 
     fn create(&self, partitions: u32) -> String {
-        let number = self.topics.fetch_add(1, Ordering::Relaxed);
+        let number = TOPICS.fetch_add(1, Ordering::Relaxed);
         let topic = format!("topic-{}-{number}", std::process::id());
         self.create_called(&topic, partitions);
         topic
