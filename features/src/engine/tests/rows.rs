@@ -123,7 +123,7 @@ fn versions_of_a_row() {
     check("", &[insert(5, 10), insert(5, 10), update(6, 20)], &[(OK, first), (AGAIN, none), (OK, none)], Some(20));
     // The update overtook its insert: the insert is judged, by the row as it is.
     check("", &[update(6, 20), insert(5, 10), insert(5, 10)], &[(OK, none), (OLD, first), (OLD, none)], Some(20));
-    check("", &[delete(6), insert(5, 10)], &[(OK, none), (OLD, none)], None);
+    check("", &[delete(6), insert(5, 10)], &[(OK, none), (OLD, first)], None);
     check("", &[insert(5, 10), delete(6), insert(7, 30)], &[(OK, first), (OK, none), (OK, Some(1))], Some(30));
     check(
         "",
