@@ -206,10 +206,12 @@ impl ChangeBatch {
         self.changes.push(change);
     }
 
-    /// Fills what the row at `index` did not send with what is known of it: `known`, of the same stream.
-    pub(crate) fn complete(&mut self, index: usize, known: Row<'_>) {
+    /// Fills what the row at `index` did not send with what is known of it: `known`, of the same stream, as far as row records keep it,
+    /// in `columns`.
+    pub(crate) fn complete(&mut self, index: usize, columns: &[usize], known: Row<'_>) {
         let start = index * self.stream.columns.len();
-        for (column, &cell) in known.cells.iter().enumerate() {
+        for &column in columns {
+            let cell = known.cells[column];
             if self.cells[start + column] == UNCHANGED && cell > UNCHANGED {
                 let is_text = self.stream.columns[column].kind.is_text();
                 self.cells[start + column] = if is_text { self.text.push(known.text.get(cell)) } else { cell };

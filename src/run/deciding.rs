@@ -218,10 +218,12 @@ impl<S: Store> Core<S> {
             return Ok(());
         }
         let is_written = commit != Commit::default();
+        // What goes along with the commit of the decisions is appended behind the round's own.
+        let own = commit.appends.len();
         let committed =
             if is_written { self.commit_decisions(commit, Applied::WithPosition).await? } else { Default::default() };
         let expected = pending.iter().filter_map(|pending| pending.position);
-        let stands = expected.eq(committed.appended.iter().copied());
+        let stands = expected.eq(committed.appended.iter().copied().take(own));
         anyhow::ensure!(stands, "another writer appends to the input log; only one process may use this store");
         let mut outcomes = committed.claims.iter();
         for Pending { promise, reply, came, start, .. } in pending {

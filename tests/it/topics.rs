@@ -210,6 +210,31 @@ fn decisions_and_dead_letters_are_produced_once_each_in_a_calm_run() {
 }
 
 #[test]
+fn a_request_whose_dead_letter_a_sink_is_to_have_is_answered() {
+    let kafka = Kafka::start();
+    kafka.create("shop.public.transactions", PARTITIONS);
+    kafka.create("dead", 1);
+    let sink = format!(
+        "[[sink]]\nname = \"dead\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"dead\"\nwhat = \"dead_letters\"\n",
+        kafka.brokers()
+    );
+    let place = Place::new(&on_topic(&kafka, &sink));
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    let mut event = crate::place::row(7, 0, 3, "1.00");
+    for (id, time) in [(7, "2999-01-01T00:00:00Z"), (8, "2025-06-15T15:06:40Z"), (9, "2999-01-01T00:00:00Z")] {
+        (event["transaction_id"], event["tx_datetime"]) = (id.into(), time.into());
+        let (status, answer) = caller.post("/v1/decisions", &serde_json::json!({ "event": event }));
+        assert_eq!(status, 200, "{answer}");
+    }
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(place.remains().decisions.len(), 3);
+    assert_eq!(kafka.read("dead").len(), 2);
+}
+
+#[test]
 fn a_topic_that_is_missing_ends_the_run_with_what_to_do() {
     let kafka = Kafka::start();
     let log = Place::new(&on_topic(&kafka, "")).fail("run");

@@ -83,6 +83,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub struct Events {
     stream: Arc<Stream>,
+    /// Columns that row records keep.
+    needed: Vec<usize>,
     batches: Vec<ChangeBatch>,
     starts: Vec<usize>,
     chunks: Vec<Chunk>,
@@ -123,7 +125,8 @@ impl Events {
         let stream = Arc::clone(&plan.definitions.streams[stream]);
         let settled = Settled { rows, ..Settled::default() };
         let (gone, places, refused) = (Vec::new(), HashMap::new(), Vec::new());
-        let mut events = Self { stream, batches, starts, chunks, gone, places, refused, settled };
+        let needed = plan.streams[stream.index].needed.clone();
+        let mut events = Self { stream, needed, batches, starts, chunks, gone, places, refused, settled };
         events.truncate()?;
         let refused = events.refuse(plan, labels);
         if plan.streams[events.stream.index].keeps_records {
@@ -367,7 +370,7 @@ impl Events {
                     self.settled.refused += 1;
                     return;
                 }
-                Some(row) if record.has_carried() => self.batches[batch].complete(at, row),
+                Some(row) if record.has_carried() => self.batches[batch].complete(at, &self.needed, row),
                 _ => {}
             }
             let mut place = Place { first: record.first, labels: Vec::new() };

@@ -116,7 +116,7 @@ impl Output {
         places: &[RowPlace],
     ) {
         self.note_outcomes(rows, places, states);
-        self.complete(incoming, rows, places);
+        self.complete(&plan.streams[incoming.stream.index].needed, incoming, rows, places);
         self.texts.clear();
         let text_bases: Vec<i64> = states.iter().map(|shard| self.take_texts(shard)).collect();
         self.width = plan.definitions.features.len();
@@ -150,7 +150,7 @@ impl Output {
     }
 
     /// Fills what judged updates did not send: rules, model and lists see the row, not the change.
-    fn complete(&mut self, incoming: Incoming<'_>, rows: &[RowShard], places: &[RowPlace]) {
+    fn complete(&mut self, columns: &[usize], incoming: Incoming<'_>, rows: &[RowShard], places: &[RowPlace]) {
         self.completed = None;
         for change in (0..places.len()).filter(|&change| self.judgements[change].is_some()) {
             let (Change { op, .. }, row) = incoming.batch.get(change);
@@ -160,7 +160,7 @@ impl Output {
                 && let Some(version) = resolved.version(resolution.new)
             {
                 let batch = self.completed.get_or_insert_with(|| incoming.batch.clone());
-                batch.complete(change, resolved.row(incoming, version));
+                batch.complete(change, columns, resolved.row(incoming, version));
             }
         }
     }

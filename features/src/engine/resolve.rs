@@ -150,7 +150,7 @@ impl RowShard {
         self.record.clone_from(&self.before);
         let applied = if is_label { self.record.apply_report(change, row) } else { self.record.apply(change, row) };
         let mut outcome = applied.map_or_else(Outcome::Ignored, |()| Outcome::Applied);
-        if !is_label && self.is_overtaken(stream, change) {
+        if !is_label && self.is_overtaken(stream, change, row) {
             return Ok(self.resolve_overtaken(plan, stream, (at, change, row), (id, place), outcome));
         }
         let judgement = if is_label { None } else { self.judge(stream, change) };
@@ -227,12 +227,11 @@ impl RowShard {
         deleted.max(self.before.newest(stream))
     }
 
-    /// Whether an insert that is to be judged comes behind the delete of its row, as it may where the two stand in different partitions.
-    fn is_overtaken(&self, stream: &Stream, change: &Change) -> bool {
+    /// Whether a change that is to be judged comes behind the delete of its row, as it may where the two stand in different partitions.
+    fn is_overtaken(&self, stream: &Stream, change: &Change, row: Row<'_>) -> bool {
         let is_late = self.before.presence == Presence::Deleted && change.version < self.before.version;
-        let is_to_be_judged = matches!(stream.judge, Some(Judge::Insert)) && change.op == Op::Insert;
         let is_new = self.before.judgements == 0 && !self.record.is_in_snapshot(change.version);
-        is_late && is_to_be_judged && is_new
+        is_late && is_new && change.op != Op::Request && is_judged_at_first_sight(stream, change.op, row)
     }
 
     /// Judges a row that is gone by now as it came; it leaves nothing in the states.

@@ -73,7 +73,7 @@ impl RedisStore {
                 }
                 Err(error) => {
                     let is_worth_another = error.is_worth_another();
-                    is_open |= matches!(error, DatabaseError::Unreachable { .. });
+                    is_open |= matches!(error, DatabaseError::Unreachable { .. } | DatabaseError::Demoted { .. });
                     if is_worth_another {
                         self.link.abandon(&session);
                     }

@@ -35,6 +35,14 @@ pub enum DatabaseError {
         /// The server.
         address: String,
     },
+    /// The server was made a replica while a commit that it has made waited for replicas.
+    #[error(
+        "Redis at {address} became a replica while a commit waited for replicas; name the new master in [store] url, work goes on by itself"
+    )]
+    Demoted {
+        /// The server.
+        address: String,
+    },
     /// The server has as much data as it may.
     #[error(
         "Redis at {address} has reached its maxmemory and takes no more; raise maxmemory or give it a machine with more memory, work goes on by itself"
@@ -205,6 +213,7 @@ impl DatabaseError {
             Self::Unreachable { .. }
             | Self::Loading { .. }
             | Self::ReadOnly { .. }
+            | Self::Demoted { .. }
             | Self::OutOfMemory { .. }
             | Self::Unwritable { .. }
             | Self::TooFewReplicas { .. }
@@ -233,6 +242,7 @@ impl DatabaseError {
             Self::Unreachable { .. }
                 | Self::Loading { .. }
                 | Self::ReadOnly { .. }
+                | Self::Demoted { .. }
                 | Self::Moved { .. }
                 | Self::Unnamed { .. }
                 | Self::Migrating { .. }
@@ -288,7 +298,7 @@ impl DatabaseError {
                 Self::ClusterDatabase { address }
             }
             // Whoever waited in the server is sent away when it becomes a replica.
-            (_, "UNBLOCKED") => Self::ReadOnly { address },
+            (_, "UNBLOCKED") => Self::Demoted { address },
             (_, "OOM") => Self::OutOfMemory { address },
             (_, "MISCONF") => Self::Unwritable { address, said },
             (_, "NOREPLICAS") => Self::TooFewReplicas { address },

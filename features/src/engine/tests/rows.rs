@@ -180,6 +180,13 @@ fn a_row_that_comes_again_or_was_refused_is_judged_when_its_condition_holds() {
         &[(OK, first), (OK, none), (OK, none), (OK, Some(1)), (OK, none), (OLD, none)],
         Some(3),
     );
+    // The delete overtook a version that is to be judged: it is judged as it came, once.
+    check(
+        judge,
+        &[delete(7), insert(4, 3), paid(5), paid(5), update(6, "paid")],
+        &[(OK, none), (OLD, none), (OLD, first), (OLD, none), (OLD, none)],
+        None,
+    );
     // What is outdated is no row that comes again.
     check(judge, &[paid(5), delete(7), paid(6)], &[(OK, first), (OK, none), (OLD, none)], None);
     let future = |version| {
