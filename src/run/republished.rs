@@ -7,7 +7,7 @@ use crate::setup::Setup;
 /// The topic of a source that is republished, as its readers have it.
 fn topic_of(source: &SourceConfig) -> Option<SourceKind> {
     let SourceKind::Postgres(database) = &source.kind else { return None };
-    database.republish.clone().map(SourceKind::Topic)
+    database.republish.as_deref().cloned().map(SourceKind::Topic)
 }
 
 /// The sources that the role `republish` reads.

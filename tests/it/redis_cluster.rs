@@ -32,7 +32,7 @@ impl RedisCluster {
             .output()
             .unwrap();
         assert!(formed.status.success(), "{}", String::from_utf8_lossy(&formed.stdout));
-        cluster.until(|cluster| cluster.nodes.iter().all(|node| is_in_order(node)));
+        cluster.until(|cluster| cluster.nodes.iter().all(is_in_order));
         cluster
     }
 

@@ -104,7 +104,7 @@ fn republished(text: &str, on_truncate: OnTruncate) -> Result<Option<TopicConfig
         problems.0.into_iter().map(|problem| problem.message + &problem.help).collect::<Vec<_>>()
     })?;
     let SourceKind::Postgres(database) = sources.remove(0).kind else { panic!("no database") };
-    Ok(database.located(Path::new("/etc/interdict")).republish)
+    Ok(database.located(Path::new("/etc/interdict")).republish.map(|topic| *topic))
 }
 
 #[test]

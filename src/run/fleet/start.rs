@@ -430,7 +430,7 @@ impl<'a> Process<'a> {
                     Ok(delivered?)
                 }
             };
-            claimant.while_held(&stop, deliver).await
+            Box::pin(claimant.while_held(&stop, deliver)).await
         });
     }
 

@@ -39,7 +39,7 @@ pub struct PostgresConfig {
     /// Whether each heartbeat is also written to the database's log.
     pub heartbeat_message: HeartbeatMessage,
     /// The topic through which its changes go on: the role `republish` alone reads the database then, ingestors read the topic.
-    pub republish: Option<TopicConfig>,
+    pub republish: Option<Box<TopicConfig>>,
 }
 
 /// A server, a role and a database.
@@ -112,7 +112,7 @@ impl PostgresConfig {
     pub fn located(mut self, folder: &Path) -> Self {
         self.password.locate(folder);
         self.tls.ca = self.tls.ca.map(|ca| folder.join(ca));
-        self.republish = self.republish.map(|topic| topic.located(folder));
+        self.republish = self.republish.map(|topic| Box::new(topic.located(folder)));
         self
     }
 }
@@ -172,7 +172,7 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
         slot_wait,
         heartbeat,
         heartbeat_message,
-        republish,
+        republish: republish.map(Box::new),
     })
 }
 
