@@ -111,8 +111,10 @@ fn delivery(batches: Vec<ChangeBatch>, left: Vec<LeftKey>) -> Delivery {
     Delivery { batches, dead: Vec::new(), skipped: 0, records, partition: 0, position: 1, left }
 }
 
-/// Everything that a change is, but its place.
-fn told(batches: &[ChangeBatch]) -> Vec<(String, Op, Version, Option<Timestamp>, Vec<String>)> {
+/// Everything that a change is, but its place: stream, operation, version, arrival and cells.
+type Told = (String, Op, Version, Option<Timestamp>, Vec<String>);
+
+fn told(batches: &[ChangeBatch]) -> Vec<Told> {
     let rows = batches.iter().flat_map(|batch| {
         batch.iter().map(|(change, row)| {
             let cell = |(column, &cell): (usize, &i64)| {
