@@ -107,7 +107,7 @@ impl Fleet {
 
     /// Digests of states and row records by digest of their key.
     pub(super) fn stored(&self, namespace: &str) -> BTreeMap<String, String> {
-        let said = self.redis.say(&["EVAL", STORED, "0", &format!("{{{namespace}:")]);
+        let said = self.redis.say(&["EVAL", STORED, "0", &format!("{{{namespace}}}:")]);
         let pair = |line: &str| line.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()));
         said.lines().map(|line| pair(line).unwrap_or_else(|| panic!("{said}"))).collect()
     }
