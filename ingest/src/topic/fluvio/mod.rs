@@ -160,7 +160,9 @@ impl FluvioSource {
             return Err(TopicError::Partition { topic, partition, why: "it is not assigned here" });
         }
         let (runtime, reader) = self.reader()?;
-        let bounds = runtime.block_on(tokio::time::timeout(ATTEMPT, reader::Feed::bounds(&mut reader.feed, partition)));
+        // A timer is made within the runtime that drives it.
+        let bounds = runtime
+            .block_on(async { tokio::time::timeout(ATTEMPT, reader::Feed::bounds(&mut reader.feed, partition)).await });
         let (first, end) = bounds.unwrap_or_else(|_elapsed| {
             Err(reader::Feed::broken(&reader.feed, "no answer about the partition's end".to_owned()))
         })?;
@@ -247,6 +249,15 @@ impl TopicSource for FluvioSource {
         if let Some(reader) = &mut self.reader {
             gone.iter().for_each(|partition| reader.end(*partition));
         }
+        // Of a partition that goes before anyone heard that it came nothing is said.
+        let mut gone = gone;
+        for event in &mut self.events {
+            if let TopicEvent::Assigned(unheard) = event {
+                gone.retain(|partition| !unheard.contains(partition));
+                unheard.retain(|partition| wanted.contains(partition));
+            }
+        }
+        self.events.retain(|event| !matches!(event, TopicEvent::Assigned(unheard) if unheard.is_empty()));
         self.assigned = wanted;
         self.events.extend((!gone.is_empty()).then_some(TopicEvent::Revoked(gone)));
         self.events.extend((!new.is_empty()).then_some(TopicEvent::Assigned(new)));

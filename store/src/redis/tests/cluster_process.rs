@@ -2,12 +2,15 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::server_process::{Server, block_on, new_namespace, until};
 use crate::redis::config::RedisConfig;
 
 const SLOTS: usize = 16_384;
+
+/// After how long a hand-over is asked for again: a server gives one up after five seconds.
+const GIVEN_UP: Duration = Duration::from_secs(6);
 
 /// Nodes that know each other.
 pub(super) struct Cluster {
@@ -137,8 +140,18 @@ impl Cluster {
     /// Lets `heir`, a replica, replace its master in good order, and waits until both have their new parts.
     pub(super) async fn hand_over(&self, namespace: &str, from: usize, heir: usize) {
         self.follows(&self.nodes[heir]).await;
-        until(async || self.nodes[heir].say(&["CLUSTER", "FAILOVER"]).starts_with("OK")).await;
-        until(async || self.owner(namespace) == Some(heir)).await;
+        // A hand-over that did not come about in five seconds is given up by the server.
+        let mut asked: Option<Instant> = None;
+        until(async || {
+            if asked.is_none_or(|asked| asked.elapsed() > GIVEN_UP) {
+                asked = Some(Instant::now());
+                self.nodes[heir].say(&["CLUSTER", "FAILOVER"]);
+            }
+            // The nodes talk to each other meanwhile.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.owner(namespace) == Some(heir)
+        })
+        .await;
         self.follows(&self.nodes[from]).await;
     }
 }
