@@ -22,7 +22,7 @@ help: ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 demo: onnxruntime ## Runs simulated payments through features, model, decision and block, on 127.0.0.1:8080
-	cargo run --profile demo --no-default-features --bin interdict -- demo $(ARGS)
+	cargo run --release --no-default-features --bin interdict -- demo $(ARGS)
 
 test: onnxruntime servers ## Runs every test, real PostgreSQL, Redis and Prometheus included
 	cargo test --workspace
