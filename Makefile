@@ -54,7 +54,7 @@ servers: ## Installs PostgreSQL, Redis, Prometheus and OpenSSL's headers (for Ka
 chaos: onnxruntime servers ## Kills, pauses and cuts off roles in seeded rounds; ROUNDS=200 SEED=1
 	INTERDICT_CHAOS_ROUNDS=$(ROUNDS) INTERDICT_CHAOS_SEED=$(SEED) cargo test --workspace --test it fleet::chaos
 
-fluvio: onnxruntime servers ## Tests a real Fluvio: its programs on the PATH, or INTERDICT_FLUVIO=HOST:PORT
+fluvio: onnxruntime servers ## Tests a real Fluvio: fluvio-run on the PATH, or INTERDICT_FLUVIO=HOST:PORT
 	$(PYTHON) tests/fluvio.py -- sh -c 'cargo test --workspace --features fluvio-server --test topics fluvio && cargo test --workspace --features fluvio-server --test it fluvio'
 
 stack: onnxruntime servers ## Blocks accounts in a private PostgreSQL, live; ARGS="--seconds 60 --rate 200"
