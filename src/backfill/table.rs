@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use arrow::array::{Array as _, ArrayRef, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use interdict_features::backfill::{Chunk, Events, Features};
 use interdict_ingest::history::{History, HistoryFile};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -358,7 +358,7 @@ fn encode_kept(
         let batch = batch?;
         let mask = BooleanArray::from(is_event[before..before + batch.num_rows()].to_vec());
         before += batch.num_rows();
-        let batch: RecordBatch = arrow::compute::filter_record_batch(&batch, &mask)?;
+        let batch: RecordBatch = arrow_select::filter::filter_record_batch(&batch, &mask)?;
         let mut from = 0;
         for (root, leaves) in &group.input.kept {
             let field = group.input.metadata.schema().field(*root);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, StringArray};
-use arrow::datatypes::{DataType, Field};
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, StringArray};
+use arrow_schema::{DataType, Field};
 use interdict_features::backfill::{Column, FeatureColumn};
 use interdict_features::change::ChangeBatch;
 use interdict_features::decision::{DecidedBy, Outcome, SeenPosition};

@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array as _, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
+use arrow_array::{
+    Array as _, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt64Type};
+use arrow_schema::DataType;
+use arrow_select::concat::concat_batches;
 use interdict_features::change::{Change, ChangeBatch, Op};
 use interdict_features::config::ConfigFile;
 use interdict_features::definition::Definitions;
@@ -48,7 +50,7 @@ fn payments(rows: &[(i64, i64, i64, f64)]) -> Vec<(&'static str, ArrayRef)> {
         ("customer_id", ints(|row| row.2)),
         ("terminal_id", ints(|row| row.2 + 100)),
         ("amount", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.3))) as ArrayRef),
-        ("is_fraud", Arc::new(arrow::array::BooleanArray::from(vec![None::<bool>; rows.len()])) as ArrayRef),
+        ("is_fraud", Arc::new(arrow_array::BooleanArray::from(vec![None::<bool>; rows.len()])) as ArrayRef),
     ]
 }
 

@@ -6,8 +6,10 @@ use std::fs;
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch};
-use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch};
+use arrow_schema::DataType;
 use interdict_features::time::Timestamp;
 use interdict_features::value::Value;
 use serde_json::{Value as Json, json};

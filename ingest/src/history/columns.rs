@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType, UInt64Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ListArray, RecordBatch, StringArray, downcast_integer_array};
+use arrow_schema::{DataType, Schema, TimeUnit};
 use interdict_features::change::{BlockWriter, Change, ChangeBatch, Op, Version};
 use interdict_features::definition::Stream;
 use interdict_features::time::Timestamp;
@@ -244,19 +246,18 @@ impl Versions {
 
 fn unsigned(rows: &RecordBatch, place: usize, name: &'static str, faults: &mut Faults) -> Vec<u64> {
     let array = rows.column(place);
-    // A negative number does not fit and becomes null, as an absent one does.
-    let cast = arrow::compute::cast(array, &DataType::UInt64).expect("integers cast to integers");
-    let cast = cast.as_primitive::<UInt64Type>();
-    (0..rows.num_rows())
-        .map(|row| {
-            if cast.is_null(row) {
-                faults
-                    .note(row, Fault::new(DeadReason::VersionMismatch, format!("column '{name}' is null or negative")));
-                return 0;
-            }
-            cast.value(row)
+    let numbers: Vec<Option<u64>> = downcast_integer_array!(
+        array => array.iter().map(|value| value.and_then(|value| u64::try_from(i128::from(value)).ok())).collect(),
+        _ => vec![None; rows.num_rows()],
+    );
+    let number = |(row, number): (usize, Option<u64>)| {
+        number.unwrap_or_else(|| {
+            let detail = format!("column '{name}' is null or negative");
+            faults.note(row, Fault::new(DeadReason::VersionMismatch, detail));
+            0
         })
-        .collect()
+    };
+    numbers.into_iter().enumerate().map(number).collect()
 }
 
 fn require_cells(block: &BlockWriter<'_>, ops: &Ops, faults: &mut Faults) {

@@ -1,13 +1,14 @@
 //! Exact conversion of one Arrow array into the cells of one column, in a loop per type.
 
-use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
-use arrow::compute::cast;
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type,
-    Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit as ArrowUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    ArrowPrimitiveType, Date32Type, Date64Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type,
+    Int16Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
+use arrow_array::{Array, ArrayRef, PrimitiveArray};
+use arrow_schema::{DataType, TimeUnit as ArrowUnit};
+use arrow_select::take::take;
 use interdict_features::change::BlockWriter;
 use interdict_features::decode::{TimeUnit, decimal_as, int_as, wall_clock_cell};
 use interdict_features::time::Timestamp;
@@ -71,8 +72,9 @@ fn is_text(found: &DataType) -> bool {
 pub(super) fn fill(block: &mut BlockWriter<'_>, column: usize, array: &ArrayRef, faults: &mut Faults) {
     let mut target = Target { kind: block.stream().columns[column].kind, block, column, faults };
     match array.data_type() {
-        DataType::Dictionary(_, values) => {
-            let plain = cast(array, values).expect("a dictionary casts to its own values");
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_any_dictionary();
+            let plain = take(dictionary.values(), dictionary.keys(), None).expect("keys lie within their values");
             fill(target.block, column, &plain, target.faults);
         }
         DataType::Boolean => {

@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow_array::RecordBatch;
 use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::definition::Stream;
 use parquet::arrow::ProjectionMask;

@@ -85,7 +85,7 @@ fn write_text(path: &Path, format: Format, count: u64) {
 }
 
 fn write_parquet(path: &Path, count: u64) {
-    use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
     let ids = || 1..=i64::try_from(count).unwrap();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from_iter(ids().map(|id| (id % 5 != 0).then_some(id))))),
@@ -95,7 +95,7 @@ fn write_parquet(path: &Path, count: u64) {
         ("is_fraud", Arc::new(BooleanArray::from_iter(ids().map(|_| Some(false))))),
         ("score", Arc::new(Float64Array::from_iter_values(ids().map(|_| 0.5)))),
     ];
-    let batch = arrow::array::RecordBatch::try_from_iter(columns).unwrap();
+    let batch = arrow_array::RecordBatch::try_from_iter(columns).unwrap();
     let properties =
         parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(Some(4)).build();
     let file = std::fs::File::create(path).unwrap();

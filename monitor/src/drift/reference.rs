@@ -10,9 +10,10 @@
 use std::fs::File;
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
-use arrow::compute::{cast, concat};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Float32Type, Float64Type};
+use arrow_array::{Array, downcast_integer_array};
+use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::MonitorError;
@@ -97,6 +98,23 @@ impl Column {
     }
 }
 
+/// The numbers of a column; `None` when it holds none.
+#[expect(clippy::cast_precision_loss, reason = "a reference is of doubles")]
+fn doubles(array: &dyn Array) -> Option<Vec<Option<f64>>> {
+    let values = downcast_integer_array!(
+        array => array.iter().map(|value| value.map(|value| value as f64)).collect(),
+        DataType::Boolean => array.as_boolean().iter().map(|value| value.map(f64::from)).collect(),
+        DataType::Float32 => array.as_primitive::<Float32Type>().iter().map(|value| value.map(f64::from)).collect(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().iter().collect(),
+        DataType::Decimal128(_, scale) => {
+            let unit = 10_f64.powi(i32::from(*scale));
+            array.as_primitive::<Decimal128Type>().iter().map(|value| value.map(|value| value as f64 / unit)).collect()
+        }
+        _ => return None,
+    );
+    Some(values)
+}
+
 /// -0.0 and 0.0 are one value.
 pub(crate) fn normal(value: f64) -> f64 {
     value + 0.0
@@ -130,20 +148,16 @@ impl Reference {
             return Err(refused(why));
         }
         let reader = builder.build().map_err(undecodable)?;
-        let schema = arrow::array::RecordBatchReader::schema(&reader);
+        let schema = arrow_array::RecordBatchReader::schema(&reader);
         let batches: Vec<_> = reader.collect::<Result<_, _>>().map_err(|error| undecodable(error.into()))?;
         let mut columns = Vec::new();
         for (index, field) in schema.fields().iter().enumerate() {
-            let numeric = field.data_type().is_numeric() || *field.data_type() == DataType::Boolean;
-            if !numeric {
+            let parts: Option<Vec<_>> = batches.iter().map(|batch| doubles(batch.column(index))).collect();
+            let Some(parts) = parts else {
                 let why = format!("column '{}' is {}; write doubles", field.name(), field.data_type());
                 return Err(refused(why));
-            }
-            let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(index).as_ref()).collect();
-            let whole = concat(&parts).and_then(|whole| cast(&whole, &DataType::Float64));
-            let whole = whole.map_err(|error| undecodable(error.into()))?;
-            let values = whole.as_primitive::<Float64Type>().iter();
-            columns.push(Column::new(field.name().clone(), values));
+            };
+            columns.push(Column::new(field.name().clone(), parts.into_iter().flatten()));
         }
         Ok(Self { model: model.to_owned(), version: version.to_owned(), columns, rows })
     }

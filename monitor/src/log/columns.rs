@@ -8,12 +8,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Float64Builder, ListBuilder, RecordBatch, StringBuilder, StructBuilder,
-    TimestampMicrosecondBuilder, UInt32Builder, UInt64Builder,
+use arrow_array::builder::{
+    BooleanBuilder, Float64Builder, ListBuilder, StringBuilder, StructBuilder, TimestampMicrosecondBuilder,
+    UInt32Builder, UInt64Builder,
 };
-use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
-use arrow::error::ArrowError;
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field, Fields, Schema, TimeUnit};
 use interdict_features::decision::{DecidedBy, DecisionRecord, Outcome};
 use interdict_features::value::Value;
 
@@ -262,7 +263,7 @@ fn append_texts<'t>(list: &mut ListBuilder<StringBuilder>, texts: impl Iterator<
     list.append(true);
 }
 
-fn append_pair<B: arrow::array::ArrayBuilder>(
+fn append_pair<B: arrow_array::builder::ArrayBuilder>(
     list: &mut ListBuilder<StructBuilder>,
     first: &str,
     second: impl FnOnce(&mut B),

@@ -5,8 +5,9 @@ mod file;
 
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array as _, AsArray as _};
-use arrow::datatypes::{Decimal128Type, Int64Type, UInt32Type, UInt64Type};
+use arrow_array::Array as _;
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Decimal128Type, Int64Type, UInt32Type, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// An archived change of a payment or of a report on one.

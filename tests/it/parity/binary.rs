@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, Decimal128Array, Int64Array, RecordBatch, StringArray,
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{
+    Array as _, ArrayRef, BooleanArray, Decimal128Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow_schema::DataType;
 use interdict_features::change::Op;
 use interdict_features::decision::DecisionRecord;
 use interdict_features::time::Timestamp;

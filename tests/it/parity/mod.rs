@@ -18,8 +18,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::AsArray as _;
-use arrow::datatypes::{Decimal128Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Decimal128Type, Int64Type, TimestampMicrosecondType};
 use interdict_features::backfill::{Column, Events, Features};
 use interdict_features::change::{Op, Version};
 use interdict_features::engine::{Evaluate, Plan};
