@@ -29,6 +29,8 @@ use super::sinks::Produce;
 const LOG_STEP: usize = 1_000;
 /// How often the monitor looks after files that are due when nothing new comes.
 const TICK: Duration = Duration::from_millis(250);
+/// How long it lets decisions gather: one by one they cost it more than all the rest.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// The sample that drift is measured against.
 pub(super) fn reference(active: &Active, bundle: &Bundle) -> anyhow::Result<Reference> {
@@ -82,15 +84,15 @@ pub(super) async fn start(
                     ))?;
                 }
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(monitor.state());
-                if taken > 0 {
-                    continue;
-                }
-                if is_last {
+                if is_last && taken == 0 {
                     return Ok(());
+                }
+                if is_last || taken == LOG_STEP {
+                    continue;
                 }
                 store.runtime.block_on(async {
                     tokio::select! {
-                        () = logged.notified() => {}
+                        () = async { logged.notified().await; tokio::time::sleep(GATHER).await } => {}
                         () = tokio::time::sleep(TICK) => {}
                         () = stop.cancelled() => {}
                     }
