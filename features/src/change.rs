@@ -300,6 +300,17 @@ impl BlockWriter<'_> {
         self.batch.cells[self.start..].iter().skip(column).step_by(width).copied()
     }
 
+    /// A row as filled so far.
+    ///
+    /// # Panics
+    /// When `row` is not one of the block's.
+    #[must_use]
+    pub fn row(&self, row: usize) -> Row<'_> {
+        let width = self.batch.stream.columns.len();
+        let from = self.start + row * width;
+        Row { stream: &self.batch.stream, cells: &self.batch.cells[from..from + width], text: &self.batch.text }
+    }
+
     /// Sets a text or UUID cell as [`RowWriter::set_text`] does.
     ///
     /// # Errors
@@ -376,6 +387,12 @@ impl RowWriter<'_> {
     #[must_use]
     pub fn cell(&self, column: usize) -> i64 {
         self.batch.cells[self.start + column]
+    }
+
+    /// The row as filled so far.
+    #[must_use]
+    pub fn row(&self) -> Row<'_> {
+        Row { stream: &self.batch.stream, cells: &self.batch.cells[self.start..], text: &self.batch.text }
     }
 
     /// Marks a column as not sent because it did not change.

@@ -11,7 +11,6 @@ use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::decision::{DecisionRecord, EntityRef, SeenPosition, decision_id};
 use interdict_features::definition::{OnUnmatched, Stream};
 use interdict_features::engine::{Evaluate, Outcome};
-use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::Delivery;
 use interdict_scorer::judge::Judge;
 use interdict_store::port::{Claim, Commit, Query, Store};
@@ -21,6 +20,7 @@ use super::clock;
 use super::core::{Applied, Core};
 use super::judging::{Circumstances, Judged, undecodable};
 use super::patience::patiently;
+use super::unread::{self, Step, Unread};
 
 /// What is about to be stored.
 #[derive(Default)]
@@ -45,28 +45,45 @@ impl<S: Store> Core<S> {
     /// Applies and judges what a source delivered.
     pub(crate) async fn take(&mut self, source: &Arc<str>, delivery: Delivery, read: Instant) -> anyhow::Result<()> {
         self.letters.bury(&delivery.dead)?;
-        self.decide_undecodable(source, &delivery.dead).await?;
-        let mut batches = delivery.batches.iter().flat_map(ChangeBatch::parts).peekable();
-        while let Some(batch) = batches.next() {
-            let batch = &*batch;
-            self.apply(batch, Evaluate::Judged).await?;
-            self.note_outcomes(source, batch)?;
-            self.tell_truncation(source, batch);
-            let decided = self.decided_before(source, batch).await?;
-            let seen = self.pipeline.seen();
-            let mut applied = Applied::InPart;
-            if batches.peek().is_none() {
-                self.pipeline.advance(source, delivery.partition, delivery.position);
-                applied = Applied::WithPosition;
-            }
-            let count = self.judge(&Met { source, batch, decided: &decided, seen: &seen, applied }).await?;
-            self.stats.decided(clock::instant() - read, count);
-            if let Some(arrival) = batch.iter().filter_map(|(change, _)| change.arrival).max() {
-                self.stats.lag(source, arrival, clock::now());
+        let steps = unread::steps(self.pipeline.definitions(), &self.judged_sources, source, &delivery);
+        let mut steps = steps.into_iter().peekable();
+        while let Some(step) = steps.next() {
+            match step {
+                Step::Unread(unread) => self.decide_unread(&unread).await?,
+                Step::Changes(batch) => {
+                    let end = steps.peek().is_none().then_some((delivery.partition, delivery.position));
+                    self.take_changes(source, &batch, end, read).await?;
+                }
             }
         }
         self.stats.count_events(delivery.records);
         self.pipeline.advance(source, delivery.partition, delivery.position);
+        Ok(())
+    }
+
+    /// Applies and judges changes; `end` is where their delivery ends, if it ends with them.
+    async fn take_changes(
+        &mut self,
+        source: &Arc<str>,
+        batch: &ChangeBatch,
+        end: Option<(u32, u64)>,
+        read: Instant,
+    ) -> anyhow::Result<()> {
+        self.apply(batch, Evaluate::Judged).await?;
+        self.note_outcomes(source, batch)?;
+        self.tell_truncation(source, batch);
+        let decided = self.decided_before(source, batch).await?;
+        let seen = self.pipeline.seen();
+        let mut applied = Applied::InPart;
+        if let Some((partition, position)) = end {
+            self.pipeline.advance(source, partition, position);
+            applied = Applied::WithPosition;
+        }
+        let count = self.judge(&Met { source, batch, decided: &decided, seen: &seen, applied }).await?;
+        self.stats.decided(clock::instant() - read, count);
+        if let Some(arrival) = batch.iter().filter_map(|(change, _)| change.arrival).max() {
+            self.stats.lag(source, arrival, clock::now());
+        }
         Ok(())
     }
 
@@ -100,16 +117,18 @@ impl<S: Store> Core<S> {
     }
 
     /// Records that cannot be judged for want of a row get the policy's default all the same.
-    async fn decide_undecodable(&mut self, source: &Arc<str>, letters: &[DeadLetter]) -> anyhow::Result<()> {
-        let judged =
-            letters.iter().filter_map(|letter| Some((letter, Arc::clone(self.judge_of_letter(source, letter)?))));
-        let judged: Vec<(&DeadLetter, Arc<Judge>)> = judged.collect();
+    async fn decide_unread(&mut self, unread: &Unread<'_>) -> anyhow::Result<()> {
+        let Some(judge) = self.judging.judge_of(unread.stream).cloned() else { return Ok(()) };
+        if let Some(rows) = unread.rows() {
+            self.apply(rows, Evaluate::Nothing).await?;
+        }
+        let letters = unread.judged(self.pipeline.engine().plan(), self.pipeline.output());
         loop {
             let mut settled = Settled::default();
-            for (letter, judge) in &judged {
-                let judged = undecodable(judge, letter, clock::now())?;
+            for letter in &letters {
+                let judged = undecodable(&judge, letter, clock::now())?;
                 match self.promises.told(judged.record.decision_id) {
-                    Some(record) => settled.told.push(as_told(judge, record)?),
+                    Some(record) => settled.told.push(as_told(&judge, record)?),
                     None => settled.judged.push(judged),
                 }
             }
@@ -117,10 +136,6 @@ impl<S: Store> Core<S> {
                 return Ok(());
             }
         }
-    }
-
-    fn judge_of_letter(&self, source: &str, letter: &DeadLetter) -> Option<&Arc<Judge>> {
-        self.judging.judge_of(self.judged_sources.stream_of(self.pipeline.definitions(), source, letter)?)
     }
 
     /// The changes of `batch` whose decision is stored since before a crash, as places in it. Empty once the source is past its replay.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use interdict_features::change::{ChangeBatch, Row};
+use interdict_features::change::{ChangeBatch, Row, Version};
 use interdict_features::decision::{DecisionRecord, EntityRef, ListHit, SeenPosition};
 use interdict_features::engine::{Outcome, Output, OwnedKey, Plan, Refused, key_of};
 use interdict_features::key_text;
@@ -299,7 +299,8 @@ pub(crate) fn case(
     }
 }
 
-/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`, and `/ROW` where a position holds several.
+/// The event id of a record that has none that could be read: `SOURCE/PARTITION/POSITION`, and `/ROW` where a position holds several;
+/// `SOURCE@LSN/ROW` where it was republished.
 fn place_id(place: &SeenPosition) -> String {
     format!("{}/{}", place.partition, place.position)
 }
@@ -307,8 +308,13 @@ fn place_id(place: &SeenPosition) -> String {
 /// The policy's default for a record that became no event, with its claim.
 pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) -> anyhow::Result<Judged> {
     let own = SeenPosition { partition: format!("{}/{}", letter.source, letter.partition), position: letter.position };
-    let place = letter.row.map_or_else(|| place_id(&own), |row| format!("{}/{row}", place_id(&own)));
-    let context = Context { seen: vec![own.clone()], ..Context::at(place, own) };
+    let event = letter.id.clone().unwrap_or_else(|| match (letter.version, letter.row) {
+        // The same wherever in a topic it stands.
+        (Some(Version { major, minor }), _) => format!("{}@{major}/{minor}", letter.source),
+        (None, Some(row)) => format!("{}/{row}", place_id(&own)),
+        (None, None) => place_id(&own),
+    });
+    let context = Context { seen: vec![own.clone()], ..Context::at(event, own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
     let record = judge.not_judged(&context, None, &[], Vec::new(), &why, now);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;

@@ -135,6 +135,8 @@ pub(crate) fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: R
         // Rows of one transaction share its position.
         row: (change.version.minor > 0).then_some(change.version.minor),
         stream: None,
+        id: None,
+        version: None,
         op: Some(change.op),
         reason,
         detail: detail.to_owned(),

@@ -26,6 +26,7 @@ pub(crate) mod system;
 mod taking_over;
 mod topics;
 pub(crate) mod trimming;
+pub(crate) mod unread;
 mod waiting;
 mod watching;
 

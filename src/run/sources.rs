@@ -80,7 +80,7 @@ impl Intaker {
 }
 
 /// The judged stream of every source whose records belong to one stream and are not history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct JudgedSources(HashMap<String, usize>);
 
 impl JudgedSources {
@@ -103,25 +103,18 @@ impl JudgedSources {
         Self(setup.sources.iter().filter_map(stream_of).collect())
     }
 
-    /// The judged stream of a source, if all its records belong to it.
-    pub(crate) fn only(&self, source: &str) -> Option<usize> {
-        self.0.get(source).copied()
-    }
-
-    /// The stream by whose policy a record that became no event is decided: none if it says that it is history, or a change of a kind that is
-    /// not judged. Rows of a database that are not numbered within a transaction
-    /// stem from its snapshot: history.
+    /// The stream by whose policy a record that became no event is decided: the one whose table it names, else the source's only one. None
+    /// if it says that it is history, or a change of a kind that is not judged.
     pub(crate) fn stream_of(&self, definitions: &Definitions, source: &str, letter: &DeadLetter) -> Option<usize> {
         let stream = match &letter.stream {
             _ if letter.reason == DeadReason::UnknownTable => None,
-            Some(name) => {
-                let mut streams = definitions.streams.iter();
-                streams.find(|stream| stream.name == *name && letter.row.is_some()).map(|stream| stream.index)
-            }
-            None => self.only(source),
+            Some(name) => definitions.stream(name).map(|stream| stream.index),
+            None => self.0.get(source).copied(),
         };
-        let is_judged =
-            |stream: &usize| letter.op.is_none_or(|op| is_judged_by_itself(&definitions.streams[*stream], op));
+        let is_judged = |stream: &usize| {
+            let stream = &definitions.streams[*stream];
+            letter.op.map_or(stream.judge.is_some(), |op| is_judged_by_itself(stream, op))
+        };
         stream.filter(is_judged)
     }
 }

@@ -92,23 +92,24 @@ fn every_record_ends_in_one_decision_and_what_is_broken_in_a_dead_letter() {
             "{{\"transaction_id\":{id},\"tx_datetime\":\"2025-06-{day:02}T10:00:00Z\",\"customer_id\":1,\"terminal_id\":1,\"amount\":5.5,\"is_fraud\":null}}"
         )
     };
-    let with = |from: &str, to: &str| good(2, 10).replace(from, to).into_bytes();
+    let with = |id: i64, from: &str, to: &str| good(id, 10).replace(from, to).into_bytes();
     let key = "9".repeat(1 << 20);
-    let cases: Vec<(Vec<u8>, &str)> = vec![
-        (with("5.5", "NaN"), "bad_json"),
-        (with("5.5", "1e999"), "out_of_range"),
-        (with("5.5", "\"Infinity\""), "not_finite"),
-        (with("5.5", "5.555"), "inexact"),
-        (with("5.5", "\"much\""), "wrong_type"),
-        (with("\"transaction_id\":2", &format!("\"transaction_id\":\"{key}\"")), "out_of_range"),
-        (with("\"transaction_id\":2", "\"transaction_id\":null"), "null_id"),
-        (with("\"2025-06-10T10:00:00Z\"", "null"), "null_time"),
-        (with("\"terminal_id\":1,", ""), "missing_column"),
-        ([b"{\"transaction_id\":\"".as_slice(), &[0xFF, 0xFE], b"\"}"].concat(), "not_utf8"),
-        (b"[1, 2".to_vec(), "bad_json"),
+    // What each is decided under: its id, where that can be read.
+    let cases: Vec<(Vec<u8>, &str, Option<&str>)> = vec![
+        (with(11, "5.5", "NaN"), "bad_json", None),
+        (with(12, "5.5", "1e999"), "out_of_range", Some("12")),
+        (with(13, "5.5", "\"Infinity\""), "not_finite", Some("13")),
+        (with(14, "5.5", "5.555"), "inexact", Some("14")),
+        (with(15, "5.5", "\"much\""), "wrong_type", Some("15")),
+        (with(16, "\"transaction_id\":16", &format!("\"transaction_id\":\"{key}\"")), "out_of_range", None),
+        (with(17, "\"transaction_id\":17", "\"transaction_id\":null"), "null_id", None),
+        (with(18, "\"2025-06-10T10:00:00Z\"", "null"), "null_time", Some("18")),
+        (with(19, "\"terminal_id\":1,", ""), "missing_column", Some("19")),
+        ([b"{\"transaction_id\":\"".as_slice(), &[0xFF, 0xFE], b"\"}"].concat(), "not_utf8", None),
+        (b"[1, 2".to_vec(), "bad_json", None),
     ];
     let mut bytes = Vec::new();
-    for (line, _) in &cases {
+    for (line, ..) in &cases {
         bytes.extend_from_slice(line);
         bytes.push(b'\n');
     }
@@ -124,12 +125,17 @@ fn every_record_ends_in_one_decision_and_what_is_broken_in_a_dead_letter() {
     let remains = place.remains();
     let found: Vec<(u64, &str)> =
         remains.letters.iter().map(|letter| (letter.position, letter.reason.code())).collect();
-    let mut expected: Vec<(u64, &str)> = (1..).zip(cases.iter().map(|(_, reason)| *reason)).collect();
+    let mut expected: Vec<(u64, &str)> = (1..).zip(cases.iter().map(|(_, reason, _)| *reason)).collect();
     expected.push((cases.len() as u64 + 3, "refused"));
     assert_eq!(found, expected);
     assert_eq!(remains.decisions.len(), cases.len() + 3, "each has a decision");
     for (position, reason) in found {
-        let id = if reason == "refused" { "3".to_owned() } else { format!("payments/0/{position}") };
+        let told = usize::try_from(position).ok().and_then(|position| cases.get(position - 1)?.2);
+        let id = match (reason, told) {
+            ("refused", _) => "3".to_owned(),
+            (_, Some(id)) => id.to_owned(),
+            (_, None) => format!("payments/0/{position}"),
+        };
         let record = remains.decisions.values().find(|record| record.event_id == id).unwrap();
         assert_eq!((record.decided_by, record.position.position), (DecidedBy::Default, position));
         assert!(record.reasons[0].code == "not_judged", "{:?}", record.reasons);

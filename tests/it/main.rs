@@ -36,5 +36,6 @@ mod resume;
 mod structure;
 mod topics;
 mod truncate;
+mod unread;
 mod unsent;
 mod webhook;

@@ -2,13 +2,15 @@
 //!
 //! Invariants:
 //! - A letter's bytes depend on the record and its place alone, so that a replay writes the same letter.
-//! - Of a stream with sensitive columns no letter holds a value; `detail` never holds one.
+//! - Of a stream with sensitive columns no letter holds a value but the row's id, as decisions carry it (hashed where it is sensitive);
+//!   `detail` never holds one.
 
 pub mod file;
 
 use std::borrow::Cow;
 
-use interdict_features::change::Op;
+use interdict_features::change::{Op, Row, Version};
+use interdict_features::definition::Stream;
 use interdict_features::value::CellError;
 use serde::{Deserialize, Serialize};
 
@@ -156,9 +158,15 @@ pub struct DeadLetter {
     /// Which row of that position it is, from 1, where a position holds several (a transaction of a database).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub row: Option<u32>,
-    /// The stream it would have belonged to, where the source feeds several and the record still tells.
+    /// The stream it would have belonged to, where the record still names its table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
+    /// The id of the row, where the record still tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The version of the change, where the record was republished: the same change may stand at several places of its topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
     /// What happened to the row, where the record still tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<Op>,
@@ -180,18 +188,36 @@ pub struct Fault {
     pub detail: Cow<'static, str>,
     /// What happened to the row, where the record still tells.
     pub op: Option<Op>,
+    /// As [`DeadLetter::stream`].
+    pub stream: Option<String>,
+    /// As [`DeadLetter::id`].
+    pub id: Option<String>,
+    /// As [`DeadLetter::version`].
+    pub version: Option<Version>,
 }
 
 impl Fault {
     /// A fault with its explanation.
     pub fn new(reason: DeadReason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), op: None }
+        Self { reason, detail: detail.into(), op: None, stream: None, id: None, version: None }
     }
 
     /// The fault of a record of this operation.
     #[must_use]
     pub fn of_op(self, op: Op) -> Self {
         Self { op: Some(op), ..self }
+    }
+
+    /// The fault of a record of a table of `stream`, whose change has this version wherever it stands.
+    #[must_use]
+    pub fn of_table(self, stream: &Stream, version: Option<Version>) -> Self {
+        Self { stream: Some(stream.name.clone()), version, ..self }
+    }
+
+    /// The fault of a record of which `row` was read, whose id may be there.
+    #[must_use]
+    pub fn of_row(self, row: &Row<'_>) -> Self {
+        Self { id: row.event_id(), ..self }
     }
 
     /// A value that does not fit `column`.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use csv_core::{ReadRecordResult, Reader};
-use interdict_features::change::{Change, ChangeBatch, Op};
+use interdict_features::change::{Change, ChangeBatch, Op, RowWriter};
 use interdict_features::decode::{TimeUnit, set_text_value};
 use interdict_features::definition::Stream;
 use interdict_features::value::{CellError, ColumnType};
@@ -94,18 +94,26 @@ impl CsvRows {
 
     fn read_row(&self, change: Change, batch: &mut ChangeBatch) -> Result<Outcome, Fault> {
         let mut writer = batch.begin();
-        for (column, place) in self.places.iter().enumerate() {
-            let text = self.line.get(*place);
-            set_text_value(&mut writer, column, text, self.units[column]).map_err(|error| {
-                let declared = &writer.stream().columns[column];
-                let is_number = text.parse::<i64>().is_ok();
-                match (declared.kind, error) {
-                    (ColumnType::Timestamp, CellError::WrongType) if is_number => unit_unknown(&declared.name),
-                    _ => Fault::of_cell(&declared.name, declared.kind, error),
-                }
-            })?;
+        for column in 0..self.places.len() {
+            if let Err(fault) = self.set(&mut writer, column) {
+                let id = writer.stream().id;
+                let is_readable = self.set(&mut writer, id).is_ok();
+                return Err(if is_readable { fault.of_row(&writer.row()) } else { fault });
+            }
         }
         finish(writer, change)
+    }
+
+    fn set(&self, writer: &mut RowWriter<'_>, column: usize) -> Result<(), Fault> {
+        let text = self.line.get(self.places[column]);
+        set_text_value(writer, column, text, self.units[column]).map_err(|error| {
+            let declared = &writer.stream().columns[column];
+            let is_number = text.parse::<i64>().is_ok();
+            match (declared.kind, error) {
+                (ColumnType::Timestamp, CellError::WrongType) if is_number => unit_unknown(&declared.name),
+                _ => Fault::of_cell(&declared.name, declared.kind, error),
+            }
+        })
     }
 }
 

@@ -39,7 +39,7 @@ impl JsonRows {
     ) -> Result<Outcome, Fault> {
         let units = &self.units;
         let mut writer = batch.begin();
-        let op = self.object.read(text, &mut writer, |writer, column, raw| {
+        let read = self.object.read(text, &mut writer, |writer, column, raw| {
             set_raw_json(writer, column, raw, units[column]).map_err(|error| {
                 let declared = &writer.stream().columns[column];
                 match (declared.kind, error, raw.as_bytes().first()) {
@@ -49,15 +49,20 @@ impl JsonRows {
                     _ => Fault::of_cell(&declared.name, declared.kind, error),
                 }
             })
+        });
+        let told = read.map_err(|fault| match fault.reason {
+            DeadReason::BadJson | DeadReason::UnknownOp => fault,
+            _ => Fault { op: fault.op.or(Some(self.rows_as)), ..fault },
         })?;
-        let op = op.unwrap_or(self.rows_as);
-        if op == Op::Delete || op == Op::Truncate {
+        let op = told.unwrap_or(self.rows_as);
+        let is_whole = if op == Op::Delete || op == Op::Truncate {
             // Only the id of a row that is gone is certain.
-            self.object.require(writer.stream(), op)?;
+            self.object.require(writer.stream(), op)
         } else {
-            self.object.require_all(writer.stream())?;
-        }
-        finish(writer, record.plain(op))
+            self.object.require_all(writer.stream())
+        };
+        is_whole.map_err(|fault| fault.of_row(&writer.row()).of_op(op))?;
+        finish(writer, record.plain(op)).map_err(|fault| fault.of_op(op))
     }
 }
 
@@ -81,21 +86,21 @@ impl RowObject {
         Self { finder: ColumnFinder::new(stream), missing, seen: vec![false; stream.columns.len()] }
     }
 
-    /// Hands the raw text of every column in the object to `set`; returns the operation it names in `_op`.
+    /// Hands the raw text of every column in the object to `set`, after a fault that of the id alone; returns the operation it names in
+    /// `_op`.
     pub(super) fn read<F>(&mut self, text: &str, writer: &mut RowWriter<'_>, set: F) -> Result<Option<Op>, Fault>
     where
         F: FnMut(&mut RowWriter<'_>, usize, &str) -> Result<(), Fault>,
     {
         self.seen.fill(false);
         let (mut fault, mut op) = (None, None);
-        let seed = RowSeed { object: self, writer, set, fault: &mut fault, op: &mut op };
+        let seed = RowSeed { object: self, writer: &mut *writer, set, fault: &mut fault, op: &mut op };
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let read = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
         read.map_err(|error| not_json(&error))?;
-        match (fault, op) {
-            (None, op) => Ok(op),
-            (Some(fault), Some(op)) => Err(fault.of_op(op)),
-            (Some(fault), None) => Err(fault),
+        match fault {
+            None => Ok(op),
+            Some(fault) => Err(Fault { op, ..fault.of_row(&writer.row()) }),
         }
     }
 
@@ -164,6 +169,7 @@ where
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let id = self.writer.stream().id;
         while let Some(Name(name)) = map.next_key()? {
             let Some(column) = self.object.finder.find(&name) else {
                 if name == "_op" {
@@ -182,10 +188,14 @@ where
             if std::mem::replace(&mut self.object.seen[column], true) {
                 let detail = format!("column '{name}' is in the record twice");
                 self.fault.get_or_insert(Fault::new(DeadReason::DuplicateColumn, detail));
-            } else if self.fault.is_none()
+                if column == id {
+                    // Which of the two it is, nobody knows.
+                    self.writer.set_unchanged(column);
+                }
+            } else if (self.fault.is_none() || column == id)
                 && let Err(fault) = (self.set)(self.writer, column, raw.get())
             {
-                *self.fault = Some(fault);
+                self.fault.get_or_insert(fault);
             }
         }
         Ok(())

@@ -169,7 +169,9 @@ impl LineDecoder {
             partition: self.batches.partition,
             position,
             row: None,
-            stream: None,
+            stream: fault.stream,
+            id: fault.id,
+            version: fault.version,
             op: fault.op,
             reason: fault.reason,
             detail,
@@ -259,7 +261,7 @@ pub(crate) fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, F
     let needs_time = !matches!(change.op, Op::Delete | Op::Truncate);
     if let Some(time) = stream.time.filter(|time| needs_time && writer.cell(*time) == NULL) {
         let detail = format!("column '{}' (the time) is null", stream.columns[time].name);
-        return Err(Fault::new(DeadReason::NullTime, detail));
+        return Err(Fault::new(DeadReason::NullTime, detail).of_row(&writer.row()));
     }
     writer.finish(change);
     Ok(Outcome::Row)
@@ -267,3 +269,5 @@ pub(crate) fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, F
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

@@ -115,7 +115,9 @@ impl Plan {
         }
         let versions = self.versions(rows, &mut faults);
         require_cells(&block, &ops, &mut faults);
-        let mut faults = faults.in_order().into_iter().peekable();
+        let with_id = |(row, fault): (usize, Fault)| (row, fault.of_row(&block.row(row)));
+        let faults: Vec<_> = faults.in_order().into_iter().map(with_id).collect();
+        let mut faults = faults.into_iter().peekable();
         block.finish(|row| {
             let position = rows_before + row as u64 + 1;
             if let Some((_, fault)) = faults.next_if(|(faulty, _)| *faulty == row) {
@@ -127,6 +129,8 @@ impl Plan {
                     position,
                     row: None,
                     stream: None,
+                    id: fault.id,
+                    version: None,
                     op: Some(ops.of(row)),
                     reason: fault.reason,
                     detail,

@@ -28,6 +28,7 @@ use super::super::maintenance::StreamClock;
 use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::sources::JudgedSources;
 use super::super::stats::Stats;
+use super::super::unread::{self, Step, Unread};
 use super::confirming::Confirming;
 use super::stats::FleetStats;
 use super::tracked::Tracked;
@@ -173,37 +174,52 @@ impl Ingestor {
     async fn applied(&mut self, batch: &[Given]) -> anyhow::Result<Applied> {
         self.pipeline.rewind();
         self.tracked.begin();
-        let batches = batch.iter().flat_map(|given| &given.delivery.batches);
-        let wanted = self.pipeline.wants(batches)?;
+        let plan = Arc::clone(&self.plan);
+        let judged = &self.judged_sources;
+        let steps = batch.iter().map(|given| unread::steps(&plan.definitions, judged, &given.source, &given.delivery));
+        let steps: Vec<Vec<Step<'_>>> = steps.collect();
+        let wanted = self.pipeline.wants(steps.iter().flatten().filter_map(Step::changes))?;
         self.read(&wanted).await?;
         let mut applied = Applied::default();
-        for Given { source, delivery } in batch {
+        for (Given { source, delivery }, steps) in batch.iter().zip(&steps) {
             if self.sinks_letters {
                 applied.commit.appends.append(&mut letters::appends(&delivery.dead)?);
             }
-            for letter in &delivery.dead {
-                if let Some(stream) = self.judged_sources.stream_of(&self.plan.definitions, source, letter) {
-                    let stream = self.plan.definitions.streams[stream].name.clone();
-                    applied.commit.work.push(Work::Undecodable { stream, letter: letter.clone() }.encode()?);
+            for step in steps {
+                match step {
+                    Step::Changes(changes) => self.apply(source, changes, &mut applied).await?,
+                    Step::Unread(unread) => self.leave_unread(unread, &mut applied.commit).await?,
                 }
-            }
-            for changes in delivery.batches.iter().flat_map(ChangeBatch::parts) {
-                let changes = &*changes;
-                self.pipeline.apply(changes, Evaluate::Judged).await?;
-                let mut refused = letters::refused(source, changes, self.pipeline.output())?;
-                if self.sinks_letters {
-                    applied.commit.appends.append(&mut letters::appends(&refused)?);
-                }
-                applied.refused.append(&mut refused);
-                applied.outcomes.extend_from_slice(&self.pipeline.output().outcomes);
-                applied.late += self.pipeline.late();
-                self.leave_work(source, changes, &mut applied.commit)?;
             }
             self.pipeline.advance(source, delivery.partition, delivery.position);
         }
         self.pipeline.fill(&mut applied.commit);
         self.tracked.expect(&mut applied.commit);
         Ok(applied)
+    }
+
+    async fn apply(&mut self, source: &str, changes: &ChangeBatch, applied: &mut Applied) -> anyhow::Result<()> {
+        self.pipeline.apply(changes, Evaluate::Judged).await?;
+        let mut refused = letters::refused(source, changes, self.pipeline.output())?;
+        if self.sinks_letters {
+            applied.commit.appends.append(&mut letters::appends(&refused)?);
+        }
+        applied.refused.append(&mut refused);
+        applied.outcomes.extend_from_slice(&self.pipeline.output().outcomes);
+        applied.late += self.pipeline.late();
+        self.leave_work(source, changes, &mut applied.commit)
+    }
+
+    /// Adds a piece of work for every record that became no change and is to be judged.
+    async fn leave_unread(&mut self, unread: &Unread<'_>, commit: &mut Commit) -> anyhow::Result<()> {
+        if let Some(rows) = unread.rows() {
+            self.pipeline.apply(rows, Evaluate::Nothing).await?;
+        }
+        for letter in unread.judged(&self.plan, self.pipeline.output()) {
+            let stream = self.plan.definitions.streams[unread.stream].name.clone();
+            commit.work.push(Work::Undecodable { stream, letter: letter.clone() }.encode()?);
+        }
+        Ok(())
     }
 
     /// Reads what a micro-batch needs, again and again where the store fails for a while.

@@ -1,6 +1,5 @@
 //! One source partition, read once more in the order of its positions and as far as it is asked for.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +18,9 @@ use interdict_store::port::{LogName, Store as _};
 use tokio::runtime::Runtime;
 
 use crate::run::input_log::Entry;
-use crate::run::sources::DELIVERY;
+use crate::run::sources::{DELIVERY, JudgedSources};
 use crate::run::system::open_store;
+use crate::run::unread;
 use crate::setup::Setup;
 
 /// Entries of the input log read at once.
@@ -46,17 +46,13 @@ pub(super) struct Feed {
 
 #[derive(Debug)]
 enum From {
-    File(Box<FileSource>),
+    File { source: Box<FileSource>, definitions: Arc<Definitions>, judged_sources: JudgedSources },
     InputLog { store: Arc<StoredInput>, definitions: Arc<Definitions>, next: u64 },
 }
 
 impl Feed {
     /// A configured source at its beginning; its records stand at `input` where that is given.
-    pub(super) fn of_source(
-        config: &SourceConfig,
-        input: Option<&Path>,
-        definitions: &Definitions,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn of_source(config: &SourceConfig, input: Option<&Path>, setup: &Setup) -> anyhow::Result<Self> {
         let SourceKind::File(file) = &config.kind else {
             return Err(anyhow!("source '{}' is of a kind that cannot be read again", config.name));
         };
@@ -70,8 +66,10 @@ impl Feed {
             "source '{}' was read from standard input; name a file that holds the same with --input",
             config.name
         );
-        let source = FileSource::open(&config.name, &file, &definitions.streams, Stop::default())?;
-        Ok(Self::new(config.name.clone(), From::File(Box::new(source))))
+        let definitions = Arc::clone(&setup.definitions);
+        let source = Box::new(FileSource::open(&config.name, &file, &definitions.streams, Stop::default())?);
+        let judged_sources = JudgedSources::of(setup);
+        Ok(Self::new(config.name.clone(), From::File { source, definitions, judged_sources }))
     }
 
     /// What came over HTTP.
@@ -123,10 +121,9 @@ impl Feed {
 
     fn fill(&mut self) -> anyhow::Result<()> {
         match &mut self.from {
-            From::File(source) => match source.next(DELIVERY)? {
+            From::File { source, definitions, judged_sources } => match source.next(DELIVERY)? {
                 Some(mut delivery) => {
-                    let parts = delivery.batches.iter().flat_map(ChangeBatch::parts);
-                    self.waiting.extend(parts.map(Cow::into_owned));
+                    self.waiting.extend(unread::in_order(definitions, judged_sources, &self.source, &delivery));
                     self.letters.append(&mut delivery.dead);
                     self.read = Some(delivery.position);
                 }

@@ -194,7 +194,7 @@ impl Audit<'_> {
                 return Ok(feed);
             }
             let config = self.setup.sources.iter().find(|config| config.name == source);
-            config.map(|config| Feed::of_source(config, self.input, definitions)).transpose()
+            config.map(|config| Feed::of_source(config, self.input, self.setup)).transpose()
         };
         self.ledger.partitions.iter().map(feed).collect()
     }

@@ -204,11 +204,13 @@ impl<'a> Replay<'a> {
         }
         for (partition, feed) in self.feeds.iter_mut().enumerate() {
             let Some(feed) = feed else { continue };
-            let judge = judged_sources.only(&feed.source).and_then(|stream| self.judging.judge_of(stream));
             let last = places.keys().filter(|(of, _)| *of == partition).map(|(_, position)| *position).max();
-            let (Some(judge), Some(last)) = (judge, last) else { continue };
+            let Some(last) = last else { continue };
             feed.skip(last)?;
+            let definitions = &self.engine.plan().definitions;
             for letter in feed.letters.drain(..) {
+                let stream = judged_sources.stream_of(definitions, &feed.source, &letter);
+                let Some(judge) = stream.and_then(|stream| self.judging.judge_of(stream)) else { continue };
                 let Some(index) = places.remove(&(partition, letter.position)) else { continue };
                 let made = undecodable(judge, &letter, Timestamp::default())?.record;
                 self.tally.take(index, &self.ledger.logged[index], Some(made))?;

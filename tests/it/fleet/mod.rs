@@ -4,6 +4,7 @@ mod chaos;
 mod modes;
 mod republish;
 mod topics;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -10,6 +10,8 @@ fn letter(position: u64) -> DeadLetter {
         position,
         row: None,
         stream: None,
+        id: None,
+        version: None,
         op: None,
         reason: DeadReason::WrongType,
         detail: "column 'amount' (decimal(2)): wrong type".to_owned(),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use interdict_features::change::Version;
 use interdict_features::decode::unquote;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -67,20 +68,29 @@ pub(super) enum Shape<'e> {
 }
 
 impl<'a> Envelope<'a> {
-    /// `key` is what arrived beside the value; a key within the value wins.
-    pub(super) fn parse(text: &'a str, key: Option<&'a str>) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, Fault> {
         let mut envelope = Self::default();
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let seed = Layer { envelope: &mut envelope, depth: 0 };
         seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| not_json(&error))?;
-        envelope.key = envelope.key.or(key).filter(|_| !envelope.source.is_own);
-        if let Some(wrapped) = envelope.key {
+        Ok(envelope)
+    }
+
+    /// Takes the key's wrapper off. `beside` is what arrived beside the value; a key within the value wins.
+    pub(super) fn unwrap_key(&mut self, beside: Option<&'a str>) -> Result<(), Fault> {
+        self.key = self.key.or(beside).filter(|_| !self.source.is_own);
+        if let Some(wrapped) = self.key {
             let key = Wrapped::parse(wrapped)?;
             if let Some(payload) = key.payload {
-                (envelope.key, envelope.key_schema) = (Some(payload), key.schema);
+                (self.key, self.key_schema) = (Some(payload), key.schema);
             }
         }
-        Ok(envelope)
+        Ok(())
+    }
+
+    /// The version that the LSN of the change gives it.
+    pub(super) fn lsn_version(&self) -> Option<Version> {
+        self.source.lsn().map(|major| Version { major, minor: self.total_order.unwrap_or(0) })
     }
 
     pub(super) fn shape(&self) -> Shape<'_> {

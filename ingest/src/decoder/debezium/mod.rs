@@ -19,7 +19,7 @@ mod value;
 
 use std::sync::Arc;
 
-use interdict_features::change::{Change, Op, Version};
+use interdict_features::change::{Change, Op, RowWriter, Version};
 use interdict_features::definition::Stream;
 use interdict_features::time::Timestamp;
 
@@ -82,7 +82,7 @@ impl DebeziumRows {
     }
 
     pub(super) fn decode(&mut self, text: &str, record: &Record<'_>, batches: &mut Batches) -> Result<Outcome, Fault> {
-        let envelope = Envelope::parse(text, record.key.and_then(|key| std::str::from_utf8(key).ok()))?;
+        let mut envelope = Envelope::parse(text)?;
         let op = match envelope.shape() {
             Shape::Change(op) => op,
             Shape::NoRow => return Ok(Outcome::Skipped),
@@ -96,49 +96,50 @@ impl DebeziumRows {
         if op == "m" {
             return Ok(Outcome::Skipped);
         }
-        let mut op = op_of(op).filter(|_| op.len() == 1).ok_or_else(unknown_op)?;
-        if op == Op::Insert && self.rows_as == Op::Snapshot {
-            op = Op::Snapshot;
+        let mut op = op_of(op).filter(|_| op.len() == 1);
+        if op == Some(Op::Insert) && self.rows_as == Op::Snapshot {
+            op = Some(Op::Snapshot);
         }
-        self.decode_change(op, &envelope, record, batches).map_err(|fault| fault.of_op(op))
+        let of_op = |fault: Fault| match op {
+            Some(op) => fault.of_op(op),
+            None => fault,
+        };
+        let index = self.table_of(&envelope).map_err(of_op)?;
+        let key = record.key.and_then(|key| std::str::from_utf8(key).ok());
+        let decoded = match (envelope.unwrap_key(key), op) {
+            (Err(fault), _) => Err(fault),
+            (Ok(()), None) => Err(unknown_op()),
+            (Ok(()), Some(op)) => self.decode_change(op, index, &envelope, record, batches),
+        };
+        // Rows that were loaded together may share an LSN; what this program writes has a number within its transaction.
+        let version = envelope.lsn_version().filter(|_| envelope.source.is_own);
+        decoded.map_err(|fault| of_op(fault).of_table(&self.tables[index].stream, version))
     }
 
     fn decode_change(
         &mut self,
         op: Op,
+        index: usize,
         envelope: &Envelope<'_>,
         record: &Record<'_>,
         batches: &mut Batches,
     ) -> Result<Outcome, Fault> {
-        let index = self.table_of(envelope)?;
         let version = self.version_of(envelope, record.ordinal)?;
         let committed = envelope.source.changed_micros().and_then(Timestamp::checked_from_micros);
         let arrival = if envelope.source.is_own { committed } else { committed.or(record.arrival) };
         let change = Change { op, version, arrival, position: record.position };
         let table = &mut self.tables[index];
-        if envelope.source.is_own {
-            check_secret(&table.stream, envelope.source.secret.as_deref())?;
-        }
         let mut writer = batches.of(index).begin();
-        match op {
-            Op::Truncate => {}
-            Op::Delete => read_deleted(table, &mut self.schemas, envelope, &mut writer)?,
-            _ => {
-                let Some(after) = envelope.after else {
-                    return Err(row_missing("a create, read or update without 'after'"));
-                };
-                let encodings = self.schemas.of(envelope.schema, &table.stream, Part::Row)?;
-                let (values, is_own) = (&table.values, envelope.source.is_own);
-                table.object.read(after, &mut writer, |writer, column, raw| {
-                    if is_own {
-                        values.set_own(writer, column, raw, op)
-                    } else {
-                        values.set(writer, column, raw, encodings.of(column), op)
-                    }
-                })?;
-                table.object.require_all(&table.stream)?;
-            }
+        let read = match op {
+            Op::Truncate => Ok(()),
+            Op::Delete => read_deleted(table, &mut self.schemas, envelope, &mut writer),
+            _ => read_row(table, &mut self.schemas, (envelope, op), &mut writer),
+        };
+        if envelope.source.is_own {
+            // Read all the same, for its id.
+            check_secret(&table.stream, envelope.source.secret.as_deref(), &writer)?;
         }
+        read?;
         let outcome = finish(writer, change)?;
         if self.versions == Versions::Unsettled {
             self.versions = if envelope.source.lsn().is_some() { Versions::Lsn } else { Versions::Ordinal };
@@ -169,10 +170,8 @@ impl DebeziumRows {
     }
 
     fn version_of(&self, envelope: &Envelope<'_>, ordinal: u64) -> Result<Version, Fault> {
-        match (envelope.source.lsn(), self.versions) {
-            (Some(major), Versions::Lsn | Versions::Unsettled) => {
-                Ok(Version { major, minor: envelope.total_order.unwrap_or(0) })
-            }
+        match (envelope.lsn_version(), self.versions) {
+            (Some(version), Versions::Lsn | Versions::Unsettled) => Ok(version),
             (None, Versions::Ordinal | Versions::Unsettled) => Ok(Version::new(ordinal)),
             (Some(_), Versions::Ordinal) => Err(Fault::new(
                 DeadReason::VersionMismatch,
@@ -186,13 +185,34 @@ impl DebeziumRows {
     }
 }
 
+fn read_row(
+    table: &mut Table,
+    schemas: &mut SchemaCache,
+    (envelope, op): (&Envelope<'_>, Op),
+    writer: &mut RowWriter<'_>,
+) -> Result<(), Fault> {
+    let Some(after) = envelope.after else {
+        return Err(row_missing("a create, read or update without 'after'"));
+    };
+    let encodings = schemas.of(envelope.schema, &table.stream, Part::Row)?;
+    let (values, is_own) = (&table.values, envelope.source.is_own);
+    table.object.read(after, writer, |writer, column, raw| {
+        if is_own {
+            values.set_own(writer, column, raw, op)
+        } else {
+            values.set(writer, column, raw, encodings.of(column), op)
+        }
+    })?;
+    table.object.require_all(&table.stream).map_err(|fault| fault.of_row(&writer.row()))
+}
+
 /// Only the id of a deleted row is certain: the other columns of `before` hold nulls or defaults unless the table's
 /// replica identity is FULL.
 fn read_deleted(
     table: &mut Table,
     schemas: &mut SchemaCache,
     envelope: &Envelope<'_>,
-    writer: &mut interdict_features::change::RowWriter<'_>,
+    writer: &mut RowWriter<'_>,
 ) -> Result<(), Fault> {
     let (values, id) = (&table.values, table.stream.id);
     let places = [(envelope.before, envelope.schema, Part::Row), (envelope.key, envelope.key_schema, Part::Key)];
@@ -216,13 +236,14 @@ fn read_deleted(
     )))
 }
 
-/// What was hashed under another secret would be other customers.
-fn check_secret(stream: &Stream, told: Option<&str>) -> Result<(), Fault> {
+/// What was hashed under another secret would be other customers; an id that is hashed would be another row.
+fn check_secret(stream: &Stream, told: Option<&str>, writer: &RowWriter<'_>) -> Result<(), Fault> {
     if told == republish::secret_of(stream).as_deref() {
         return Ok(());
     }
     let detail = "the record was republished under another secret, or with other columns sensitive; give both sides one configuration";
-    Err(Fault::new(DeadReason::WrongSecret, detail))
+    let fault = Fault::new(DeadReason::WrongSecret, detail);
+    Err(if stream.columns[stream.id].sensitive { fault } else { fault.of_row(&writer.row()) })
 }
 
 fn row_missing(detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

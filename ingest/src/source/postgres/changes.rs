@@ -369,6 +369,8 @@ impl Changes {
             position: major,
             row,
             stream: Some(table.stream.name.clone()),
+            id: None,
+            version: None,
             op: Some(place.change.op),
             reason: fault.reason,
             detail,
