@@ -45,6 +45,13 @@ impl Letters {
 
     /// Keeps and counts letters. One that is kept already is not kept again.
     pub(crate) fn bury(&mut self, letters: &[DeadLetter]) -> anyhow::Result<()> {
+        self.keep(letters)?;
+        self.count(letters);
+        Ok(())
+    }
+
+    /// Keeps letters of what is not stored yet, and may come to be done again. One that is kept already is not kept again.
+    pub(crate) fn keep(&mut self, letters: &[DeadLetter]) -> anyhow::Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
@@ -53,11 +60,15 @@ impl Letters {
         if let Some(waiting) = &mut self.waiting {
             waiting.append(&mut appends(letters)?);
         }
+        Ok(())
+    }
+
+    /// Counts letters whose records are stored, or go with the next checkpoint.
+    pub(crate) fn count(&self, letters: &[DeadLetter]) {
         for letter in letters {
             self.stats.count_dead(letter.reason.code(), 1);
             tracing::debug!(position = letter.position, reason = letter.reason.code(), "dead letter");
         }
-        Ok(())
     }
 
     /// Puts on disk what was kept.

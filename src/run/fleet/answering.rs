@@ -164,7 +164,7 @@ impl Answering {
                 }
                 round => round?,
             };
-            self.letters.bury(&round.letters)?;
+            self.letters.keep(&round.letters)?;
             self.letters.flush()?;
             match self.commit(&round.commit).await? {
                 Some(committed) => break (round, committed),
@@ -174,6 +174,7 @@ impl Answering {
         };
         self.pipeline.stored();
         self.pipeline.forget();
+        self.letters.count(&round.letters);
         self.next = round.next;
         self.stats.count_events(u64::try_from(asked.len()).unwrap_or(0));
         if round.commit.claims.iter().any(|claim| !claim.intents.is_empty()) {

@@ -122,7 +122,7 @@ impl Ingestor {
     async fn take(&mut self, batch: &[Given]) -> anyhow::Result<()> {
         let start = clock::instant();
         for given in batch {
-            self.letters.bury(&given.delivery.dead)?;
+            self.letters.keep(&given.delivery.dead)?;
         }
         let confirms = self.confirming.is_due(start);
         let applied = loop {
@@ -135,7 +135,7 @@ impl Ingestor {
                 applied => applied?,
             };
             applied.commit.durability = if confirms { Durability::Power } else { Durability::Process };
-            self.letters.bury(&applied.refused)?;
+            self.letters.keep(&applied.refused)?;
             self.letters.flush()?;
             if self.commit(&applied.commit).await? {
                 break applied;
@@ -153,7 +153,10 @@ impl Ingestor {
         Ok(())
     }
 
+    /// Counts what was stored: what was applied in vain before it counts for nothing.
     fn note(&self, batch: &[Given], applied: &Applied, start: Instant) {
+        batch.iter().for_each(|given| self.letters.count(&given.delivery.dead));
+        self.letters.count(&applied.refused);
         self.stats.count_events(batch.iter().map(|given| given.delivery.records).sum());
         self.stats.count_outcomes(&applied.outcomes);
         self.stats.count_late(applied.late);

@@ -100,7 +100,7 @@ impl Republishing {
     /// Produces a delivery and stores that it was.
     async fn take(&mut self, source: &Arc<str>, delivery: &Delivery) -> anyhow::Result<()> {
         let start = clock::instant();
-        self.letters.bury(&delivery.dead)?;
+        self.letters.keep(&delivery.dead)?;
         self.letters.flush()?;
         self.publish(source, delivery)?;
         let mut commit = self.commit_of(source, delivery)?;
@@ -108,6 +108,7 @@ impl Republishing {
         commit.durability = if confirms { Durability::Power } else { Durability::Process };
         let pieces = commit.work.len();
         self.commit(&commit).await?;
+        self.letters.count(&delivery.dead);
         self.stored.insert(Arc::clone(source), delivery.position);
         self.confirming.stored(|source| self.stored.get(source).copied());
         self.fleet.left_work(pieces);

@@ -93,3 +93,27 @@ fn whoever_dies_what_cannot_be_read_has_one_decision_under_its_payments_id() {
     assert!(unread.clone().all(|record| record.decided_by == DecidedBy::Default));
     assert_eq!(i64::try_from(unread.count()).unwrap(), PAYMENTS / 8 * 5);
 }
+
+#[test]
+fn a_dead_letter_counts_once_however_often_its_batch_is_done_again() {
+    let (kafka, mut fleet) = open("counted");
+    for place in [INGESTORS[0], INGESTORS[1], SCORER, MONITOR] {
+        fleet.begin(place);
+    }
+    // A few at a time, so that the two meet at the terminal again and again; one in five lies in the future, in both partitions.
+    for ids in (1..=2_000).collect::<Vec<i64>>().chunks(20) {
+        for id in ids {
+            let good = payment(*id, "1.00");
+            let line = if id % 5 == 0 { good.replace("\"tx_datetime\":1750", "\"tx_datetime\":1760") } else { good };
+            kafka.send("bank", i32::try_from(id % 2).unwrap(), "key", Some(&line));
+        }
+        kafka.flush();
+    }
+    fleet.wait_until("all decisions", |fleet| fleet.decisions("counted") >= 2_000);
+    let total = |fleet: &mut Fleet, metric: &str| {
+        INGESTORS.map(|place| fleet.metric(place, metric)).into_iter().flatten().sum::<u64>()
+    };
+    assert!(total(&mut fleet, "interdict_ingest_conflicts_total ") > 0, "no micro-batch was done again");
+    assert_eq!(total(&mut fleet, "interdict_ingest_dead_letters_total{reason=\"future_time\"}"), 400);
+    fleet.end_all();
+}
