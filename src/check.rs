@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use interdict_features::config::{ConfigFile, Problem};
-use interdict_features::definition::Definitions;
+use interdict_features::definition::{Definitions, Entity};
 use interdict_features::state::{Program, TILED_BYTES_MAX};
 
 use crate::setup::{Setup, SetupError};
@@ -28,6 +28,9 @@ struct Report<'a> {
     file: &'a str,
     ok: bool,
     mistakes: &'a [Problem],
+    /// What is no mistake and yet may not be meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// The configuration has mistakes; they were printed.
@@ -54,11 +57,13 @@ impl Check {
                 return Ok(());
             }
         };
+        let notes = read.as_ref().map(|setup| notes(&setup.definitions)).unwrap_or_default();
         if self.json {
-            let report = Report { file: &file, ok: problems.is_empty(), mistakes: problems };
+            let report = Report { file: &file, ok: problems.is_empty(), mistakes: problems, notes };
             say!("{}", serde_json::to_string_pretty(&report).context("the report cannot be written")?);
         } else {
             problems.iter().for_each(|problem| say!("{problem}"));
+            notes.iter().for_each(|note| say!("note: {note}"));
         }
         let Ok(setup) = &read else { return Err(Mistaken { count: problems.len(), file }.into()) };
         if !self.json {
@@ -76,6 +81,21 @@ fn summary(definitions: &Definitions) -> String {
         definitions.groups.len(),
         definitions.features.len(),
     )
+}
+
+/// Entities that no list and no action reaches.
+fn notes(definitions: &Definitions) -> Vec<String> {
+    if definitions.streams.iter().all(|stream| stream.judge.is_none()) {
+        return Vec::new();
+    }
+    let unreached = definitions.entities.iter().filter(|entity| !definitions.is_reached(entity));
+    let note = |entity: &Entity| {
+        let (name, key) = (&entity.name, entity.key.join(", "));
+        format!(
+            "no judged event has the key of '{name}' ({key}): lists and actions reach nobody by it, /v1/blocks refuses it; declare an entity by the column of the one who is meant"
+        )
+    };
+    unreached.map(note).collect()
 }
 
 /// Notes the groups whose states could grow past [`TILED_BYTES_MAX`] (DESIGN 3.1).

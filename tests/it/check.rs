@@ -35,6 +35,27 @@ fn a_source_is_not_called_as_the_log_of_requests() {
     assert!(mistakes[0]["message"].as_str().unwrap().contains("log of requests"), "{mistakes}");
 }
 
+#[test]
+fn an_entity_that_no_judged_event_names_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let account = "\n[stream.accounts]\nid = \"account_id\"\ntime = \"opened\"\njudge = \"none\"\ncolumns = { account_id = \"int64\", opened = \"timestamp\" }\n[entity.account]\nkey = \"account_id\"\n";
+    fs::write(
+        folder.path().join("interdict.toml"),
+        crate::place::DEFINITIONS
+            .replacen("[entity.customer]", &format!("{account}[entity.customer]"), 1)
+            .replace("[[group]]", "[[group]]\nstream = \"transactions\""),
+    )
+    .unwrap();
+    let report = interdict(folder.path(), &["check", "--json"]).ok().json();
+    assert_eq!(report["ok"], true);
+    let notes = report["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 1, "{report}");
+    assert!(notes[0].as_str().unwrap().contains("no judged event has the key of 'account' (account_id)"), "{report}");
+    assert!(
+        interdict(folder.path(), &["check"]).ok().stdout.contains("note: no judged event has the key of 'account'")
+    );
+}
+
 const TEN_MISTAKES: &str = r#"
 namespace = "not a name"
 [stream.payments]

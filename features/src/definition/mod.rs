@@ -221,6 +221,14 @@ pub struct Entity {
     pub key: Vec<String>,
 }
 
+impl Entity {
+    /// The first column of its key that events of `stream` do not have: none of them is of this entity then.
+    #[must_use]
+    pub fn missing_in(&self, stream: &Stream) -> Option<&str> {
+        self.key.iter().find(|name| stream.column(name).is_none()).map(String::as_str)
+    }
+}
+
 /// Features of one entity from one stream.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -377,6 +385,12 @@ impl Definitions {
     #[must_use]
     pub fn entity(&self, name: &str) -> Option<usize> {
         self.entities.iter().position(|entity| entity.name == name)
+    }
+
+    /// Whether events of some judged stream have the key of an entity: whether lists and actions reach anybody by it.
+    #[must_use]
+    pub fn is_reached(&self, entity: &Entity) -> bool {
+        self.streams.iter().any(|stream| stream.judge.is_some() && entity.missing_in(stream).is_none())
     }
 
     /// The index of the feature called `name` in every vector.

@@ -139,6 +139,9 @@ pub(super) async fn set<B: Backend>(State(edge): State<Arc<Edge<B>>>, request: R
         if act.is_some_and(|act| act.list == ListKind::AutomaticBlock) {
             fields.problem("list", "automatic blocks come from decisions; set manual_block");
         }
+        if let Some(problem) = act.and_then(|act| reaches_nobody(&edge.parts.definitions, &act.entity)) {
+            fields.problem("entity", problem);
+        }
         expires(fields, received)
     })
     .await?;
@@ -236,6 +239,15 @@ impl Act {
         let reason = fields.required_text("reason", REASON_BYTES_MAX);
         Some(Self { list: list?, entity: key?.reference, reason: reason? })
     }
+}
+
+/// Why an entry for `entity` would bind no event, if it would not. It can be taken off a list all the same.
+fn reaches_nobody(definitions: &Definitions, entity: &EntityRef) -> Option<String> {
+    let declared = definitions.entities.iter().find(|declared| declared.name == entity.entity)?;
+    (!definitions.is_reached(declared)).then(|| {
+        let key = declared.key.join(", ");
+        format!("no judged event has its key ({key}), so that the entry would bind nobody; name the entity of the one who is meant")
+    })
 }
 
 fn expires(fields: &mut Fields<'_>, now: Timestamp) -> Option<Timestamp> {

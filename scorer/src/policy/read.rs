@@ -116,9 +116,8 @@ fn entity(section: &Section<'_>, key: &str, definitions: &Definitions) -> Option
 /// Reports an entity whose key no event of `streams` names: whoever is meant would never be addressed.
 fn require_key(section: &Section<'_>, key: &str, definitions: &Definitions, entity: usize, streams: &[&Stream]) {
     let entity = &definitions.entities[entity];
-    let missing = |stream: &&Stream| entity.key.iter().find(|name| stream.column(name).is_none());
-    let lacks: Vec<(&Stream, &String)> =
-        streams.iter().filter_map(|stream| Some((*stream, missing(stream)?))).collect();
+    let lacks: Vec<(&Stream, &str)> =
+        streams.iter().filter_map(|stream| Some((*stream, entity.missing_in(stream)?))).collect();
     if let Some((stream, column)) = lacks.first().filter(|_| lacks.len() == streams.len()) {
         let message =
             format!("events of stream '{}' have no column '{column}', the key of '{}'", stream.name, entity.name);

@@ -142,6 +142,20 @@ impl ParseUtc for str {
 }
 
 #[tokio::test]
+async fn an_entity_that_no_judged_event_names_is_put_on_no_list() {
+    let rig = Rig::start().await;
+    let entry = |list: &str| json!({"list": list, "entity": "login", "key": uuid::Uuid::nil(), "reason": "mule"});
+    for list in ["manual_block", "allow"] {
+        let details = rig.post("/v1/blocks", &entry(list)).await.error(422, "invalid_request");
+        assert_eq!(details.len(), 1);
+        assert!(details[0].starts_with("entity: no judged event has its key (login_id)"), "{details:?}");
+    }
+    assert_eq!(rig.get("/v1/blocks").await.ok()["entries"], json!([]));
+    // What came there before can be taken off.
+    assert_eq!(rig.delete("/v1/blocks", &entry("allow")).await.ok(), json!({"removed": false}));
+}
+
+#[tokio::test]
 async fn lists_are_kept_by_hand_with_author_reason_and_expiry() {
     let rig = Rig::start().await;
     let block = json!({"list": "manual_block", "entity": "customer", "key": 7, "reason": "mule"});

@@ -137,7 +137,7 @@ fn column(name: &str, kind: ColumnType) -> Column {
     Column { name: name.to_owned(), kind, sensitive: name == "card" }
 }
 
-/// One judged stream with a label, and its label stream; three entities, one composite, one sensitive.
+/// One judged stream with a label, and its label stream; four entities: one composite, one sensitive, one of events that nobody judges.
 pub(crate) fn definitions() -> Definitions {
     let columns = vec![
         column("transaction_id", ColumnType::Int),
@@ -164,6 +164,7 @@ pub(crate) fn definitions() -> Definitions {
             entity("customer", &["customer_id"]),
             entity("pair", &["customer_id", "terminal_id"]),
             entity("card", &["card"]),
+            entity("login", &["login_id"]),
         ],
         groups: Vec::new(),
         derived: Vec::new(),
