@@ -227,11 +227,18 @@ fn label_stream_of<'a>(definitions: &'a Definitions, stream: &Stream) -> anyhow:
     })
 }
 
+/// Refuses an output that is not to be written over: a file without `force`, and what is no file in any case, as a table takes the name
+/// of what stands there.
 pub(crate) fn refuse_existing(output: &Path, force: bool) -> anyhow::Result<()> {
-    if output.exists() && !force {
-        bail!("{} exists; add --force to write over it", output.display());
+    match std::fs::metadata(output) {
+        Ok(there) if there.is_dir() => bail!("{} is a folder; name a file in it", output.display()),
+        Ok(there) if !there.is_file() => bail!(
+            "{} is no regular file; a table is written beside its name and takes it when complete: name a file, and remove it if it is not wanted",
+            output.display()
+        ),
+        Ok(_) if !force => bail!("{} exists; add --force to write over it", output.display()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Dead letters stand beside the output.

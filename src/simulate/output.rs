@@ -28,9 +28,10 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Names the output; its folder must exist.
+    /// Names the output; its folder must exist. A device or a pipe is written to, not replaced.
     pub(super) fn new(path: &Path, placement: Placement) -> Self {
-        Self { path: path.to_owned(), placement }
+        let is_replaced = fs::metadata(path).map_or(true, |there| there.is_file());
+        Self { path: path.to_owned(), placement: if is_replaced { placement } else { Placement::InPlace } }
     }
 
     pub(super) fn is_standard(&self) -> bool {

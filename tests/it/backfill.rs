@@ -186,6 +186,44 @@ fn an_output_that_exists_is_kept_unless_forced() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_not_replaced_by_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("in.parquet"), payments(&[(1, 10, 1, 1.0)]));
+    let path = |name: &str| folder.path().join(name);
+    std::os::unix::fs::symlink("/dev/null", path("null")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    fs::create_dir(path("folder")).unwrap();
+    let config = handbook();
+    for (name, told) in [("null", "no regular file"), ("pipe", "no regular file"), ("folder", "is a folder")] {
+        let before = fs::symlink_metadata(path(name)).unwrap().file_type();
+        for command in ["backfill", "score"] {
+            for force in [&[][..], &["--force"]] {
+                let named = ["--config", &config, "--input", "in.parquet", "--output", name];
+                let ran = interdict(folder.path(), &[&[command][..], &named, force].concat());
+                assert_eq!(ran.code, 1, "{command} {name} {force:?}");
+                assert!(ran.stderr.contains(told) && !ran.stderr.contains("--force"), "{}", ran.stderr);
+            }
+        }
+        assert_eq!(fs::symlink_metadata(path(name)).unwrap().file_type(), before, "{name}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing was left beside them");
+}
+
+#[test]
+fn a_simulation_goes_into_what_is_no_regular_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::os::unix::fs::symlink("/dev/null", path("null")).unwrap();
+    interdict(folder.path(), &["simulate", "--transactions", "100", "--output", "null", "--format", "csv"]).ok();
+    assert!(fs::symlink_metadata(path("null")).unwrap().is_symlink());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was left beside it");
+    fs::create_dir(path("folder")).unwrap();
+    let ran = interdict(folder.path(), &["simulate", "--transactions", "100", "--output", "folder", "--format", "csv"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("cannot create folder"), "{}", ran.stderr);
+}
+
+#[test]
 fn broken_inputs_say_what_is_wrong_and_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("in.parquet");
