@@ -6,6 +6,7 @@
 
 mod arrays;
 mod fill;
+mod labels;
 mod progress;
 mod report;
 mod table;
@@ -27,6 +28,9 @@ use crate::run::{clock, letters};
 use crate::score::Verdicts;
 use crate::setup::Setup;
 
+use labels::Reports;
+
+pub(crate) use labels::Labels;
 pub(crate) use progress::Progress;
 pub(crate) use report::Report;
 pub(crate) use table::Codec;
@@ -50,9 +54,9 @@ pub(crate) struct Backfill {
     /// The stream whose rows these are [default: the only one that has rows]
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
-    /// Labels on a stream of their own: Parquet file, folder or pattern
-    #[arg(long, value_name = "PATH")]
-    labels: Option<PathBuf>,
+    /// Labels on a stream of their own: Parquet file, folder or pattern; where several streams bring labels, once for each
+    #[arg(long, value_name = "[STREAM=]PATH")]
+    labels: Vec<PathBuf>,
     /// How the new columns are compressed
     #[arg(long, value_enum, default_value_t)]
     compression: Codec,
@@ -76,7 +80,7 @@ pub(crate) struct Job<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) stream: &'a Arc<Stream>,
     pub(crate) input: &'a Path,
-    pub(crate) labels: Option<&'a Path>,
+    pub(crate) labels: &'a [Labels],
     pub(crate) output: &'a Path,
     pub(crate) codec: Codec,
     /// Also judges every event.
@@ -87,7 +91,7 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Loaded {
     pub(crate) history: History,
     pub(crate) events: Events,
-    /// Batches of the label stream.
+    /// Batches of the streams of labels.
     pub(crate) reports: Vec<ChangeBatch>,
     pub(crate) dead: Vec<DeadLetter>,
 }
@@ -109,11 +113,12 @@ impl Backfill {
         }
         let plan = Plan::compile(Arc::clone(&setup.definitions));
         let stream = stream_of(&setup.definitions, self.stream.as_deref())?;
+        let labels = Labels::of(&setup.definitions, stream, &self.labels)?;
         let job = Job {
             plan: &plan,
             stream,
             input: &self.input,
-            labels: self.labels.as_deref(),
+            labels: &labels,
             output: &self.output,
             codec: self.compression,
             verdicts: None,
@@ -169,29 +174,23 @@ impl Job<'_> {
 }
 
 /// Reads a history into memory, each id at its newest version.
-pub(crate) fn load(plan: &Plan, stream: &Arc<Stream>, input: &Path, labels: Option<&Path>) -> anyhow::Result<Loaded> {
+fn load(plan: &Plan, stream: &Arc<Stream>, input: &Path, labels: &[Labels]) -> anyhow::Result<Loaded> {
     let history = History::open(input, stream)?;
     let (batches, mut dead) = read("read", &history)?;
-    let (mut reports, mut of_reports) = (Vec::new(), None);
-    if let Some(path) = labels {
-        let label_stream = label_stream_of(&plan.definitions, stream)?;
-        let history = of_reports.insert(History::open(path, label_stream)?);
-        let (read, more) = read("read labels", history)?;
-        reports = read;
-        dead.extend(more);
-    }
-    let events = Events::settle(plan, stream.index, batches, &reports)?;
+    let mut reports = Reports::load(labels)?;
+    dead.append(&mut reports.dead);
+    let events = Events::settle(plan, stream.index, batches, &reports.batches)?;
     for refused in events.refused() {
         let (history, batches) = match refused.part {
             Part::Rows => (Some(&history), events.batches()),
-            Part::Labels => (of_reports.as_ref(), &*reports),
+            Part::Labels => (reports.history_of(refused.batch), &*reports.batches),
         };
         let batch = &batches[refused.batch];
         let file = history.and_then(|history| history.file_of(batch.get(refused.row).0.position));
         let source = file.map(|file| file.path().display().to_string()).unwrap_or_default();
         dead.push(letters::letter(&source, batch, refused.row, refused.why));
     }
-    Ok(Loaded { history, events, reports, dead })
+    Ok(Loaded { history, events, reports: reports.batches, dead })
 }
 
 fn read(what: &'static str, history: &History) -> anyhow::Result<(Vec<ChangeBatch>, Vec<DeadLetter>)> {
@@ -218,13 +217,6 @@ pub(crate) fn stream_of<'a>(definitions: &'a Definitions, name: Option<&str>) ->
         (None, 1) => rows().next().context("there is one stream"),
         (None, _) => bail!("the configuration has several streams: add --stream with one of {}", names()),
     }
-}
-
-fn label_stream_of<'a>(definitions: &'a Definitions, stream: &Stream) -> anyhow::Result<&'a Arc<Stream>> {
-    let labels = |other: &&Arc<Stream>| other.labels.is_some_and(|labels| labels.stream == stream.index);
-    definitions.streams.iter().find(labels).with_context(|| {
-        format!("--labels needs a stream with labels = \"{}\" in the configuration; there is none", stream.name)
-    })
 }
 
 /// Refuses an output that is not to be written over: a file without `force`, and what is no file in any case, as a table takes the name

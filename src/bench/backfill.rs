@@ -63,7 +63,7 @@ impl Backfill {
 
     fn round(&self, plan: &Plan, input: &Path, output: &Path) -> anyhow::Result<Report> {
         let stream = &plan.definitions.streams[0];
-        let job = Job { plan, stream, input, labels: None, output, codec: self.compression, verdicts: None };
+        let job = Job { plan, stream, input, labels: &[], output, codec: self.compression, verdicts: None };
         Ok(job.run()?.0)
     }
 }

@@ -40,7 +40,7 @@ impl Score {
             let verdicts = verdicts(&setup, 0)?;
             let stream = &plan.definitions.streams[0];
             let (plan, input, output, codec) = (&plan, input.as_path(), output.as_path(), Codec::default());
-            let job = Job { plan, stream, input, labels: None, output, codec, verdicts: Some(&verdicts) };
+            let job = Job { plan, stream, input, labels: &[], output, codec, verdicts: Some(&verdicts) };
             let round = |_| Ok(std::time::Duration::from_secs_f64(job.run()?.0.seconds()));
             let times = (0..self.common.rounds).map(round).collect::<anyhow::Result<Vec<_>>>()?;
             Ok((times, verdicts.has_model()))

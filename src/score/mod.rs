@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use interdict_features::engine::Plan;
 use interdict_scorer::judge::Judge;
 
-use crate::backfill::{Codec, Job, refuse_existing, stream_of};
+use crate::backfill::{Codec, Job, Labels, refuse_existing, stream_of};
 use crate::run::system::load_model;
 use crate::setup::Setup;
 
@@ -47,9 +47,9 @@ pub(crate) struct Score {
     /// The stream whose rows these are [default: the only one that has rows]
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
-    /// Labels on a stream of their own: Parquet file, folder or pattern
-    #[arg(long, value_name = "PATH")]
-    labels: Option<PathBuf>,
+    /// Labels on a stream of their own: Parquet file, folder or pattern; where several streams bring labels, once for each
+    #[arg(long, value_name = "[STREAM=]PATH")]
+    labels: Vec<PathBuf>,
     /// How the new columns are compressed
     #[arg(long, value_enum, default_value_t)]
     compression: Codec,
@@ -77,6 +77,7 @@ impl Score {
         refuse_existing(output, self.force)?;
         let plan = Plan::compile(Arc::clone(&setup.definitions));
         let stream = stream_of(&setup.definitions, self.stream.as_deref())?;
+        let labels = Labels::of(&setup.definitions, stream, &self.labels)?;
         let verdicts = verdicts(&setup, stream.index)?;
         if !verdicts.has_model() {
             eprintln!("score: no model judges stream {}: rules alone decide", stream.name);
@@ -85,7 +86,7 @@ impl Score {
             plan: &plan,
             stream,
             input,
-            labels: self.labels.as_deref(),
+            labels: &labels,
             output,
             codec: self.compression,
             verdicts: Some(&verdicts),

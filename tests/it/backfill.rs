@@ -247,6 +247,59 @@ fn broken_inputs_say_what_is_wrong_and_leave_nothing() {
 }
 
 #[test]
+fn labels_of_several_streams_count_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = |name: &str| {
+        format!(
+            "[stream.{name}]\nlabels = \"transactions\"\nid = \"transaction_id\"\nvalue = \"is_fraud\"\ntime = \"reported_at\"\ncolumns = {{ transaction_id = \"int64\", is_fraud = \"bool\", reported_at = \"timestamp\" }}\n"
+        )
+    };
+    let config = format!("{}{}{}", crate::place::DEFINITIONS, stream("chargebacks"), stream("reviews"));
+    fs::write(folder.path().join("interdict.toml"), config).unwrap();
+    // Two payments at one terminal, and one three hours later that sees them and their labels.
+    write(&folder.path().join("in.parquet"), payments(&[(1, 0, 1, 1.0), (2, 60, 1, 1.0), (3, 10_800, 1, 1.0)]));
+    for (name, id) in [("chargebacks", 1), ("reviews", 2)] {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("transaction_id", Arc::new(Int64Array::from(vec![id]))),
+            ("is_fraud", Arc::new(arrow_array::BooleanArray::from(vec![true]))),
+            ("reported_at", Arc::new(TimestampMicrosecondArray::from(vec![1_522_540_800_000_000 + 600_000_000]))),
+        ];
+        write(&folder.path().join(format!("{name}.parquet")), columns);
+    }
+    let run = |command: &str, labels: &[&str]| {
+        let mut arguments = vec![command, "--input", "in.parquet", "--output", "out.parquet", "--force", "--json"];
+        arguments.extend(labels.iter().flat_map(|path| ["--labels", path]));
+        interdict(folder.path(), &arguments)
+    };
+    let (chargebacks, reviews) = ("chargebacks=chargebacks.parquet", "reviews=reviews.parquet");
+    for command in ["backfill", "score"] {
+        for (labels, ratio) in [
+            (&[][..], 0.0),
+            (&[chargebacks], 0.5),
+            (&[reviews], 0.5),
+            (&[chargebacks, reviews], 1.0),
+            (&[reviews, chargebacks], 1.0),
+        ] {
+            let report = run(command, labels).ok().json();
+            assert_eq!(report["labelled"].as_u64(), Some(labels.len() as u64), "{labels:?}");
+            let table = read(&folder.path().join("out.parquet"));
+            let ratios = table.column_by_name("terminal_risk__fraud_ratio_1d").unwrap();
+            assert_eq!(ratios.as_primitive::<Float64Type>().value(2).to_bits(), f64::to_bits(ratio), "{labels:?}");
+        }
+        for (labels, told) in [
+            (
+                &["chargebacks.parquet"][..],
+                "write --labels STREAM=chargebacks.parquet, once for each of chargebacks, reviews",
+            ),
+            (&[chargebacks, chargebacks], "names those of 'chargebacks' twice"),
+        ] {
+            let ran = run(command, labels);
+            assert!(ran.code == 1 && ran.stderr.contains(told), "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
 fn filling_a_store_twice_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let config = fs::read_to_string(root().join("examples/handbook/interdict.toml")).unwrap();
