@@ -6,7 +6,7 @@
 //!   all of them and of no others.
 //! - What a commit was filled with counts as written. A commit that fails is made again as it is, or the process ends.
 
-mod marks;
+pub mod marks;
 
 use std::collections::BTreeMap;
 use std::future::Future;

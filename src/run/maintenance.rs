@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
+use super::pruning::Truncated;
 use super::trimming::{self, Keep};
 
 /// How often the store is swept. What expired costs disk, nothing else.
@@ -42,17 +43,26 @@ impl StreamClock {
     }
 }
 
-/// Sweeps the store until `stop`: its logs at once, then everything again and again.
+/// Sweeps the store until `stop`: its logs and what truncations left at once, then everything again and again.
 pub(crate) async fn sweep<S: Store>(
     store: Arc<S>,
     stream_clock: Arc<StreamClock>,
     keep: Keep,
+    mut truncated: Truncated,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
         let (logs, runtime) = (Arc::clone(&store), Handle::current());
         let trimmed = move || runtime.block_on(trimming::trim(&*logs, keep, clock::now()));
         told(tokio::task::spawn_blocking(trimmed).await?, "trimmed the logs of requests and of administrative acts");
+        let (states, runtime) = (Arc::clone(&store), Handle::current());
+        let prune = move || {
+            let pruned = runtime.block_on(truncated.prune(&*states));
+            (truncated, pruned)
+        };
+        let pruned;
+        (truncated, pruned) = tokio::task::spawn_blocking(prune).await?;
+        told(pruned, "removed states that a truncation left behind");
         tokio::select! {
             () = tokio::time::sleep(SWEEP) => {}
             () = stop.cancelled() => return Ok(()),

@@ -17,6 +17,7 @@ pub(crate) mod letters;
 mod maintenance;
 mod patience;
 mod promises;
+mod pruning;
 mod republished;
 mod requests;
 mod sinks;

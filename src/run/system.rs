@@ -59,6 +59,7 @@ use super::fleet;
 use super::judging::Judging;
 use super::letters::Letters;
 use super::maintenance::sweep;
+use super::pruning::Truncated;
 use super::sinks;
 use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
@@ -267,7 +268,8 @@ impl System {
         core.archives = archives.clone();
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
-        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, stop_rest.clone()));
+        let (truncated, stop_sweep) = (Truncated::of(&setup.definitions), stop_rest.clone());
+        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, truncated, stop_sweep));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {

@@ -21,6 +21,7 @@ mod expiry;
 mod failure;
 mod layout;
 mod log;
+mod prune;
 mod read;
 mod registry;
 #[cfg(test)]
@@ -288,6 +289,27 @@ impl EmbeddedStore {
         }
     }
 
+    /// [`Store::prune`], blocking.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; what was removed before the error is not counted.
+    pub fn prune_now(
+        &self,
+        entity: &str,
+        group: u64,
+        is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<u64, StoreError> {
+        let (mut removed, mut last) = (0, None);
+        loop {
+            let pruned = self.write(|_, engine| prune::prune(engine, (entity, group), last.as_deref(), is_stale))?;
+            removed += pruned.removed;
+            last = pruned.last;
+            if last.is_none() {
+                return Ok(removed);
+            }
+        }
+    }
+
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // What the lock guards changes only after a batch is written, in steps that cannot panic.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -413,6 +435,15 @@ impl Store for EmbeddedStore {
 
     async fn expire(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.expire_now(now)
+    }
+
+    async fn prune(
+        &self,
+        entity: &str,
+        group: u64,
+        is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<u64, StoreError> {
+        self.prune_now(entity, group, is_stale)
     }
 
     async fn register(&self, entry: RegistryEntry) -> Result<(), StoreError> {

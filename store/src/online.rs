@@ -135,6 +135,15 @@ impl Store for OnlineStore {
         on!(self, store => store.expire(now))
     }
 
+    async fn prune(
+        &self,
+        entity: &str,
+        group: u64,
+        is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<u64, StoreError> {
+        on!(self, store => store.prune(entity, group, is_stale))
+    }
+
     async fn register(&self, entry: RegistryEntry) -> Result<(), StoreError> {
         on!(self, store => store.register(entry))
     }

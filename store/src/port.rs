@@ -425,6 +425,15 @@ pub trait Store: Send + Sync + 'static {
     /// [`EXPIRY_SLACK`] longer, never shorter; one that was rewritten counts by its newest `expires`.
     fn expire(&self, now: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// Removes the states of an entity's group for which `is_stale` holds; returns how many. It looks at a few at a time, beside readers
+    /// and writers; a state that is written meanwhile stays as it is written. What was removed before an error is not counted.
+    fn prune(
+        &self,
+        entity: &str,
+        group: u64,
+        is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Registers a bundle; the same (name, version) with another hash is refused.
     fn register(&self, entry: RegistryEntry) -> impl Future<Output = Result<(), StoreError>> + Send;
 

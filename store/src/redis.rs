@@ -25,6 +25,7 @@ mod lease;
 mod ledger;
 mod link;
 mod node;
+mod prune;
 mod read;
 mod scripts;
 mod server;
@@ -194,6 +195,15 @@ impl Store for RedisStore {
 
     async fn expire(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.sweep(now).await
+    }
+
+    async fn prune(
+        &self,
+        entity: &str,
+        group: u64,
+        is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<u64, StoreError> {
+        self.prune_group(entity, group, is_stale).await
     }
 
     async fn register(&self, entry: RegistryEntry) -> Result<(), StoreError> {

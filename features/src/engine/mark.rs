@@ -96,6 +96,16 @@ pub(super) fn unstamped(cleared: Version, bytes: &[u8]) -> Result<Option<&[u8]>,
     Ok((seen >= cleared).then_some(state))
 }
 
+/// Of a stream's stored mark the newest truncation, and what tells whether a stored state was written before it: whoever brings such a
+/// state takes it for none.
+///
+/// # Errors
+/// [`Damaged`] when the bytes are no mark.
+pub fn staleness(mark: &[u8]) -> Result<(Version, impl Fn(&[u8]) -> bool + Sync + use<>), Damaged> {
+    let cleared = Mark::decode(mark)?.cleared;
+    Ok((cleared, move |state: &[u8]| matches!(unstamped(cleared, state), Ok(None))))
+}
+
 fn put_version(out: &mut Vec<u8>, version: Version) {
     put_varint(out, version.major);
     put_varint(out, u64::from(version.minor));

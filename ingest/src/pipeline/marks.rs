@@ -19,10 +19,15 @@ pub(super) struct Marks {
     stored: Vec<(usize, Vec<u8>)>,
 }
 
+/// Where the mark of the stream called `stream` stands.
+#[must_use]
+pub fn mark_key(stream: &str) -> RowKey {
+    RowKey { stream: Arc::from(MARKS), id: Box::from(stream.as_bytes()) }
+}
+
 impl Names {
-    /// Where the mark of a stream stands.
     fn mark(&self, stream: usize) -> RowKey {
-        RowKey { stream: Arc::from(MARKS), id: Box::from(self.streams[stream].as_bytes()) }
+        mark_key(&self.streams[stream])
     }
 }
 

@@ -49,6 +49,7 @@ use super::super::input_log;
 use super::super::judging::Judging;
 use super::super::letters::Letters;
 use super::super::maintenance::{StreamClock, sweep};
+use super::super::pruning::Truncated;
 use super::super::republished;
 use super::super::sinks::{self, Feeder, Produce};
 use super::super::sources::{Confirms, JudgedSources, Reached, Starter};
@@ -330,9 +331,10 @@ impl<'a> Process<'a> {
             ingestor.run(deliveries, sources, ends_with_sources).await.map(drop)
         })?;
         let (store, clock, stop) = (Arc::clone(&self.online), Arc::clone(&self.stream_clock), self.stop_rest.clone());
-        let (sweeper, keep) = (self.claimant("sweep"), setup.keep);
+        let (sweeper, keep, truncated) = (self.claimant("sweep"), setup.keep, Truncated::of(&setup.definitions));
         self.tasks.spawn(async move {
-            sweeper.while_held(&stop, |held| sweep(Arc::clone(&store), Arc::clone(&clock), keep, held)).await
+            let sweep = |held| sweep(Arc::clone(&store), Arc::clone(&clock), keep, truncated.clone(), held);
+            sweeper.while_held(&stop, sweep).await
         });
         Ok(reached)
     }

@@ -24,6 +24,7 @@ pub async fn check_all<S: Subject>(subject: impl Fn() -> S) {
     acts_of_people_go_through_the_outbox(&subject()).await;
     recent_decisions_are_bounded(&subject()).await;
     rewritten_records_survive_the_sweep(&subject()).await;
+    stale_states_of_a_group_are_pruned(&subject()).await;
     trimmed_logs_number_on(&subject()).await;
     bundles_are_immutable(&subject()).await;
     huge_keys_are_refused_and_absent(&subject()).await;
@@ -214,6 +215,34 @@ async fn rewritten_records_survive_the_sweep(subject: &impl Subject) {
     assert_eq!(store.expire(now).await.expect("expires"), 1);
     let later = future.plus(EXPIRY_SLACK).plus(Span::SECOND);
     assert_eq!(store.expire(later).await.expect("expires"), 1);
+}
+
+async fn stale_states_of_a_group_are_pruned(subject: &impl Subject) {
+    const KEYS: u64 = 3_000;
+    let stored = |entity: &str, key: u64, group: u64, bytes: &'static [u8]| StateWrite {
+        entity: entity.into(),
+        group,
+        bytes: Some(Bytes::from_static(bytes)),
+        ..state(&key.to_be_bytes())
+    };
+    let store = subject.open().await;
+    let odd_is_stale = |key: u64| if key % 2 == 1 { b"stale".as_slice() } else { b"fresh" };
+    let mut states: Vec<StateWrite> = (0..KEYS).map(|key| stored("card", key, 1, odd_is_stale(key))).collect();
+    states.extend((0..KEYS).map(|key| stored("card", key, 2, b"stale")));
+    states.extend(["car", "cards", "c*d", "c[ard"].map(|entity| stored(entity, 1, 1, b"stale")));
+    store.commit(Commit { states, ..Commit::default() }).await.expect("commits");
+    let is_stale = |state: &[u8]| state == b"stale";
+    assert_eq!(store.prune("card", 1, &is_stale).await.expect("prunes"), KEYS / 2);
+    assert_eq!(store.prune("card", 1, &is_stale).await.expect("prunes"), 0);
+    for key in [0, 1, 2, KEYS - 1] {
+        assert_eq!(has_state(&store, &key.to_be_bytes()).await, key % 2 == 0, "{key}");
+    }
+    assert_eq!(store.prune("c*d", 1, &is_stale).await.expect("prunes"), 1, "a name stands for itself");
+    assert_eq!(store.prune("c[ard", 1, &is_stale).await.expect("prunes"), 1);
+    for entity in ["car", "cards"] {
+        assert_eq!(store.prune(entity, 1, &is_stale).await.expect("prunes"), 1, "it was left where it was");
+    }
+    assert_eq!(store.prune("card", 2, &is_stale).await.expect("prunes"), KEYS);
 }
 
 async fn trimmed_logs_number_on(subject: &impl Subject) {

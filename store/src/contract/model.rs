@@ -42,6 +42,8 @@ pub enum Action {
     Reopen,
     /// Removes what expired before the beginning of a day.
     Expire(i64),
+    /// Removes the states of an entity's group whose first byte is even.
+    Prune(usize, usize),
     /// Trims a log.
     Trim(usize, u64),
 }
@@ -55,6 +57,7 @@ pub fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => commits().prop_map(|commit| Action::Zombie(Box::new(commit))),
         2 => Just(Action::Reopen),
         2 => (0..8_i64).prop_map(Action::Expire),
+        2 => (0..ENTITIES.len(), 0..GROUPS.len()).prop_map(|(entity, group)| Action::Prune(entity, group)),
         1 => (0..LOGS.len(), 0..12_u64).prop_map(|(log, position)| Action::Trim(log, position)),
     ];
     vec(action, 1..24)
@@ -92,6 +95,12 @@ pub async fn check(subject: &impl Subject, actions: Vec<Action>) {
             Action::Expire(day) => {
                 let now = Timestamp::default().plus(Span::from_micros(day * Span::DAY.micros()));
                 assert_eq!(store.expire(now).await.expect("expires"), twin.expire(now), "{action:?}");
+            }
+            Action::Prune(entity, group) => {
+                let (entity, group) = (ENTITIES[*entity], GROUPS[*group]);
+                let is_stale = |state: &[u8]| state.first().is_some_and(|byte| byte % 2 == 0);
+                let removed = store.prune(entity, group, &is_stale).await.expect("prunes");
+                assert_eq!(removed, twin.prune(entity, group, is_stale), "{action:?}");
             }
             Action::Trim(log, position) => {
                 store.trim_log(LOGS[*log], *position).await.expect("trims");

@@ -139,6 +139,13 @@ impl Twin {
         (before - self.states.len() - self.rows.len()) as u64
     }
 
+    /// Removes the states of a group for which `is_stale` holds; how many.
+    pub fn prune(&mut self, entity: &str, group: u64, is_stale: impl Fn(&[u8]) -> bool) -> u64 {
+        let before = self.states.len();
+        self.states.retain(|at, (bytes, _)| (at.0.as_str(), at.2) != (entity, group) || !is_stale(bytes));
+        (before - self.states.len()) as u64
+    }
+
     /// Forgets the entries of a log before `position`.
     pub fn trim(&mut self, log: LogName, position: u64) {
         let end = position.min(self.entries(log).len() as u64);

@@ -121,6 +121,13 @@ pub(super) fn state_key(out: &mut Vec<u8>, entity: &str, key: &[u8], group: u64)
     Ok(())
 }
 
+/// The beginning of the keys of an entity's states.
+pub(super) fn entity_prefix(entity: &str) -> Result<Vec<u8>, StoreError> {
+    let mut out = Vec::new();
+    push_named(&mut out, entity, &[])?;
+    Ok(out)
+}
+
 /// Writes a row record's key into `out`, which is cleared.
 pub(super) fn row_key(out: &mut Vec<u8>, key: &RowKey) -> Result<(), StoreError> {
     out.clear();

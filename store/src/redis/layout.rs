@@ -153,12 +153,33 @@ impl Layout {
         format!("{{{}}}:[er][0-9]*", self.namespace)
     }
 
+    /// The pattern of the keys of an entity's states in a group, and perhaps of more.
+    pub(super) fn group_pattern(&self, entity: &str, group: u64) -> Vec<u8> {
+        let mut out = format!("{{{}}}:e{}:", self.namespace, entity.len()).into_bytes();
+        let literal = entity.bytes().chain([b':']);
+        let behind = group.to_be_bytes();
+        escaped(&mut out, literal);
+        out.push(b'*');
+        escaped(&mut out, behind.into_iter());
+        out
+    }
+
     fn owned(&self, out: &mut Vec<u8>, kind: char, name: &str, key: &[u8]) -> Result<(), StoreError> {
         bounded("key", name.len() + key.len())?;
         out.clear();
         out.extend(format!("{{{}}}:{kind}", self.namespace).into_bytes());
         push_named(out, name, key);
         Ok(())
+    }
+}
+
+/// Appends bytes to a pattern that stand for themselves.
+fn escaped(out: &mut Vec<u8>, literal: impl Iterator<Item = u8>) {
+    for byte in literal {
+        if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\' | b'^' | b'-') {
+            out.push(b'\\');
+        }
+        out.push(byte);
     }
 }
 

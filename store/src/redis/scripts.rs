@@ -68,8 +68,27 @@ pub(super) static SWEEP_STEP: LazyLock<Script> = LazyLock::new(|| Script::new(in
 /// Ends a sweep.
 pub(super) static SWEEP_END: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/sweep_end.lua")));
 
-fn all() -> [&'static Script; 11] {
-    [&COMMIT, &OFFSETS, &OUTBOX, &DECISIONS, &RECENT, &REGISTER, &ALIAS, &LEASE, &SWEEP_BEGIN, &SWEEP_STEP, &SWEEP_END]
+/// Reads a page of states.
+pub(super) static PRUNE_PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/prune_page.lua")));
+/// Removes states that nobody has written since they were read.
+pub(super) static PRUNE_DROP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/prune_drop.lua")));
+
+fn all() -> [&'static Script; 13] {
+    [
+        &COMMIT,
+        &OFFSETS,
+        &OUTBOX,
+        &DECISIONS,
+        &RECENT,
+        &REGISTER,
+        &ALIAS,
+        &LEASE,
+        &SWEEP_BEGIN,
+        &SWEEP_STEP,
+        &SWEEP_END,
+        &PRUNE_PAGE,
+        &PRUNE_DROP,
+    ]
 }
 
 /// The commands that load them.
