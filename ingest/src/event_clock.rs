@@ -1,4 +1,4 @@
-//! How far event time has come, over all streams of rows: the clock by which states and row records expire.
+//! How far event time has come, over streams of rows: the clock by which states and row records expire.
 //!
 //! Invariant: fewer than half of the newest [`EVENTS`] events cannot move it, whatever their times and however they are spread over
 //! batches. A batch may hold a single row, so a batch by itself says nothing.
@@ -8,16 +8,28 @@ use std::collections::VecDeque;
 use interdict_features::time::Timestamp;
 
 /// How many of the newest events are asked. Until half as many have come there is no clock, and nothing expires.
-const EVENTS: usize = 64;
+pub(crate) const EVENTS: usize = 64;
 
 /// The clock of the streams.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventClock {
     times: VecDeque<Timestamp>,
     now: Option<Timestamp>,
+    /// What it said in an earlier life.
+    before: Option<Timestamp>,
 }
 
 impl EventClock {
+    /// A clock that said `before` in an earlier life. A few events do not move it on.
+    pub(crate) fn not_before(before: Timestamp) -> Self {
+        Self { before: Some(before), ..Self::default() }
+    }
+
+    /// An instant that it has come to for certain: what it says, or the earliest it has heard of while that is too little to say.
+    pub(crate) fn floor(&self) -> Option<Timestamp> {
+        self.now.or_else(|| self.times.iter().copied().chain(self.before).min())
+    }
+
     /// The instant that half of the newest events had reached at some time; it never goes back.
     pub(crate) fn now(&self) -> Option<Timestamp> {
         self.now

@@ -6,6 +6,7 @@
 //!   all of them and of no others.
 //! - What a commit was filled with counts as written. A commit that fails is made again as it is, or the process ends.
 
+pub mod clocks;
 pub mod marks;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use interdict_store::port::{
 };
 
 use crate::event_clock::EventClock;
+use clocks::Clocks;
 use marks::Marks;
 
 /// What bounds a pipeline.
@@ -119,6 +121,7 @@ pub struct Pipeline<S> {
     standings: BTreeMap<(String, u32), Standing>,
     scratch: Scratch,
     clock: EventClock,
+    clocks: Clocks,
     began: Option<Timestamp>,
     /// Changes and keys brought since the last look at the memory in use.
     unlooked: usize,
@@ -166,6 +169,7 @@ impl<S: Reader> Pipeline<S> {
             standings: BTreeMap::new(),
             scratch: Scratch::default(),
             clock: EventClock::default(),
+            clocks: Clocks::default(),
             began: None,
             unlooked: 0,
             memory_bytes: 0,
@@ -210,6 +214,8 @@ impl<S: Reader> Pipeline<S> {
             return Ok(Vec::new());
         };
         let offsets = self.store.offsets(source, incarnation).await?;
+        let partitions: Vec<u32> = offsets.iter().map(|offset| offset.partition).collect();
+        self.bring_clocks(source, &partitions).await?;
         self.take_up(source, &offsets);
         Ok(offsets)
     }
@@ -227,6 +233,7 @@ impl<S: Reader> Pipeline<S> {
     pub fn let_go(&mut self, source: &str, partitions: &[u32]) {
         for &partition in partitions {
             self.standings.remove(&(source.to_owned(), partition));
+            self.clocks.let_go(source, partition);
         }
     }
 
@@ -252,6 +259,7 @@ impl<S: Reader> Pipeline<S> {
     pub fn advance(&mut self, source: &str, partition: u32, position: u64) {
         let standing = self.standings.entry((source.to_owned(), partition)).or_default();
         standing.applied = Some(position);
+        self.clocks.settle(source, partition);
     }
 
     /// Applies a batch and reads the features of what `evaluate` names; see [`Self::output`].
@@ -272,6 +280,7 @@ impl<S: Reader> Pipeline<S> {
         if batch.stream().labels.is_none() {
             self.late = self.late_rows(batch);
             self.clock.observe(batch.len(), |row| batch.row(row).time());
+            self.clocks.observe(batch.len(), |row| batch.row(row).time());
         }
         Ok(&self.output)
     }
@@ -288,13 +297,6 @@ impl<S: Reader> Pipeline<S> {
         let lag = |row: Row<'_>| row.time().map(|time| clock.since(time));
         let late = batch.iter().filter(|(change, row)| is_new(change) && lag(*row) > Some(self.definitions().disorder));
         late.count() as u64
-    }
-
-    /// How far event time has come: what half of the newest events had reached, so that a few with a wrong time move nothing.
-    /// What expires, expires by this clock.
-    #[must_use]
-    pub fn stream_clock(&self) -> Option<Timestamp> {
-        self.clock.now()
     }
 
     /// Notes the wall clock at the beginning: what has no time of its own is kept by it until the first row tells the stream clock.
@@ -477,6 +479,7 @@ impl<S: Reader> Pipeline<S> {
             },
         );
         rows.extend(self.mark_writes());
+        rows.extend(self.clocks.writes());
         commit.states.append(&mut states);
         commit.rows.append(&mut rows);
         for ((source, partition), standing) in &self.standings {
@@ -501,6 +504,7 @@ impl<S: Reader> Pipeline<S> {
         self.engine.evict();
         self.unstored = 0;
         self.marks = Marks::default();
+        self.clocks.rewind();
         for standing in self.standings.values_mut() {
             standing.applied = standing.stored;
         }
@@ -523,6 +527,7 @@ impl<S: Reader> Pipeline<S> {
             standing.stored = standing.applied;
         }
         self.marks_stored();
+        self.clocks.stored();
         if self.unlooked >= (self.limits.memory_bytes / CHANGE_BYTES).min(MEMORY_LOOK) {
             self.unlooked = 0;
             self.memory_bytes = self.engine.memory_bytes();

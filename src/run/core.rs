@@ -29,7 +29,6 @@ use super::commands::Command;
 use super::input_log::{self, Entry};
 use super::judging::Judging;
 use super::letters::{self, Letters};
-use super::maintenance::StreamClock;
 use super::patience::{RETRY, patiently, wait_to_retry};
 use super::promises::Promises;
 use super::sources::{Confirms, JudgedSources};
@@ -137,8 +136,6 @@ pub(crate) struct Core<S> {
     pub(crate) promises: Arc<Promises>,
     /// Told when the process is to end.
     pub(crate) stop: Stop,
-    /// Told how far event time has come.
-    pub(crate) stream_clock: Arc<StreamClock>,
     /// When ended list entries were last removed.
     pub(crate) last_list_sweep: Instant,
 }
@@ -349,9 +346,6 @@ impl<S: Store> Core<S> {
         self.letters.flush()?;
         self.pipeline.fill(commit);
         self.letters.fill(commit);
-        if let Some(now) = self.pipeline.stream_clock() {
-            self.stream_clock.tell(now);
-        }
         if start - self.last_list_sweep > LIST_SWEEP {
             self.last_list_sweep = start;
             commit.lists.extend(self.judging.lists.expire(clock::now()));

@@ -201,7 +201,11 @@ impl Backend for Desk {
         let known = self.ask(read.budget, |reply| Command::Read { read: wanted, reply }).await?;
         let (reference, limit) = (read.reference.clone(), read.decisions_max);
         let (decisions, lists) = self
-            .store(async move |store| Ok((store.recent_decisions(&reference, limit).await?, store.lists().await?)))
+            .store(async move |store| {
+                let decisions = store.recent_decisions(&reference, limit).await?;
+                let query = Query { lists: vec![reference], ..Query::default() };
+                Ok((decisions, store.fetch(&query).await?.lists))
+            })
             .await?;
         let definitions = &self.plan.definitions;
         let names = self.plan.entity_groups[read.entity].iter().flat_map(|&group| {
@@ -211,14 +215,12 @@ impl Backend for Desk {
         let features = names
             .zip(&known.readouts)
             .map(|(name, readout)| RecordedFeature { name: name.name.clone(), reading: readout.reading(&known.texts) });
-        let is_his = |entry: &ListEntry| {
-            entry.entity == read.reference && entry.expires.is_none_or(|end| end > read.budget.received)
-        };
+        let binds = |entry: &ListEntry| entry.expires.is_none_or(|end| end > read.budget.received);
         Ok(EntityAnswer {
             is_known: known.is_known,
             as_of,
             features: features.collect(),
-            lists: lists.into_iter().filter(is_his).collect(),
+            lists: lists.into_iter().flatten().filter(binds).collect(),
             decisions,
         })
     }

@@ -14,7 +14,7 @@ use interdict_store::error::StoreError;
 use interdict_store::port::{Query, Store};
 
 /// The groups whose states a truncation leaves behind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Truncated(Vec<TableGroup>);
 
 #[derive(Clone, Debug)]

@@ -58,8 +58,7 @@ use super::desk::{Desk, Health, QUEUE, model_entry};
 use super::fleet;
 use super::judging::Judging;
 use super::letters::Letters;
-use super::maintenance::sweep;
-use super::pruning::Truncated;
+use super::maintenance::{Sweeping, sweep};
 use super::sinks;
 use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
@@ -179,7 +178,6 @@ async fn open_core(
         past_replay: HashSet::new(),
         promises: Arc::default(),
         stop: stop.clone(),
-        stream_clock: Arc::default(),
         last_list_sweep: clock::instant(),
     })
 }
@@ -266,10 +264,10 @@ impl System {
         let open_sources = setup.sources.len() + start.sources.len();
         let archives = Archives::open(setup, Sharing::Alone, &mut registry, &stop_sources)?;
         core.archives = archives.clone();
+        let sweeping = Sweeping::of(setup, start.sources.iter().map(|own| own.name.clone()));
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
-        let (truncated, stop_sweep) = (Truncated::of(&setup.definitions), stop_rest.clone());
-        tasks.spawn(sweep(Arc::clone(&store), Arc::clone(&core.stream_clock), setup.keep, truncated, stop_sweep));
+        tasks.spawn(sweep(Arc::clone(&store), sweeping, stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
             Some(config) => {

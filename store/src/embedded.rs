@@ -28,6 +28,7 @@ mod registry;
 mod tests;
 
 use std::fs::File;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -39,8 +40,8 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::port::{
-    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry,
-    Store, StoredDecision,
+    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered,
+    RegistryEntry, Store, StoredDecision,
 };
 use commit::Positions;
 use doubt::{Doubts, InDoubt};
@@ -238,14 +239,23 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::Io`].
-    pub fn outbox_now(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
+    pub fn outbox_now(
+        &self,
+        behind: Option<&OutboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<(OutboxPlace, Intent)>, StoreError> {
         self.read(|engine| {
-            let (intents, first) = read::outbox(engine, self.outbox_first.load(Ordering::Relaxed), limit)?;
-            // Entries are made in the order of their positions: what is the oldest now stays it until it is removed.
-            if let Some(first) = first {
-                self.outbox_first.fetch_max(first, Ordering::Relaxed);
+            if let Some(OutboxPlace(behind)) = behind {
+                return read::outbox(engine, Bound::Excluded(&**behind), limit);
             }
-            Ok(intents)
+            let first = self.outbox_first.load(Ordering::Relaxed).to_be_bytes();
+            let entries = read::outbox(engine, Bound::Included(&first[..]), limit)?;
+            // Entries are made in the order of their positions: what is the oldest now stays it until it is removed.
+            let first = entries.first().and_then(|(OutboxPlace(key), _)| key.first_chunk());
+            if let Some(first) = first {
+                self.outbox_first.fetch_max(u64::from_be_bytes(*first), Ordering::Relaxed);
+            }
+            Ok(entries)
         })
     }
 
@@ -417,8 +427,16 @@ impl Store for EmbeddedStore {
         self.lists_now()
     }
 
-    async fn outbox(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
-        self.outbox_now(limit)
+    async fn outbox(
+        &self,
+        behind: Option<&OutboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<(OutboxPlace, Intent)>, StoreError> {
+        self.outbox_now(behind, limit)
+    }
+
+    async fn replicated(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {

@@ -9,8 +9,8 @@ use crate::embedded::EmbeddedStore;
 use crate::error::StoreError;
 use crate::metrics::{Call, StoreMetrics};
 use crate::port::{
-    Commit, Committed, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry, Store,
-    StoredDecision,
+    Commit, Committed, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered, RegistryEntry,
+    Store, StoredDecision,
 };
 #[cfg(feature = "redis")]
 use crate::redis::RedisStore;
@@ -115,8 +115,16 @@ impl Store for OnlineStore {
         on!(self, store => store.lists())
     }
 
-    async fn outbox(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
-        on!(self, store => store.outbox(limit))
+    async fn outbox(
+        &self,
+        behind: Option<&OutboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<(OutboxPlace, Intent)>, StoreError> {
+        on!(self, store => store.outbox(behind, limit))
+    }
+
+    async fn replicated(&self) -> Result<(), StoreError> {
+        on!(self, store => store.replicated())
     }
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {

@@ -201,6 +201,10 @@ pub struct Intent {
     pub created: Timestamp,
 }
 
+/// Where an action stands in the outbox: those that enter later stand behind it. Good for the store that gave it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OutboxPlace(pub(crate) Box<[u8]>);
+
 /// An outbox entry whose action is done or given up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Finished {
@@ -403,8 +407,20 @@ pub trait Store: Send + Sync + 'static {
     /// All list entries, in order of list, entity and key.
     fn lists(&self) -> impl Future<Output = Result<Vec<ListEntry>, StoreError>> + Send;
 
-    /// Unfinished actions, oldest first.
-    fn outbox(&self, limit: usize) -> impl Future<Output = Result<Vec<Intent>, StoreError>> + Send;
+    /// Unfinished actions behind a place of the outbox (`None`: all of them), oldest first, at most `limit`. A store that went back behind a
+    /// commit gives places anew: who goes on behind one reads everything now and then.
+    fn outbox(
+        &self,
+        behind: Option<&OutboxPlace>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(OutboxPlace, Intent)>, StoreError>> + Send;
+
+    /// Waits until the configured replicas have everything that this store has shown so far, whoever committed it; returns at once where
+    /// none are configured, as embedded.
+    ///
+    /// What a commit with [`Durability::Power`] writes is seen by others before the replicas have it: who acts on it outside of the store
+    /// asks here before.
+    fn replicated(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Entries of a log from `position` on, at most `limit`, with their positions.
     fn read_log(

@@ -18,6 +18,7 @@ mod answer;
 mod commit;
 pub mod config;
 mod encode;
+mod ended;
 mod expiry;
 pub mod failure;
 mod layout;
@@ -41,8 +42,8 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::port::{
-    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, Query, Registered, RegistryEntry,
-    Store, StoredDecision,
+    Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered,
+    RegistryEntry, Store, StoredDecision,
 };
 use config::RedisConfig;
 use layout::Layout;
@@ -162,8 +163,16 @@ impl Store for RedisStore {
         self.all_lists().await
     }
 
-    async fn outbox(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
-        self.unfinished(limit).await
+    async fn outbox(
+        &self,
+        behind: Option<&OutboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<(OutboxPlace, Intent)>, StoreError> {
+        self.unfinished(behind, limit).await
+    }
+
+    async fn replicated(&self) -> Result<(), StoreError> {
+        if self.link.config().replicas == 0 { Ok(()) } else { self.sync().await }
     }
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {

@@ -66,7 +66,7 @@ fn an_account_is_blocked_once_and_an_analysts_unblock_stays() {
     process.terminate();
     let (status, log) = process.end();
     assert!(status.success(), "{log}");
-    assert!(place.store().outbox_now(10).unwrap().is_empty());
+    assert!(place.store().outbox_now(None, 10).unwrap().is_empty());
 }
 
 #[test]

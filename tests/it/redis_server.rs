@@ -74,6 +74,16 @@ impl RedisServer {
         running.wait().unwrap();
     }
 
+    /// Stands still until what is returned is called.
+    pub(crate) fn pause(&self) -> impl FnOnce() + use<> {
+        let said = self.say(&["INFO", "server"]);
+        let pid = said.lines().find_map(|line| line.strip_prefix("process_id:"));
+        let pid = pid.expect("it says its process id").trim().to_owned();
+        let send = move |signal: &str| assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        send("-STOP");
+        move || send("-CONT")
+    }
+
     /// Asks the server beside the program.
     pub(crate) fn say(&self, words: &[&str]) -> String {
         let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(words).output().unwrap();

@@ -81,7 +81,7 @@ fn more_actions_at_once_than_the_outbox_holds_are_carried_out() {
     told.sort();
     told.dedup();
     assert_eq!(told.len(), 12);
-    assert_eq!(place.store().outbox_now(10).unwrap(), []);
+    assert_eq!(place.store().outbox_now(None, 10).unwrap(), []);
     assert_eq!(place.remains().decisions.len(), 12);
 }
 
@@ -115,7 +115,7 @@ fn a_webhook_is_repeated_with_its_id_until_it_is_taken() {
     let (status, log) = process.end();
     assert!(status.success(), "{log}");
     let store = place.store();
-    assert!(store.outbox_now(10).unwrap().is_empty());
+    assert!(store.outbox_now(None, 10).unwrap().is_empty());
     let id = uuid::Uuid::parse_str(body["data"]["decision_id"].as_str().unwrap()).unwrap();
     let appended = store.decision_now(id).unwrap().unwrap().appended;
     assert_eq!(appended.len(), 1, "its result stands under the decision: {appended:?}");

@@ -7,13 +7,14 @@
 //! - At most `concurrency` tries are under way per action, at most one per (decision, action), and for databases at most
 //!   one per account, in the order of the outbox.
 //! - An intent is forgotten only after its result is committed.
+//! - Nothing is carried out that the configured replicas do not have: a fail-over would take the decision and leave the act.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use interdict_features::time::Timestamp;
 use interdict_store::error::{Class, StoreError};
-use interdict_store::port::{Append, Commit, Durability, Finished, Intent, LogName, Store};
+use interdict_store::port::{Append, Commit, Durability, Finished, Intent, LogName, OutboxPlace, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -29,6 +30,13 @@ use crate::retry::{Backoff, Next};
 
 /// How often the age of what waits is shown while nothing else happens.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often the whole outbox is read, and not only what has entered it since the last look. A store that lost its last moments in a
+/// fail-over may give places anew that were seen; and what waits may be large.
+const WHOLE: Duration = Duration::from_secs(30);
+
+/// How long to wait before replicas that are behind are asked again.
+const REPLICAS: Duration = Duration::from_secs(1);
 
 /// What bounds a delivery.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -111,6 +119,12 @@ pub struct Delivery<S, E> {
     under_way: JoinSet<Tried>,
     /// The outbox held more than fits here.
     is_partial: bool,
+    /// Everything up to this place of the outbox was taken in; `None`: nothing yet.
+    seen: Option<OutboxPlace>,
+    /// When the whole outbox was read last.
+    whole: Option<Instant>,
+    /// When what the replicas do not have yet is asked for again.
+    owed: Option<Instant>,
 }
 
 /// What one try came to.
@@ -123,18 +137,28 @@ struct Tried {
 impl<S: Store, E: Surroundings> Delivery<S, E> {
     /// A worker for the outbox of `store`.
     #[must_use]
-    pub fn new(store: Arc<S>, receivers: Receivers, limits: Limits, surroundings: E, metrics: Metrics) -> Self {
+    pub fn new(
+        store: Arc<S>,
+        receivers: impl Into<Arc<Receivers>>,
+        limits: Limits,
+        surroundings: E,
+        metrics: Metrics,
+    ) -> Self {
+        let receivers = receivers.into();
         let queue = Queue::new(limits.concurrency, receivers.concurrency());
         receivers.actions().for_each(|action| metrics.begin(action));
         Self {
             store,
-            receivers: Arc::new(receivers),
+            receivers,
             limits,
             surroundings: Arc::new(surroundings),
             metrics,
             queue,
             under_way: JoinSet::new(),
             is_partial: false,
+            seen: None,
+            whole: None,
+            owed: None,
         }
     }
 
@@ -146,23 +170,31 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
     /// # Errors
     /// [`DeliveryError`], when the store failed for good; the process must stop then.
     pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) -> Result<(), DeliveryError> {
-        self.refill(&stop).await?;
+        let ended = self.work(&wake, &stop).await;
+        // Whoever carries on shows what waits.
+        self.metrics.rest();
+        ended
+    }
+
+    async fn work(&mut self, wake: &Notify, stop: &CancellationToken) -> Result<(), DeliveryError> {
+        self.refill(stop).await?;
         while !stop.is_cancelled() {
             self.start();
             let due = self.queue.next_due();
             let look = (self.queue.len() > 0).then(|| Instant::now() + LOOK);
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = wake.notified() => self.refill(&stop).await?,
+                () = wake.notified() => self.refill(stop).await?,
                 Some(tried) = self.under_way.join_next(), if !self.under_way.is_empty() => {
-                    self.conclude(tried, &stop).await?;
+                    self.conclude(tried, stop).await?;
                 }
                 () = until(due) => {}
+                () = until(self.owed) => self.refill(stop).await?,
                 () = until(look) => self.show_queue(),
             }
         }
         while let Some(tried) = self.under_way.join_next().await {
-            self.conclude(tried, &stop).await?;
+            self.conclude(tried, stop).await?;
         }
         Ok(())
     }
@@ -273,21 +305,48 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
         self.metrics.outbox_oldest_seconds.set(age);
     }
 
-    /// Takes in what the outbox holds and is not held yet.
+    /// Takes in what the outbox holds and is not held yet, once the replicas have it.
     async fn refill(&mut self, stop: &CancellationToken) -> Result<(), DeliveryError> {
-        let limit = self.limits.intents;
-        let store = Arc::clone(&self.store);
-        let Some(intents) = self.insist(stop, || store.outbox(limit)).await? else { return Ok(()) };
-        self.is_partial = intents.len() >= limit;
         let now = Instant::now();
-        for intent in intents {
-            if !self.queue.holds(intent.decision, &intent.action) {
-                let account = self.receivers.account(&intent);
-                self.queue.add(intent, account, now);
+        let room = self.limits.intents.saturating_sub(self.queue.len());
+        self.is_partial = room == 0;
+        if self.is_partial || self.owed.is_some_and(|due| now < due) {
+            return Ok(());
+        }
+        let is_whole = self.whole.is_none_or(|whole| now - whole >= WHOLE);
+        let (behind, limit) = if is_whole { (None, self.limits.intents) } else { (self.seen.clone(), room) };
+        let store = Arc::clone(&self.store);
+        let Some(entries) = self.insist(stop, || store.outbox(behind.as_ref(), limit)).await? else { return Ok(()) };
+        let is_new = |(_, intent): &(OutboxPlace, Intent)| !self.queue.holds(intent.decision, &intent.action);
+        if entries.iter().any(is_new) && !self.is_replicated().await? {
+            return Ok(());
+        }
+        self.is_partial = entries.len() >= limit;
+        self.whole = if is_whole { Some(now) } else { self.whole };
+        for (place, intent) in entries {
+            if self.queue.len() >= self.limits.intents {
+                self.is_partial = true;
+                break;
             }
+            let account = self.receivers.account(&intent);
+            self.queue.add(intent, account, now);
+            self.seen = self.seen.take().max(Some(place));
         }
         self.show_queue();
         Ok(())
+    }
+
+    /// Whether the replicas have what was read: nobody acts before. Else it is read again a moment later.
+    async fn is_replicated(&mut self) -> Result<bool, DeliveryError> {
+        self.owed = None;
+        let error = match self.store.replicated().await {
+            Ok(()) => return Ok(true),
+            Err(error) if error.class() == Class::Transient => error,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(%error, "actions wait for the replicas of the store");
+        self.owed = Some(Instant::now() + REPLICAS);
+        Ok(false)
     }
 
     /// Calls the store until it answers; `None` when told to stop meanwhile.

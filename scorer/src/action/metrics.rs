@@ -54,6 +54,7 @@ pub struct Metrics {
     commit_to_block: Family<Named, Histogram, fn() -> Histogram>,
     pub(super) outbox_intents: Gauge,
     pub(super) outbox_oldest_seconds: Gauge<f64, AtomicU64>,
+    pub(super) receiver_mistakes: Gauge,
 }
 
 /// From half a millisecond to some nine hours.
@@ -70,6 +71,7 @@ impl Default for Metrics {
             commit_to_block: Family::new_with_constructor(seconds),
             outbox_intents: Gauge::default(),
             outbox_oldest_seconds: Gauge::default(),
+            receiver_mistakes: Gauge::default(),
         }
     }
 }
@@ -100,6 +102,11 @@ impl Metrics {
             metrics.outbox_oldest_seconds.clone(),
         );
         registry.register(
+            "interdict_scorer_receiver_mistakes",
+            "What receivers of actions refuse, as far as asked: rights, tables, columns; the log names it, and acts that need it become dead letters",
+            metrics.receiver_mistakes.clone(),
+        );
+        registry.register(
             "interdict_scorer_action_seconds",
             "Time from the decision to the end of its action, superseded and rejected ones left out",
             metrics.seconds.clone(),
@@ -110,6 +117,13 @@ impl Metrics {
             metrics.commit_to_block.clone(),
         );
         metrics
+    }
+
+    /// Shows that nothing waits here: another process may carry on.
+    pub(super) fn rest(&self) {
+        self.outbox_intents.set(0);
+        self.outbox_oldest_seconds.set(0.0);
+        self.receiver_mistakes.set(0);
     }
 
     /// Shows an action of which nothing has ended yet: a series that begins with its first failure shows no rise.

@@ -10,6 +10,7 @@ use interdict_store::port::Intent;
 #[cfg(feature = "postgres")]
 use super::database::{Database, OpenError};
 use super::delivery::effect_id;
+use super::metrics::Metrics;
 use super::webhook::{SendError, Webhook, WebhookError, client};
 use crate::policy::{ActionKind, Policy};
 use crate::retry::Backoff;
@@ -118,6 +119,22 @@ impl Receivers {
         }
         mistakes.sort();
         if mistakes.is_empty() { Ok(()) } else { Err(ReceiverError::Mistakes(mistakes)) }
+    }
+
+    /// As [`Self::check`], of a system that works: what is refused is told to log and metrics, and how much it is. Acts that need it become
+    /// dead letters by themselves and all others go on, while a process that refused to carry them out would leave them to another one
+    /// that refuses as well.
+    pub async fn inspect(&self, metrics: &Metrics) -> usize {
+        let mistakes = match self.check().await {
+            Ok(()) => Vec::new(),
+            Err(ReceiverError::Mistakes(mistakes)) => mistakes,
+            Err(other) => vec![other.to_string()],
+        };
+        for mistake in &mistakes {
+            tracing::error!(mistake, "acts that need this become dead letters until it is mended");
+        }
+        metrics.receiver_mistakes.set(i64::try_from(mistakes.len()).unwrap_or(i64::MAX));
+        mistakes.len()
     }
 
     /// The actions that are carried out.

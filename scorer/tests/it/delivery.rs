@@ -150,14 +150,12 @@ impl Bench {
     }
 
     fn start(&self, policy: &Policy, limits: Limits) -> Running {
+        self.start_shown(policy, limits, &mut Registry::default())
+    }
+
+    fn start_shown(&self, policy: &Policy, limits: Limits, registry: &mut Registry) -> Running {
         let receivers = Receivers::open(policy, &environment).unwrap();
-        let delivery = Delivery::new(
-            Arc::clone(&self.store),
-            receivers,
-            limits,
-            Fixed,
-            Metrics::register(&mut Registry::default()),
-        );
+        let delivery = Delivery::new(Arc::clone(&self.store), receivers, limits, Fixed, Metrics::register(registry));
         let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let task = tokio::spawn(delivery.run(Arc::clone(&wake), stop.clone()));
         Running { wake, stop, task }
@@ -206,7 +204,7 @@ async fn deliver(script: &[Answer]) -> (Vec<Request>, Vec<ActionResult>, usize) 
     let taken = take(&mut requests, script.len()).await;
     running.end().await;
     assert!(requests.try_recv().is_err(), "no request beyond the script");
-    (taken, bench.results(id), bench.store.outbox_now(10).unwrap().len())
+    (taken, bench.results(id), bench.store.outbox_now(None, 10).unwrap().len())
 }
 
 #[tokio::test]
@@ -325,7 +323,7 @@ async fn a_process_that_dies_before_the_result_sends_again_under_the_same_id() {
     let sent = take(&mut requests, 1).await;
     first.die().await;
     assert!(bench.results(id).is_empty());
-    assert_eq!(bench.store.outbox_now(10).unwrap().len(), 1);
+    assert_eq!(bench.store.outbox_now(None, 10).unwrap().len(), 1);
 
     desk.gate.add_permits(10);
     let second = bench.start(&policy, Limits::default());
@@ -352,7 +350,7 @@ async fn what_is_claimed_later_is_sent_when_woken() {
         assert_eq!(take(&mut requests, 1).await[0].id, effect_id(id, "desk"));
     }
     running.end().await;
-    assert_eq!(bench.store.outbox_now(10).unwrap().len(), 0);
+    assert_eq!(bench.store.outbox_now(None, 10).unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -390,7 +388,31 @@ async fn an_outbox_larger_than_what_is_held_is_worked_off() {
     let ids: BTreeSet<_> = take(&mut requests, 20).await.into_iter().map(|it| it.id).collect();
     running.end().await;
     assert_eq!(ids.len(), 20);
-    assert_eq!(bench.store.outbox_now(100).unwrap().len(), 0);
+    assert_eq!(bench.store.outbox_now(None, 100).unwrap().len(), 0);
+}
+
+/// What the gauges of the outbox show: intents, and the age of the oldest.
+fn shown(registry: &Registry) -> [String; 2] {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    ["interdict_scorer_outbox_intents ", "interdict_scorer_outbox_oldest_seconds "].map(|name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().to_owned()
+    })
+}
+
+#[tokio::test]
+async fn whoever_carries_nothing_out_any_more_shows_nothing_that_waits() {
+    let (address, _desk, mut requests) = open_desk(&[Answer::Status(500)], 1_000).await;
+    let bench = Bench::new();
+    bench.claim(1, "desk", at(90));
+    let mut registry = Registry::default();
+    let running = bench.start_shown(&policy(&[("desk", address)]), Limits::default(), &mut registry);
+    take(&mut requests, 2).await;
+    assert_eq!(shown(&registry), ["1", "10.0"]);
+    running.end().await;
+    assert_eq!(bench.store.outbox_now(None, 10).unwrap().len(), 1, "another one carries it out");
+    assert_eq!(shown(&registry), ["0", "0.0"]);
 }
 
 #[tokio::test]

@@ -24,7 +24,6 @@ use super::super::clock;
 use super::super::core::{End, Intake};
 use super::super::judging::{Circumstances, case, places};
 use super::super::letters::{self, Letters};
-use super::super::maintenance::StreamClock;
 use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::sources::JudgedSources;
 use super::super::stats::Stats;
@@ -49,7 +48,6 @@ pub(super) struct Ingestor {
     pub(super) fleet: Arc<FleetStats>,
     pub(super) judged_sources: JudgedSources,
     pub(super) confirming: Confirming,
-    pub(super) stream_clock: Arc<StreamClock>,
     pub(super) stop: Stop,
 }
 
@@ -168,9 +166,6 @@ impl Ingestor {
         }
         self.stats.checkpoint(clock::instant() - start, 0, self.pipeline.memory_bytes());
         self.fleet.left_work(applied.commit.work.len());
-        if let Some(now) = self.pipeline.stream_clock() {
-            self.stream_clock.tell(now);
-        }
     }
 
     /// Applies a micro-batch to what the store holds now.

@@ -22,6 +22,7 @@ use interdict_ingest::topic::sink::{SinkMetrics, What};
 use interdict_monitor::monitor::Monitor;
 use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
+use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::Active;
 use interdict_scorer::bundle::Bundle;
 use interdict_scorer::lists::Lists;
@@ -48,8 +49,7 @@ use super::super::desk::{Desk, Health, QUEUE, model_entry};
 use super::super::input_log;
 use super::super::judging::Judging;
 use super::super::letters::Letters;
-use super::super::maintenance::{StreamClock, sweep};
-use super::super::pruning::Truncated;
+use super::super::maintenance::{Sweeping, sweep};
 use super::super::republished;
 use super::super::sinks::{self, Feeder, Produce};
 use super::super::sources::{Confirms, JudgedSources, Reached, Starter};
@@ -71,6 +71,9 @@ const SLOTS: u32 = 4_096;
 /// How often whoever carries actions out looks for those that other processes left.
 const OUTBOX_LOOK: Duration = Duration::from_millis(5);
 
+/// How often receivers that refuse something are asked whether they still do.
+const INSPECT: Duration = Duration::from_secs(60);
+
 /// How often the length of the queue of work is shown.
 const WORK_LOOK: Duration = Duration::from_secs(1);
 
@@ -91,7 +94,6 @@ struct Process<'a> {
     registry: Registry,
     outbox: Arc<Notify>,
     logged: Arc<Notify>,
-    stream_clock: Arc<StreamClock>,
     stop_taking: Stop,
     stop_edge: CancellationToken,
     stop_rest: CancellationToken,
@@ -170,6 +172,9 @@ impl<'a> Process<'a> {
             (_, true) => self.republish()?,
             _ => Reached::default(),
         };
+        if plays(Role::Ingest) || plays(Role::Scorer) {
+            self.sweep();
+        }
         let model = if plays(Role::Scorer) || plays(Role::Monitor) { system::load_model(setup)? } else { None };
         if plays(Role::Monitor) && !self.monitor(model.as_ref(), told_to_stop).await? {
             return Ok(Begun::IsTold);
@@ -207,7 +212,6 @@ impl<'a> Process<'a> {
             registry,
             outbox: Arc::default(),
             logged: Arc::default(),
-            stream_clock: Arc::default(),
             stop_taking: Stop::default(),
             stop_edge: CancellationToken::new(),
             stop_rest: CancellationToken::new(),
@@ -323,20 +327,27 @@ impl<'a> Process<'a> {
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
             confirming,
-            stream_clock: Arc::clone(&self.stream_clock),
             stop: self.stop_taking.clone(),
         };
         let sources = setup.sources.len();
         self.thread("ingestor", move || async move {
             ingestor.run(deliveries, sources, ends_with_sources).await.map(drop)
         })?;
-        let (store, clock, stop) = (Arc::clone(&self.online), Arc::clone(&self.stream_clock), self.stop_rest.clone());
-        let (sweeper, keep, truncated) = (self.claimant("sweep"), setup.keep, Truncated::of(&setup.definitions));
-        self.tasks.spawn(async move {
-            let sweep = |held| sweep(Arc::clone(&store), Arc::clone(&clock), keep, truncated.clone(), held);
-            sweeper.while_held(&stop, sweep).await
-        });
         Ok(reached)
+    }
+
+    /// Forgets what nothing reads any more while no other process does.
+    fn sweep(&mut self) {
+        let (online, store, sweeper) = (Arc::clone(&self.online), Arc::clone(&self.store), self.claimant("sweep"));
+        let (by, stop) = (Sweeping::of(self.setup, []), self.stop_rest.clone());
+        self.tasks.spawn(async move {
+            let swept = |held: CancellationToken| {
+                let ended = forget_ended(Arc::clone(&store), by.every, held.clone());
+                let swept = sweep(Arc::clone(&online), by.clone(), held);
+                async move { tokio::join!(swept, ended).0 }
+            };
+            sweeper.while_held(&stop, swept).await
+        });
     }
 
     /// Starts the scorer's threads; the judges of all streams.
@@ -368,7 +379,7 @@ impl<'a> Process<'a> {
                 answering.run(queue).await
             })?;
         }
-        self.deliver();
+        self.deliver().await?;
         self.show_work();
         Ok(shown)
     }
@@ -414,26 +425,30 @@ impl<'a> Process<'a> {
         Err(anyhow!("{SLOTS} scorers answer requests of this namespace already"))
     }
 
-    /// Carries actions out while no other process does.
-    fn deliver(&mut self) {
+    /// Carries actions out while no other process does. What receivers refuse now is a mistake that refuses the start; what they refuse
+    /// once the system works ends nobody, since the next one to take over would be refused as well.
+    async fn deliver(&mut self) -> anyhow::Result<()> {
         let metrics = DeliveryMetrics::register(&mut self.registry);
+        let receivers = Arc::new(system::open_receivers(&self.setup.policy).await?);
         let limits = DeliveryLimits { intents: self.setup.store.outbox_capacity(), ..DeliveryLimits::default() };
-        let (policy, store) = (Arc::clone(&self.setup.policy), Arc::clone(&self.online));
+        let store = Arc::clone(&self.online);
         let (outbox, stop, claimant) = (Arc::clone(&self.outbox), self.stop_rest.clone(), self.claimant("outbox"));
         self.tasks.spawn(async move {
             let deliver = |held: CancellationToken| {
-                let (policy, store, outbox) = (Arc::clone(&policy), Arc::clone(&store), Arc::clone(&outbox));
-                let metrics = metrics.clone();
+                let (receivers, store) = (Arc::clone(&receivers), Arc::clone(&store));
+                let (outbox, metrics) = (Arc::clone(&outbox), metrics.clone());
                 async move {
-                    let receivers = system::open_receivers(&policy).await?;
-                    let delivery = Delivery::new(store, receivers, limits, Shell, metrics);
+                    let delivery = Delivery::new(store, Arc::clone(&receivers), limits, Shell, metrics.clone());
+                    let mistakes = receivers.inspect(&metrics).await;
                     let looking = look_often(Arc::clone(&outbox), held.clone());
-                    let (delivered, ()) = tokio::join!(delivery.run(outbox, held), looking);
+                    let inspecting = inspect_until_mended(&receivers, mistakes, &metrics, &held);
+                    let (delivered, (), ()) = tokio::join!(delivery.run(outbox, held.clone()), looking, inspecting);
                     Ok(delivered?)
                 }
             };
             Box::pin(claimant.while_held(&stop, deliver)).await
         });
+        Ok(())
     }
 
     /// Starts the sinks of the roles played: ingestors produce dead letters, scorers decisions.
@@ -476,7 +491,11 @@ impl<'a> Process<'a> {
         let told = CancellationToken::new();
         let is_mine = tokio::select! {
             is_mine = claimant.acquire(&told) => is_mine?,
-            () = told_to_stop => false,
+            // What else this process does may end meanwhile.
+            ended = self.ended(told_to_stop) => {
+                ended?;
+                false
+            }
         };
         if !is_mine {
             return Ok(false);
@@ -617,6 +636,37 @@ pub(crate) async fn hold_mode(
             () = stop.cancelled() => Ok(()),
         }
     })
+}
+
+/// Removes list entries that ended, now and again and again until `stop`: no scorer holds the lists in memory, so none sees them end.
+async fn forget_ended(store: Arc<RedisStore>, every: Duration, stop: CancellationToken) {
+    loop {
+        match store.forget_ended(clock::now()).await {
+            Ok(0) => {}
+            Ok(entries) => tracing::info!(entries, "removed list entries that ended"),
+            Err(error) => tracing::error!(%error, "list entries that ended could not be removed; it is tried again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Asks receivers that refuse something again and again, so that it is known when it is mended.
+async fn inspect_until_mended(
+    receivers: &Receivers,
+    mistakes: usize,
+    metrics: &DeliveryMetrics,
+    stop: &CancellationToken,
+) {
+    let mut mistakes = mistakes;
+    while mistakes > 0 {
+        tokio::select! {
+            () = tokio::time::sleep(INSPECT) => mistakes = receivers.inspect(metrics).await,
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 /// Wakes whoever waits for actions, again and again until `stop`: those of other processes wake nobody here.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use interdict_features::decision::SeenPosition;
 use interdict_ingest::pipeline::Reader;
+use interdict_ingest::pipeline::clocks::is_clock;
 use interdict_store::error::StoreError;
 use interdict_store::online::OnlineStore;
 use interdict_store::port::{Commit, Fetched, ListEntry, Offset, Query, RowKey, Stamp, StateQuery, Store};
@@ -110,7 +111,7 @@ impl Tracked {
             let (_, stamp) = read.expect("a state is written only after it was read in the same micro-batch");
             write.expected = Some(*stamp);
         }
-        for write in &mut commit.rows {
+        for write in commit.rows.iter_mut().filter(|write| !is_clock(&write.key)) {
             let (_, stamp) = reads
                 .rows
                 .get(&write.key)

@@ -22,6 +22,7 @@ pub async fn check_all<S: Subject>(subject: impl Fn() -> S) {
     full_outbox_drains(&subject()).await;
     empty_outbox_takes_any_commit(&subject()).await;
     acts_of_people_go_through_the_outbox(&subject()).await;
+    the_outbox_goes_on_behind_a_place(&subject()).await;
     recent_decisions_are_bounded(&subject()).await;
     rewritten_records_survive_the_sweep(&subject()).await;
     stale_states_of_a_group_are_pruned(&subject()).await;
@@ -69,6 +70,11 @@ async fn has_state(store: &impl Store, key: &[u8]) -> bool {
     store.fetch(&state_query(key)).await.expect("fetches").states[0][0].is_some()
 }
 
+/// The oldest unfinished actions.
+async fn unfinished(store: &impl Store, limit: usize) -> Vec<Intent> {
+    store.outbox(None, limit).await.expect("reads").into_iter().map(|(_, intent)| intent).collect()
+}
+
 async fn first_claim_holds(subject: &impl Subject) {
     let first = claim(1, Vec::new());
     let second = Claim { record: Bytes::from_static(b"{}"), intents: vec![intent(id(1), "block")], ..first.clone() };
@@ -87,7 +93,7 @@ async fn first_claim_holds(subject: &impl Subject) {
     let answer = store.commit(commit).await.expect("commits");
     assert_eq!(answer.claims, [ClaimOutcome::Existing(first.record)]);
     assert!(has_state(&store, b"1").await, "the rest of the commit goes through");
-    assert_eq!(store.outbox(10).await.expect("reads"), [], "a claim that came second brings no actions");
+    assert_eq!(unfinished(&store, 10).await, [], "a claim that came second brings no actions");
 }
 
 async fn stale_offset_writes_nothing(subject: &impl Subject) {
@@ -129,7 +135,7 @@ async fn full_outbox_drains(subject: &impl Subject) {
     let decision = store.decision(id(0)).await.expect("reads").expect("is there");
     assert_eq!(decision.appended, ["{\"done\":true}"]);
     store.commit(more).await.expect("has room again");
-    let waiting = store.outbox(100).await.expect("reads");
+    let waiting = unfinished(&store, 100).await;
     assert_eq!(
         waiting.iter().map(|intent| intent.decision).collect::<Vec<_>>(),
         (1..=capacity).map(id).collect::<Vec<_>>()
@@ -142,7 +148,7 @@ async fn empty_outbox_takes_any_commit(subject: &impl Subject) {
     let many = 2 * OUTBOX_CAPACITY as u64;
     let commit = Commit { claims: (0..many).map(acting).collect(), ..Commit::default() };
     store.commit(commit).await.expect("it would never fit otherwise");
-    let waiting = store.outbox(100).await.expect("reads");
+    let waiting = unfinished(&store, 100).await;
     assert_eq!(waiting.len() as u64, many);
     let more = Commit { claims: vec![acting(many)], ..Commit::default() };
     let error = store.commit(more.clone()).await.expect_err("is full");
@@ -165,7 +171,7 @@ async fn acts_of_people_go_through_the_outbox(subject: &impl Subject) {
     drop(store);
     let store = subject.open().await;
     let waiting = [act(0), intent(id(1), "block"), act(1), intent(id(2), "block")];
-    assert_eq!(store.outbox(100).await.expect("reads"), waiting, "oldest first, each once");
+    assert_eq!(unfinished(&store, 100).await, waiting, "oldest first, each once");
     let fill = (2..=OUTBOX_CAPACITY as u64).map(act).collect();
     let error = store.commit(Commit { intents: fill, ..Commit::default() }).await.expect_err("is full");
     assert!(matches!(error, StoreError::OutboxFull { .. }), "{error}");
@@ -173,11 +179,43 @@ async fn acts_of_people_go_through_the_outbox(subject: &impl Subject) {
     let finish = Commit { finished: vec![finished(1000), finished(1000), finished(1)], ..Commit::default() };
     store.commit(finish.clone()).await.expect("drains");
     store.commit(finish).await.expect("a second time changes nothing");
-    assert_eq!(store.outbox(100).await.expect("reads"), waiting[2..]);
+    assert_eq!(unfinished(&store, 100).await, waiting[2..]);
     assert!(store.decision(id(1000)).await.expect("reads").is_none(), "an act is no decision");
     let both = Commit { intents: vec![act(7)], finished: vec![finished(1007)], ..Commit::default() };
     store.commit(both).await.expect("comes and goes");
-    assert_eq!(store.outbox(100).await.expect("reads").len(), 2);
+    assert_eq!(unfinished(&store, 100).await.len(), 2);
+}
+
+async fn the_outbox_goes_on_behind_a_place(subject: &impl Subject) {
+    let store = subject.open().await;
+    let acting = |number| Claim {
+        intents: vec![intent(id(number), "block"), intent(id(number), "tell")],
+        ..claim(number, Vec::new())
+    };
+    let commit = Commit { claims: vec![acting(1)], intents: vec![intent(id(1000), "block")], ..Commit::default() };
+    store.commit(commit).await.expect("commits");
+    let all = store.outbox(None, 100).await.expect("reads");
+    assert_eq!(all.len(), 3);
+    assert!(all.is_sorted_by_key(|(place, _)| place), "{all:?}");
+    for (at, (place, _)) in all.iter().enumerate() {
+        assert_eq!(store.outbox(Some(place), 100).await.expect("reads"), all[at + 1..], "behind {place:?}");
+    }
+    assert_eq!(store.outbox(Some(&all[0].0), 1).await.expect("reads"), all[1..2], "no more than asked for");
+    let (last, _) = &all[2];
+    for finished in [(1, "block"), (1000, "block")] {
+        let finished = Finished { decision: id(finished.0), action: finished.1.to_owned(), result: "{}".to_owned() };
+        store.commit(Commit { finished: vec![finished], ..Commit::default() }).await.expect("commits");
+    }
+    assert_eq!(store.outbox(Some(&all[0].0), 100).await.expect("reads"), all[1..2], "a place outlives its entry");
+    assert_eq!(store.outbox(Some(last), 100).await.expect("reads"), []);
+    let later = Commit { intents: vec![intent(id(1001), "block")], claims: vec![acting(2)], ..Commit::default() };
+    store.commit(later).await.expect("commits");
+    drop(store);
+    let store = subject.open().await;
+    let later = store.outbox(Some(last), 100).await.expect("reads");
+    assert_eq!(later.len(), 3, "{later:?}");
+    assert!(later.iter().all(|(place, _)| place > last), "what enters later stands behind: {later:?}");
+    store.replicated().await.expect("nothing is configured to wait for");
 }
 
 async fn recent_decisions_are_bounded(subject: &impl Subject) {

@@ -15,8 +15,8 @@ use super::Subject;
 use super::twin::Twin;
 use crate::error::StoreError;
 use crate::port::{
-    Append, Claim, Commit, Durability, Finished, Intent, ListEntry, ListWrite, LogName, Note, OffsetMove, Query,
-    RowKey, RowWrite, StateQuery, StateWrite, Store,
+    Append, Claim, Commit, Durability, Finished, Intent, ListEntry, ListWrite, LogName, Note, OffsetMove, OutboxPlace,
+    Query, RowKey, RowWrite, StateQuery, StateWrite, Store,
 };
 
 const SOURCE: &str = "orders";
@@ -168,9 +168,15 @@ async fn compare(store: &impl Store, twin: &Twin, action: &Action) {
     }
     let lists = store.lists().await.expect("reads");
     assert_eq!(lists, twin.lists.values().cloned().collect::<Vec<_>>(), "after {action:?}");
-    assert_eq!(store.outbox(100).await.expect("reads"), twin.outbox, "outbox after {action:?}");
-    let oldest = twin.outbox.iter().take(1).cloned().collect::<Vec<_>>();
-    assert_eq!(store.outbox(1).await.expect("reads"), oldest, "after {action:?}");
+    let waiting = store.outbox(None, 100).await.expect("reads");
+    let intents =
+        |entries: &[(OutboxPlace, Intent)]| entries.iter().map(|(_, intent)| intent.clone()).collect::<Vec<_>>();
+    assert_eq!(intents(&waiting), twin.outbox, "outbox after {action:?}");
+    for (at, (place, _)) in waiting.iter().enumerate() {
+        let behind = store.outbox(Some(place), 1).await.expect("reads");
+        let expected = twin.outbox.iter().skip(at + 1).take(1).cloned().collect::<Vec<_>>();
+        assert_eq!(intents(&behind), expected, "outbox behind {at} after {action:?}");
+    }
     for log in LOGS {
         for (position, limit) in [(0, 1000), (3, 2)] {
             let entries = store.read_log(log, position, limit).await.expect("reads");

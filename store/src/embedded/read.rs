@@ -1,5 +1,7 @@
 //! Reads. Each takes one snapshot, so that it sees a commit whole or not at all.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 use fjall::{Guard, Keyspace, Readable, Snapshot};
 use interdict_features::decision::{EntityRef, ListKind};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 use super::engine::Engine;
 use super::layout;
 use crate::error::StoreError;
-use crate::port::{Fetched, Intent, ListEntry, Offset, Query, RECENT_DECISIONS_MAX, StoredDecision};
+use crate::port::{Fetched, Intent, ListEntry, Offset, OutboxPlace, Query, RECENT_DECISIONS_MAX, StoredDecision};
 
 fn get(engine: &Engine, snapshot: &Snapshot, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
     let value = snapshot.get(keyspace, key).map_err(|error| engine.failure(error))?;
@@ -153,17 +155,19 @@ pub(super) fn images(engine: &Engine, keyspace: &fjall::Keyspace) -> Result<Vec<
     entries.collect()
 }
 
-/// The oldest unfinished actions from a position on, and the position of the first.
-pub(super) fn outbox(engine: &Engine, from: u64, limit: usize) -> Result<(Vec<Intent>, Option<u64>), StoreError> {
+/// The oldest unfinished actions from a key on.
+pub(super) fn outbox(
+    engine: &Engine,
+    from: Bound<&[u8]>,
+    limit: usize,
+) -> Result<Vec<(OutboxPlace, Intent)>, StoreError> {
     let snapshot = engine.snapshot();
-    let mut first = None;
-    let mut intents = Vec::new();
-    for entry in snapshot.range(&engine.outbox, from.to_be_bytes()..).take(limit) {
+    let entries = snapshot.range::<&[u8], _>(&engine.outbox, (from, Bound::Unbounded)).take(limit);
+    let entries = entries.map(|entry| {
         let (key, value) = pair(engine, entry)?;
-        first = first.or_else(|| key.first_chunk().map(|position| u64::from_be_bytes(*position)));
-        intents.push(layout::from_json("outbox entry", &value)?);
-    }
-    Ok((intents, first))
+        Ok((OutboxPlace(Box::from(&key[..])), layout::from_json("outbox entry", &value)?))
+    });
+    entries.collect()
 }
 
 /// How many actions are unfinished.

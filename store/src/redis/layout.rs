@@ -38,7 +38,7 @@ use interdict_features::time::{Span, Timestamp};
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::port::{KEY_BYTES_MAX, LogName, RowKey, SourcePosition, Stamp, VALUE_BYTES_MAX};
+use crate::port::{KEY_BYTES_MAX, LogName, OutboxPlace, RowKey, SourcePosition, Stamp, VALUE_BYTES_MAX};
 
 /// The format that this version reads and writes.
 pub(super) const FORMAT: &str = "3";
@@ -259,6 +259,18 @@ pub(super) fn bounded_alias(alias: &str) -> Result<(), StoreError> {
 pub(super) fn intent_field(decision: Uuid, action: &str) -> Result<Vec<u8>, StoreError> {
     bounded("action name", action.len())?;
     Ok([decision.as_bytes(), action.as_bytes()].concat())
+}
+
+/// The place of an outbox entry by its number, as the server writes it.
+pub(super) fn outbox_place(number: &[u8]) -> Result<OutboxPlace, StoreError> {
+    let number: u64 = self::number("outbox entry", number)?;
+    Ok(OutboxPlace(Box::new(number.to_be_bytes())))
+}
+
+/// The number of the entry at a place, as the server reads it.
+pub(super) fn outbox_number(OutboxPlace(place): &OutboxPlace) -> Vec<u8> {
+    let number = place.first_chunk().map_or(0, |number| u64::from_be_bytes(*number));
+    number.to_string().into_bytes()
 }
 
 /// Writes the head of a state or row record into `out`, which is cleared.

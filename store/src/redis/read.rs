@@ -12,8 +12,8 @@ use super::walk::{Step, Walk};
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
-    Fetched, Intent, ListEntry, LogName, Offset, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry, Snapshot,
-    Stamp, StateQuery, StoredDecision,
+    Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry,
+    Snapshot, Stamp, StateQuery, StoredDecision,
 };
 
 /// Entries of a log or the outbox read at once.
@@ -186,31 +186,49 @@ impl RedisStore {
         let mut fields = std::collections::BTreeMap::new();
         let mut walk = Walk::new();
         loop {
-            let mut question = redis::pipe();
-            question.cmd("HSCAN").arg(key.as_slice()).arg(walk.cursor()).arg("COUNT").arg(LIST_PAGE);
-            let (answers, session) = self.link.ask_with_session(Lane::Read, &question).await?;
-            let mut words = answer::list("page", answer::only("page", answers)?)?.into_iter();
-            let step = walk.step(session, words.next().unwrap_or_default())?;
+            let (step, page) = self.page(&key, &mut walk).await?;
             if step == Step::Anew {
                 fields.clear();
-                continue;
             }
-            let mut page = answer::list("page", words.next().unwrap_or_default())?.into_iter();
-            while let (Some(field), Some(value)) = (page.next(), page.next()) {
-                fields.insert(answer::some_bytes("field", field)?, answer::some_bytes("value", value)?);
-            }
+            fields.extend(page);
             if step == Step::End {
                 return Ok(fields);
             }
         }
     }
 
-    pub(super) async fn unfinished(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
-        let mut intents = Vec::new();
-        let mut last = b"0".to_vec();
+    /// The next fields of a hash and their values; none of them where the walk begins anew.
+    pub(super) async fn page(
+        &self,
+        key: &[u8],
+        walk: &mut Walk,
+    ) -> Result<(Step, Vec<(Vec<u8>, Vec<u8>)>), StoreError> {
+        let mut question = redis::pipe();
+        question.cmd("HSCAN").arg(key).arg(walk.cursor()).arg("COUNT").arg(LIST_PAGE);
+        let (answers, session) = self.link.ask_with_session(Lane::Read, &question).await?;
+        let mut words = answer::list("page", answer::only("page", answers)?)?.into_iter();
+        let step = walk.step(session, words.next().unwrap_or_default())?;
+        let mut fields = Vec::new();
+        if step != Step::Anew {
+            let mut page = answer::list("page", words.next().unwrap_or_default())?.into_iter();
+            while let (Some(field), Some(value)) = (page.next(), page.next()) {
+                fields.push((answer::some_bytes("field", field)?, answer::some_bytes("value", value)?));
+            }
+        }
+        Ok((step, fields))
+    }
+
+    pub(super) async fn unfinished(
+        &self,
+        behind: Option<&OutboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<(OutboxPlace, Intent)>, StoreError> {
+        let mut entries = Vec::new();
+        // Entries are numbered from 1.
+        let mut last = behind.map_or_else(|| b"0".to_vec(), layout::outbox_number);
         let keys = [self.layout.outbox(), self.layout.intents()];
-        while intents.len() < limit {
-            let count = (limit - intents.len()).min(PAGE);
+        while entries.len() < limit {
+            let count = (limit - entries.len()).min(PAGE);
             let question = scripts::OUTBOX.question(&self.layout, &keys, &[&last, count.to_string().as_bytes()]);
             let answered = answer::only("outbox", self.link.ask(Lane::Read, &question).await?)?;
             let page = answer::list("outbox", answered)?;
@@ -218,13 +236,14 @@ impl RedisStore {
             let mut page = page.into_iter();
             while let (Some(number), Some(json)) = (page.next(), page.next()) {
                 last = answer::some_bytes("outbox entry", number)?;
-                intents.push(layout::from_json("outbox entry", &answer::some_bytes("outbox entry", json)?)?);
+                let place = layout::outbox_place(&last)?;
+                entries.push((place, layout::from_json("outbox entry", &answer::some_bytes("outbox entry", json)?)?));
             }
             if is_last {
                 break;
             }
         }
-        Ok(intents)
+        Ok(entries)
     }
 
     pub(super) async fn log_entries(

@@ -73,7 +73,10 @@ pub(super) static PRUNE_PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(in
 /// Removes states that nobody has written since they were read.
 pub(super) static PRUNE_DROP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/prune_drop.lua")));
 
-fn all() -> [&'static Script; 13] {
+/// Removes list entries that ended.
+pub(super) static ENDED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/ended.lua")));
+
+fn all() -> [&'static Script; 14] {
     [
         &COMMIT,
         &OFFSETS,
@@ -88,6 +91,7 @@ fn all() -> [&'static Script; 13] {
         &SWEEP_END,
         &PRUNE_PAGE,
         &PRUNE_DROP,
+        &ENDED,
     ]
 }
 

@@ -7,6 +7,7 @@ use server_process::{Server, block_on};
 mod cluster;
 mod cluster_process;
 mod crash;
+mod ended;
 mod fail_over;
 mod migration;
 mod node;

@@ -1,5 +1,6 @@
 //! Roles as processes of their own: a real PostgreSQL, a real Redis, two ingestors, two scorers and a monitor.
 
+mod acting;
 mod chaos;
 mod modes;
 mod republish;

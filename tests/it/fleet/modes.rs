@@ -41,3 +41,20 @@ fn a_namespace_is_worked_on_in_one_way_at_a_time() {
     let said = fleet.place.fail("run --bind 127.0.0.1:0");
     assert!(said.contains("processes with --role works on this namespace"), "{said}");
 }
+
+#[test]
+fn whoever_stands_by_as_monitor_ends_with_his_ingestor() {
+    let mut fleet = Fleet::open("beside");
+    fleet.begin(super::MONITOR);
+    fleet.process(super::MONITOR).wait_for("serving");
+    let mut both = fleet.place.start("run --role ingest,monitor --bind 127.0.0.1:0");
+    both.wait_for("standing by");
+    both.wait_for("the snapshot is read");
+    fleet.bank.ask(
+        "ALTER TABLE transactions DROP COLUMN is_fraud;
+         INSERT INTO transactions VALUES (1, '2025-06-15 15:06:40+00', 1, 1, 1)",
+    );
+    let (status, log) = both.end();
+    assert!(!status.success() && log.contains("the ingestor has ended"), "{log}");
+    assert!(log.contains("is_fraud"), "{log}");
+}

@@ -16,9 +16,10 @@ const INGESTORS: [usize; 2] = [0, 1];
 const SCORERS: [usize; 2] = [2, 3];
 
 /// Digests of every state and row record by those of their keys, namespace apart. The first eight bytes say when a value expires: one that has
-/// no time of its own does so by its writer's clock.
+/// no time of its own does so by its writer's clock. The clocks of partitions are of those who read them.
 const STORED: &str = "local out = {} for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '[er]*')) do \
-    out[#out + 1] = redis.sha1hex(string.sub(key, #ARGV[1] + 1)) .. ' ' .. redis.sha1hex(string.sub(redis.call('GET', key), 9)) end return out";
+    if not string.find(key, ':r7:@clocks:', 1, true) then \
+    out[#out + 1] = redis.sha1hex(string.sub(key, #ARGV[1] + 1)) .. ' ' .. redis.sha1hex(string.sub(redis.call('GET', key), 9)) end end return out";
 
 /// Kafka with everything that the fleet reads and writes.
 fn kafka() -> Kafka {

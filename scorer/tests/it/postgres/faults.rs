@@ -65,8 +65,8 @@ async fn a_locked_account_keeps_no_other_waiting() {
     }
     let running = rig.outbox.start();
     rig.outbox.wait_left(6).await;
-    let left = rig.outbox.store.outbox_now(100).unwrap();
-    assert!(left.iter().all(|intent| intent.payload.contains("\"key\":\"7\"")), "{left:?}");
+    let left = rig.outbox.store.outbox_now(None, 100).unwrap();
+    assert!(left.iter().all(|(_, intent)| intent.payload.contains("\"key\":\"7\"")), "{left:?}");
     let watcher = rig.server.connect(&rig.name).await;
     until("it is tried again", async || running.has_retried()).await;
     assert!(waiting(&watcher).await <= 1, "the others of the account stand behind the first");
@@ -182,7 +182,7 @@ async fn a_database_that_takes_no_writes_or_connections_is_waited_for() {
         rig.outbox.receivers().check().await.unwrap();
         let running = rig.outbox.start();
         until("it is tried in vain", async || running.has_retried()).await;
-        assert_eq!(rig.outbox.store.outbox_now(10).unwrap().len(), 1, "{away}");
+        assert_eq!(rig.outbox.store.outbox_now(None, 10).unwrap().len(), 1, "{away}");
         other.batch_execute(&back).await.unwrap();
         rig.outbox.wait_empty().await;
         running.end().await;

@@ -158,7 +158,8 @@ impl Outbox {
     }
 
     pub(super) async fn wait_left(&self, count: usize) {
-        until("the outbox is worked off", async || self.store.outbox_now(count + 1).unwrap().len() <= count).await;
+        until("the outbox is worked off", async || self.store.outbox_now(None, count + 1).unwrap().len() <= count)
+            .await;
     }
 
     /// A decision that blocks `account`, made at `second`.

@@ -92,7 +92,7 @@ async fn a_password_is_read_from_the_environment_and_a_wrong_one_is_waited_out()
     let running = outbox.start();
     until("it is tried in vain", async || running.has_retried()).await;
     running.end().await;
-    assert_eq!(outbox.store.outbox_now(10).unwrap().len(), 1, "nothing is lost");
+    assert_eq!(outbox.store.outbox_now(None, 10).unwrap().len(), 1, "nothing is lost");
     std::fs::write(&file, format!("{}\n", super::server::PASSWORD)).unwrap();
     outbox.drain().await;
     outbox.check_result(id, ActionStatus::Done, "1 rows");
@@ -143,7 +143,7 @@ async fn the_server_must_be_the_one_its_certificate_says() {
         let running = outbox.start();
         until("it is refused", async || running.has_retried()).await;
         running.end().await;
-        assert_eq!(outbox.store.outbox_now(10).unwrap().len(), 1, "{host} {mode}");
+        assert_eq!(outbox.store.outbox_now(None, 10).unwrap().len(), 1, "{host} {mode}");
     }
     assert_eq!(rig.account(8).await.1, 0);
     let nothing = std::env::temp_dir().join("no-such-file.pem");

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::*;
 use crate::error::Class;
 use crate::port::{Append, Claim, Durability, OffsetMove, StateQuery, StateWrite};
@@ -184,6 +186,31 @@ fn a_replica_takes_over_with_whole_commits_and_a_lost_tail_is_noticed() {
         let store = RedisStore::connect(RedisConfig { replicas: 0, ..config }).await.unwrap();
         store.commit(power(21)).await.unwrap();
         assert_eq!(check_whole(&store).await, 21);
+    });
+}
+
+#[test]
+fn what_is_read_of_a_master_is_waited_for_until_the_replica_has_it() {
+    let port = free_port();
+    let master = Server::start(&["--save", "", "--repl-diskless-sync-delay", "0", "--port", &port]);
+    let replica = Server::start(&["--save", "", "--repl-diskless-sync-delay", "0"]);
+    block_on(async {
+        let config = RedisConfig { replicas: 1, replica_timeout: Duration::from_millis(200), ..master.config() };
+        let reader = RedisStore::connect(config.clone()).await.unwrap();
+        let writer = RedisStore::connect(RedisConfig { replicas: 0, ..config }).await.unwrap();
+        writer.replicated().await.expect("nobody is waited for");
+        replica.say(&["REPLICAOF", "127.0.0.1", &port]);
+        until(async || reader.replicated().await.is_ok()).await;
+
+        replica.signal(Signal::STOP);
+        writer.commit(numbered(1)).await.unwrap();
+        for _ in 0..3 {
+            let error = reader.replicated().await.unwrap_err();
+            assert!(matches!(error, StoreError::Database(DatabaseError::Unconfirmed { .. })), "{error}");
+            assert_eq!(error.class(), Class::Transient);
+        }
+        replica.signal(Signal::CONT);
+        until(async || reader.replicated().await.is_ok()).await;
     });
 }
 
