@@ -14,7 +14,7 @@ RUN python3 training/fetch_onnxruntime.py --requirements training/onnxruntime.tx
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --profile dist --bin interdict && cp target/dist/interdict /out/
+    cargo build --locked --profile dist --features fluvio --bin interdict && cp target/dist/interdict /out/
 
 FROM debian:bookworm-slim
 ARG VERSION=0.1.0

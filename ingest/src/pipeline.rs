@@ -229,6 +229,14 @@ impl<S: Reader> Pipeline<S> {
         }
     }
 
+    /// The sources whose places are known.
+    #[must_use]
+    pub fn sources(&self) -> Vec<String> {
+        let mut sources: Vec<String> = self.standings.keys().map(|(source, _)| source.clone()).collect();
+        sources.dedup();
+        sources
+    }
+
     /// Lets go of partitions: another process goes on with them.
     pub fn let_go(&mut self, source: &str, partitions: &[u32]) {
         for &partition in partitions {

@@ -1,12 +1,14 @@
 //! Lists as people change them, and the databases that are told.
 //!
-//! Invariant: the change of a list, its line in the audit log and what goes to databases are one commit.
+//! Invariants:
+//! - The change of a list, its line in the audit log and what goes to databases are one commit.
+//! - Whoever takes the last block away sends the unblock, and no automatic block of before comes back.
 
 use interdict_features::decision::{EntityRef, ListKind};
 use interdict_features::time::{Span, Timestamp};
 use interdict_scorer::action::act::{Act, ActKind};
 use interdict_scorer::http::backend::{BackendError, BlockRemove, BlockSet, Removal};
-use interdict_store::port::{Commit, Durability, Intent, ListEntry, ListWrite, LogName, Store};
+use interdict_store::port::{Commit, Durability, Intent, ListEntry, ListWrite, LogName, Store, Unblock};
 
 use super::clock;
 use super::core::Core;
@@ -89,6 +91,8 @@ pub(super) fn removing(
     if entry.is_none() && intents.is_empty() {
         return Ok((Removal::Absent, None));
     }
+    let is_let_go = unblocks || remove.list == ListKind::AutomaticBlock;
+    let unblocks = is_let_go.then(|| Unblock { entity: remove.entity.clone(), at }).into_iter().collect();
     let audit = serde_json::json!({
         "act": "remove_list_entry", "list": remove.list, "entity": remove.entity,
         "reason": remove.reason, "author": *remove.caller.name, "at": remove.budget.received,
@@ -98,6 +102,7 @@ pub(super) fn removing(
         lists: vec![ListWrite::Remove { list: remove.list, entity: remove.entity.clone() }],
         appends: vec![append(LogName::AUDIT, &audit)?],
         intents,
+        unblocks,
         durability: Durability::Power,
         ..Commit::default()
     };

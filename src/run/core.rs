@@ -24,6 +24,7 @@ use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, ListWri
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::archiving::Archives;
+use super::charge::Charge;
 use super::clock;
 use super::commands::Command;
 use super::input_log::{self, Entry};
@@ -31,7 +32,7 @@ use super::judging::Judging;
 use super::letters::{self, Letters};
 use super::patience::{RETRY, patiently, wait_to_retry};
 use super::promises::Promises;
-use super::sources::{Confirms, JudgedSources};
+use super::sources::{Confirms, JudgedSources, Reached};
 use super::stats::Stats;
 
 /// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
@@ -138,6 +139,10 @@ pub(crate) struct Core<S> {
     pub(crate) stop: Stop,
     /// When ended list entries were last removed.
     pub(crate) last_list_sweep: Instant,
+    /// Whether other processes may be at work on the store.
+    pub(crate) charge: Charge,
+    /// Which databases were reached.
+    pub(crate) reached: Reached,
 }
 
 impl<S: Store> Core<S> {
@@ -149,7 +154,9 @@ impl<S: Store> Core<S> {
         mut open_sources: usize,
         ends_with_sources: bool,
     ) -> anyhow::Result<End> {
-        self.replay_input().await?;
+        if self.charge == Charge::Sole {
+            self.replay_input().await?;
+        }
         let end = loop {
             if ends_with_sources && open_sources == 0 && commands.is_empty() {
                 break End::Sources;
@@ -192,6 +199,10 @@ impl<S: Store> Core<S> {
     /// Whether the lists are full, once what has ended is removed: what is not decided then could block somebody whom memory cannot hold.
     /// Sources wait, requests that are not decided yet are turned away, and entries can be removed.
     async fn hold(&mut self) -> anyhow::Result<bool> {
+        if self.charge == Charge::Open {
+            // Until charge is taken another process keeps the lists.
+            return Ok(false);
+        }
         if self.judging.lists.is_full() && clock::instant() >= self.last_list_sweep + RETRY {
             self.last_list_sweep = clock::instant();
             let lists = self.judging.lists.expire(clock::now());
@@ -235,6 +246,7 @@ impl<S: Store> Core<S> {
     async fn take_intake(&mut self, given: Intake) -> anyhow::Result<usize> {
         match given {
             Intake::Delivery { source, delivery, read } => {
+                self.begin_work().await?;
                 self.take(&source, delivery, read).await?;
                 Ok(0)
             }
@@ -320,7 +332,7 @@ impl<S: Store> Core<S> {
     /// Makes a commit, again and again where the store fails for a while: what it was filled with counts as written.
     pub(super) async fn commit(&self, commit: Commit) -> anyhow::Result<Committed> {
         let told = "the store does not take a commit; intake waits";
-        patiently(&self.stop, told, async || self.store.commit(commit.clone()).await).await
+        self.charge.commit(&*self.store, &self.stop, told, commit).await
     }
 
     /// Writes states, row records and offsets.

@@ -2,6 +2,7 @@
 
 mod archiving;
 mod blocks;
+mod charge;
 pub(crate) mod clock;
 mod commands;
 mod core;

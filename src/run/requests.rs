@@ -1,7 +1,9 @@
 //! What comes over HTTP, worked off on the engine's thread; decisions are in [`super::deciding`].
 //!
-//! Invariant: whatever else is asked waits until the open round of decisions is committed, so that entries of the input log stand where
-//! they were applied.
+//! Invariants:
+//! - Whatever else is asked waits until the open round of decisions is committed, so that entries of the input log stand where they were
+//!   applied.
+//! - A process that stands by for a source changes nothing: the one that has it knows of nothing that was not stored before.
 
 use std::sync::Arc;
 
@@ -12,7 +14,8 @@ use interdict_scorer::http::backend::{Accepted, BackendError, Label, LabelReques
 use interdict_store::port::{Commit, LogName, Note, Store};
 use tokio::sync::mpsc;
 
-use super::commands::{Command, KeyAnswer, KeyRead};
+use super::charge::Charge;
+use super::commands::{Command, KeyAnswer, KeyRead, Reply};
 use super::core::Core;
 use super::deciding::{Round, append};
 use super::input_log::{self, Entry};
@@ -33,11 +36,23 @@ impl<S: Store> Core<S> {
         {
             waiting.push(command);
         }
+        if waiting.iter().any(|command| !matches!(command, Command::Read { .. })) {
+            if self.stands_by() {
+                waiting = waiting.into_iter().filter_map(refused).collect();
+            } else {
+                self.begin_work().await?;
+            }
+        }
         let mut round = self.prepare(&waiting).await?;
         for command in waiting {
             self.take_command(command, &mut round).await?;
         }
         self.answer(&mut round).await
+    }
+
+    /// Whether another process has a source of this one, which has not been in charge yet.
+    fn stands_by(&self) -> bool {
+        self.charge == Charge::Open && self.reached.stands_by()
     }
 
     async fn take_command(&mut self, command: Command, round: &mut Round) -> anyhow::Result<()> {
@@ -67,6 +82,10 @@ impl<S: Store> Core<S> {
     }
 
     async fn read(&mut self, read: &KeyRead) -> anyhow::Result<Result<KeyAnswer, BackendError>> {
+        if self.charge == Charge::Open {
+            // Whoever is at work has written since the last read.
+            self.pipeline.forget();
+        }
         let groups: Vec<usize> = (0..self.pipeline.engine().plan().entity_groups[read.entity].len()).collect();
         match self.pipeline.read(read.entity, &read.key, &groups, AsOf::instant(read.as_of)).await {
             Ok((is_known, readouts)) => Ok(Ok(KeyAnswer { is_known, readouts, texts: self.pipeline.texts().to_vec() })),
@@ -112,4 +131,20 @@ impl<S: Store> Core<S> {
         self.pipeline.advance(input_log::SOURCE, 0, position);
         Ok(Ok(Accepted { position }))
     }
+}
+
+/// Turns away what a standby does not do; what it does comes back.
+fn refused(command: Command) -> Option<Command> {
+    const WHAT: &str = "this process, which stands by for another one,";
+    fn refuse<T>(reply: Reply<T>) {
+        let _caller_left = reply.send(Err(BackendError::Unavailable { what: WHAT, source: None }));
+    }
+    match command {
+        Command::Read { .. } => return Some(command),
+        Command::Decide(asked) => refuse(asked.reply),
+        Command::Label { reply, .. } => refuse(reply),
+        Command::SetBlock { reply, .. } => refuse(reply),
+        Command::RemoveBlock { reply, .. } => refuse(reply),
+    }
+    None
 }

@@ -20,7 +20,7 @@ use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::error::SourceError;
 #[cfg(feature = "postgres")]
-use interdict_ingest::source::postgres::{PostgresSource, metrics::PostgresMetrics};
+use interdict_ingest::source::postgres::{PostgresSource, metrics::PostgresMetrics, progress::PostgresHandle};
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::source::{Delivery, FileSource};
 use interdict_ingest::topic::metrics::TopicMetrics;
@@ -219,21 +219,46 @@ impl Confirms {
     }
 }
 
-/// Which sources in a database have been reached since the start: before, nothing is known of what committed meanwhile.
+/// Which sources in a database have been reached since the start: before, nothing is known of what committed meanwhile. One that
+/// another process reads by now is as if it was not.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reached(Vec<(String, Arc<AtomicBool>)>);
+pub(crate) struct Reached(Vec<Reach>);
+
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only databases are waited for"))]
+struct Reach {
+    source: String,
+    is_reached: Arc<AtomicBool>,
+    #[cfg(feature = "postgres")]
+    handle: PostgresHandle,
+}
+
+impl Reach {
+    fn stands_by(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        return self.handle.stands_by();
+        #[cfg(not(feature = "postgres"))]
+        false
+    }
+}
 
 impl Reached {
     #[cfg(feature = "postgres")]
-    fn await_source(&mut self, name: &str) -> Arc<AtomicBool> {
+    fn await_source(&mut self, name: &str, handle: PostgresHandle) -> Arc<AtomicBool> {
         let is_reached = Arc::new(AtomicBool::new(false));
-        self.0.push((name.to_owned(), Arc::clone(&is_reached)));
+        self.0.push(Reach { source: name.to_owned(), is_reached: Arc::clone(&is_reached), handle });
         is_reached
     }
 
-    /// The sources that were not reached yet.
+    /// The sources that were not reached yet, or that another process reads.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(|(_, is_reached)| !is_reached.load(Ordering::Acquire)).map(|(name, _)| name.as_str())
+        let is_missing = |reach: &&Reach| !reach.is_reached.load(Ordering::Acquire) || reach.stands_by();
+        self.0.iter().filter(is_missing).map(|reach| reach.source.as_str())
+    }
+
+    /// Whether another process was seen to read one of them.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.0.iter().any(Reach::stands_by)
     }
 }
 
@@ -270,10 +295,10 @@ impl Starter<'_> {
                 let stop = self.stop.clone();
                 let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
                 let handle = source.handle();
+                let is_reached = self.reached.await_source(&config.name, handle.clone());
                 self.confirms
                     .sources
                     .push((config.name.clone(), Box::new(move |_only, position| handle.confirm(position))));
-                let is_reached = self.reached.await_source(&config.name);
                 self.pull(&config.name, Places::Log, source, is_reached)
             }
             SourceKind::Topic(topic) => {

@@ -50,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::setup::{Setup, StoreSettings};
 
 use super::archiving::Archives;
+use super::charge::Charge;
 use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake, position_of};
@@ -179,6 +180,12 @@ async fn open_core(
         promises: Arc::default(),
         stop: stop.clone(),
         last_list_sweep: clock::instant(),
+        charge: match setup.store {
+            StoreSettings::Embedded(_) => Charge::Sole,
+            #[cfg(feature = "redis")]
+            StoreSettings::Redis { .. } => Charge::Open,
+        },
+        reached: Reached::default(),
     })
 }
 
@@ -392,6 +399,7 @@ async fn start_sources(
         starter.own(own, position_of(&stored, 0))?;
     }
     core.confirms = starter.confirms;
+    core.reached = starter.reached.clone();
     Ok(starter.reached)
 }
 

@@ -1,11 +1,14 @@
 //! Taking over: what another process stored while this one stood by for a source.
 //!
-//! Invariant: before a source's first record is applied, memory holds nothing that the store may hold newer: neither states nor the
-//! lists, nor the end of the input log.
+//! Invariants:
+//! - Before a source's first record is applied, memory holds nothing that the store may hold newer: neither states nor the lists, nor the
+//!   end of the input log.
+//! - Where other processes reach the store nothing is applied or decided before charge of it is taken.
 
 use interdict_scorer::lists::Lists;
 use interdict_store::port::{Commit, Store};
 
+use super::charge::Charge;
 use super::core::Core;
 
 impl<S: Store> Core<S> {
@@ -13,11 +16,25 @@ impl<S: Store> Core<S> {
     /// process blocked must not get through here.
     pub(super) async fn catch_up(&mut self) -> anyhow::Result<()> {
         self.store_all().await?;
+        let before = self.charge;
+        self.charge = before.take(&*self.store, &self.stop).await?;
+        if before == Charge::Open {
+            // What was noted of the sources at the start is as old as the lists.
+            for source in self.pipeline.sources() {
+                let stored = self.store.positions(&source).await?;
+                self.pipeline.take_up(&source, &stored);
+            }
+        }
         self.pipeline.forget();
         self.replay_input().await?;
         let entries = self.store.lists().await?;
         self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
         Ok(())
+    }
+
+    /// Takes charge before the first thing is changed, where no source was attached yet: the databases are away, or there are none.
+    pub(super) async fn begin_work(&mut self) -> anyhow::Result<()> {
+        if self.charge == Charge::Open { self.catch_up().await } else { Ok(()) }
     }
 
     /// Stores everything that was applied.

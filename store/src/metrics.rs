@@ -71,7 +71,9 @@ impl StoreMetrics {
     ) -> Result<T, StoreError> {
         let start = now();
         let answer = asked.await;
-        self.note(call, now() - start, answer.as_ref().err().map(StoreError::class));
+        // Processes that meet on one key do so by design, and count it themselves.
+        let failed = answer.as_ref().err().filter(|error| !matches!(error, StoreError::Conflict));
+        self.note(call, now() - start, failed.map(StoreError::class));
         answer
     }
 
@@ -110,6 +112,26 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_that_is_made_again_is_no_failure() {
+        let mut registry = Registry::default();
+        let metrics = StoreMetrics::register(&mut registry);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let full = StoreError::OutboxFull { capacity: 1 };
+        for error in [StoreError::Conflict, full] {
+            runtime.block_on(metrics.measure(Call::Commit, async { Err::<(), _>(error) })).unwrap_err();
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "interdict_store_commit_seconds_count 2",
+            "interdict_store_failures_total{call=\"commit\",class=\"rejected\"} 0",
+            "interdict_store_failures_total{call=\"commit\",class=\"transient\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
 
     #[test]
     fn calls_are_counted_by_what_became_of_them() {

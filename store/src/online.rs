@@ -60,11 +60,20 @@ impl OnlineStore {
     #[cfg(feature = "redis")]
     pub async fn snapshot(&self, query: &Query) -> Result<crate::port::Snapshot, StoreError> {
         match &self.adapter {
-            Adapter::Embedded(_) => {
-                let why = "one process works on an embedded store".to_owned();
-                Err(StoreError::Invalid { what: "a snapshot for one of several writers", why })
-            }
+            Adapter::Embedded(_) => Err(alone()),
             Adapter::Redis(store) => self.metrics.measure(Call::Fetch, store.snapshot(query)).await,
+        }
+    }
+
+    /// As [`RedisStore::entries`].
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`]: one process works on an embedded store, and has no use for it.
+    #[cfg(feature = "redis")]
+    pub async fn entries(&self, entity: &EntityRef) -> Result<(Vec<ListEntry>, crate::port::Listed), StoreError> {
+        match &self.adapter {
+            Adapter::Embedded(_) => Err(alone()),
+            Adapter::Redis(store) => self.metrics.measure(Call::Fetch, store.entries(entity)).await,
         }
     }
 
@@ -73,6 +82,13 @@ impl OnlineStore {
     pub fn measured_by(self, metrics: StoreMetrics) -> Self {
         Self { metrics, ..self }
     }
+}
+
+/// What only one of several writers has a use for.
+#[cfg(feature = "redis")]
+fn alone() -> StoreError {
+    let why = "one process works on an embedded store".to_owned();
+    StoreError::Invalid { what: "a read for one of several writers", why }
 }
 
 /// The same call on whichever adapter it is.

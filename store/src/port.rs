@@ -126,6 +126,10 @@ pub struct Commit {
     pub intents: Vec<Intent>,
     /// List entries to be set or removed.
     pub lists: Vec<ListWrite>,
+    /// Entities that people let go: see [`Unblock`].
+    pub unblocks: Vec<Unblock>,
+    /// Entries that must be stored still as they were read, where several processes write: see `RedisStore::entries`.
+    pub listed: Vec<Listed>,
     /// Entries for the logs.
     pub appends: Vec<Append>,
     /// Outbox entries that are finished; one that is not in the outbox (any more) changes nothing.
@@ -282,6 +286,33 @@ pub enum ListWrite {
     },
 }
 
+/// What a person let go, whatever else is on its way: of a claim that comes later an automatic block of before, or of the same instant, is not
+/// entered. It is remembered for [`UNBLOCKS_KEPT`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unblock {
+    /// Who.
+    pub entity: EntityRef,
+    /// When; of several the latest counts.
+    pub at: Timestamp,
+}
+
+/// What was read of an entity's list entries: a commit that carries it is [`StoreError::Conflict`] once any of it has changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    pub(crate) entity: EntityRef,
+    /// Per list, as it is stored.
+    pub(crate) entries: Vec<(ListKind, Option<Bytes>)>,
+    pub(crate) unblocked: Option<Timestamp>,
+}
+
+impl Listed {
+    /// When a person let the entity go last, as far as that is remembered.
+    #[must_use]
+    pub fn unblocked(&self) -> Option<Timestamp> {
+        self.unblocked
+    }
+}
+
 /// A log: entries in order, numbered from 0 without gaps, trimmed from the front.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LogName(pub &'static str);
@@ -354,6 +385,9 @@ pub struct RegistryEntry {
 
 /// All registered bundles, in order of name and version, and the aliases (`model@name` to version), in order of alias.
 pub type Registered = (Vec<RegistryEntry>, Vec<(String, String)>);
+
+/// How long before the newest [`Unblock`] others are remembered: no commit is on its way for longer.
+pub const UNBLOCKS_KEPT: Span = Span::from_micros(7 * Span::DAY.micros());
 
 /// How much longer than asked a store may keep what expired.
 pub const EXPIRY_SLACK: Span = Span::DAY;

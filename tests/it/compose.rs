@@ -238,6 +238,15 @@ fn the_image_is_built_from_what_is_here() {
     let toolchain = text(&root().join("Cargo.toml"));
     let version = toolchain.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
     assert!(dockerfile.contains(&format!("FROM rust:{version}-")), "the image builds with {version}");
+    // Everything that a configuration may name, the streams of docker-compose.yml among it.
+    let built = dockerfile.lines().find(|line| line.contains("cargo build ")).unwrap();
+    let defaults = toolchain.lines().find_map(|line| line.strip_prefix("default = ")).unwrap();
+    for feature in ["postgres", "redis", "kafka", "fluvio"] {
+        assert!(toolchain.contains(&format!("\n{feature} = ")), "{feature}");
+        let is_there =
+            defaults.contains(&format!("\"{feature}\"")) || built.contains(&format!("--features {feature} "));
+        assert!(is_there, "the image is built without {feature}");
+    }
     let last_user = dockerfile.lines().rfind(|line| line.starts_with("USER ")).unwrap();
     assert!(last_user != "USER root" && dockerfile.contains("training/onnxruntime.txt"), "{last_user}");
 }

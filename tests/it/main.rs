@@ -33,6 +33,7 @@ mod redis_cluster;
 mod redis_server;
 mod requests;
 mod resume;
+mod route;
 mod structure;
 mod topics;
 mod truncate;

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// Starts a server, says its process id, and kills it when standard input ends.
 const WATCH: &str = "\"$@\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait";
 
+/// Where a server keeps its append-only files.
+const FILES: &str = "appendonlydir";
+
 /// A server that keeps an append-only file.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
@@ -82,6 +85,27 @@ impl RedisServer {
         let send = move |signal: &str| assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
         send("-STOP");
         move || send("-CONT")
+    }
+
+    /// What it has on disk: nothing is being written meanwhile.
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = TempDir::new().unwrap();
+        let copied = Command::new("cp").arg("-a").arg(self.files()).arg(copy.path()).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+
+    /// Puts back what was copied, in place of what a server that does not run left.
+    pub(crate) fn restore(&self, copy: &TempDir) {
+        assert!(!self.runs());
+        std::fs::remove_dir_all(self.files()).unwrap();
+        let copied =
+            Command::new("cp").arg("-a").arg(copy.path().join(FILES)).arg(self.folder.path()).status().unwrap();
+        assert!(copied.success());
+    }
+
+    fn files(&self) -> PathBuf {
+        self.folder.path().join(FILES)
     }
 
     /// Asks the server beside the program.

@@ -14,7 +14,7 @@ use super::{Envelopes, key_of};
 use crate::dead_letter::DeadReason;
 use crate::source::config::password::PasswordSource;
 use crate::source::config::postgres::{
-    Address, Creation, HeartbeatMessage, PostgresConfig, TableOfStream, TlsConfig, TlsMode,
+    Address, ColumnsBefore, Creation, HeartbeatMessage, PostgresConfig, TableOfStream, TlsConfig, TlsMode,
 };
 use crate::source::config::topic::{Bursts, SESSION, TopicConfig};
 use crate::source::config::{DecimalText, Format, Reading};
@@ -67,6 +67,7 @@ fn tables() -> Vec<TableOfStream> {
         stream: stream.to_owned(),
         schema: schema.to_owned(),
         table: table.to_owned(),
+        before: ColumnsBefore::default(),
     };
     [("payments", "shop", "tx"), ("labels", "public", "chargebacks")].map(table).to_vec()
 }

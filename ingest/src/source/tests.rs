@@ -487,7 +487,7 @@ fn a_postgres_source_is_read() {
     use config::password::PasswordSource;
     use config::postgres::{Creation, HeartbeatMessage, TlsMode};
     let text = format!(
-        "{POSTGRES}password_file = \"secret\"\ntables = {{ transactions = \"shop.payments\", chargebacks = \"chargebacks\" }}\ntls_ca = \"ca.pem\"\ncreate = false\nslot_wait = \"30s\"\nheartbeat = \"5s\"\nheartbeat_message = true\n"
+        "{POSTGRES}password_file = \"secret\"\ntables = {{ transactions = \"shop.payments\", chargebacks = \"chargebacks\" }}\ntls_ca = \"ca.pem\"\ncreate = false\nslot_wait = \"30s\"\nheartbeat = \"5s\"\nheartbeat_message = true\nrenamed = {{ transactions = {{ amt = \"amount\" }} }}\ndropped = {{ transactions = [\"note\"] }}\n"
     );
     let sources = read_config(&text).unwrap();
     let SourceKind::Postgres(read) = sources[0].kind.clone() else { panic!("{sources:?}") };
@@ -505,6 +505,11 @@ fn a_postgres_source_is_read() {
     let tables: Vec<_> =
         read.tables.iter().map(|table| format!("{} {}.{}", table.stream, table.schema, table.table)).collect();
     assert_eq!(tables, ["transactions shop.payments", "chargebacks public.chargebacks"]);
+    let before = &read.tables[0].before;
+    assert_eq!(
+        (&before.renamed, &before.dropped),
+        (&vec![("amt".to_owned(), "amount".to_owned())], &vec!["note".to_owned()])
+    );
     assert_eq!((read.creation, read.heartbeat_message), (Creation::Forbidden, HeartbeatMessage::Written));
     assert_eq!(
         (read.slot_wait, read.heartbeat),
@@ -530,6 +535,15 @@ fn mistakes_of_a_postgres_source_are_told() {
         (format!("{POSTGRES}heartbeat = \"1ms\"\n{tables}"), "at least 100ms"),
         (format!("{POSTGRES}format = \"csv\"\n{tables}"), "unknown key 'format'"),
         (format!("{POSTGRES}tables = {{ transaction = \"t\" }}\n"), "no stream is called 'transaction'"),
+        (
+            format!("{POSTGRES}{tables}renamed = {{ chargebacks = {{ a = \"id\" }} }}\n"),
+            "names none for the stream 'chargebacks'",
+        ),
+        (format!("{POSTGRES}{tables}renamed = {{ transactions = {{ amount = \"amt\" }} }}\n"), "has no column 'amt'"),
+        (
+            format!("{POSTGRES}{tables}dropped = {{ chargebacks = [\"a\"] }}\n"),
+            "names none for the stream 'chargebacks'",
+        ),
         (format!("{POSTGRES}tables = {{ transactions = \"t\", chargebacks = \"public.t\" }}\n"), "feeds two streams"),
     ] {
         let problems = read_config(&text).unwrap_err();

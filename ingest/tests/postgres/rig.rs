@@ -79,6 +79,7 @@ pub(crate) fn config_at(host: &str, port: u16, database: &str) -> PostgresConfig
         stream: stream.to_owned(),
         schema: "public".to_owned(),
         table: stream.to_owned(),
+        before: ColumnsBefore::default(),
     };
     PostgresConfig {
         address,

@@ -1,5 +1,7 @@
 //! Tables that change while they are captured.
 
+use interdict_ingest::source::config::postgres::ColumnsBefore;
+
 use crate::rig::{Puller, World, refusal, streams};
 
 #[test]
@@ -28,7 +30,53 @@ fn a_declared_column_that_goes_stops_the_source_after_what_came_before() {
     drop(puller);
     world.sql("ALTER TABLE chargebacks RENAME fraud TO is_fraud");
     let mut puller = Puller::resume(&world.config(), &streams(), position).unwrap();
-    assert_eq!(puller.rows(1), ["+ chargebacks 2|-"], "the row is from when the table had no such column");
+    let told = refused(&mut puller);
+    assert!(told.contains("are from before it had 'is_fraud', and have fraud, which it has no more"), "{told}");
+    assert!(told.contains("renamed = { chargebacks = { fraud = \"is_fraud\" } }"), "{told}");
+    assert!(told.contains("dropped = { chargebacks = [\"fraud\"] }"), "{told}");
+    drop(puller);
+    for (before, expected) in [(renamed(), "+ chargebacks 2|1"), (dropped(), "+ chargebacks 2|-")] {
+        let mut config = world.config();
+        config.tables[1].before = before;
+        let mut puller = Puller::resume(&config, &streams(), position).unwrap();
+        assert_eq!(puller.rows(1), [expected]);
+    }
+}
+
+fn renamed() -> ColumnsBefore {
+    ColumnsBefore { renamed: vec![("fraud".to_owned(), "is_fraud".to_owned())], ..ColumnsBefore::default() }
+}
+
+fn dropped() -> ColumnsBefore {
+    ColumnsBefore { dropped: vec!["fraud".to_owned()], ..ColumnsBefore::default() }
+}
+
+/// What stops the source.
+fn refused(puller: &mut Puller) -> String {
+    loop {
+        if let Err(error) = puller.pull() {
+            return error.to_string();
+        }
+    }
+}
+
+/// A table may get another name and another column at once.
+#[test]
+fn a_column_that_is_renamed_with_its_table_is_not_taken_for_null() {
+    let world = World::new("renamed_with_it");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let position = puller.position;
+    drop(puller);
+    world.sql("ALTER TABLE chargebacks RENAME is_fraud TO fraud; ALTER TABLE chargebacks RENAME TO reports; INSERT INTO reports VALUES (1, true); ALTER TABLE reports RENAME TO chargebacks; ALTER TABLE chargebacks RENAME fraud TO is_fraud");
+    let mut puller = Puller::resume(&world.config(), &streams(), position).unwrap();
+    let told = refused(&mut puller);
+    assert!(told.contains("renamed = {"), "{told}");
+    drop(puller);
+    let mut config = world.config();
+    config.tables[1].before = renamed();
+    let mut puller = Puller::resume(&config, &streams(), position).unwrap();
+    assert_eq!(puller.rows(1), ["+ chargebacks 1|1"]);
 }
 
 #[test]

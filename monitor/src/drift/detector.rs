@@ -85,6 +85,11 @@ impl Detector {
         if is_old && self.window.rows >= self.options.rows_min { self.judge() } else { None }
     }
 
+    /// Forgets the window that is filling.
+    pub fn clear(&mut self) {
+        self.window.clear();
+    }
+
     fn judge(&mut self) -> Option<Transition> {
         let mut batch = judge(&self.reference, &mut self.window, &self.options)?;
         self.window.clear();

@@ -30,7 +30,7 @@ use parquet::file::properties::WriterProperties;
 use self::columns::Rows;
 use self::partition::{Partition, file_name};
 use self::publish::{Encoded, Probe, Publisher, Stage};
-pub use self::read::{Entries, Entry, read};
+pub use self::read::{Entries, Entry, last, read};
 use crate::error::MonitorError;
 
 /// When a batch is published.
@@ -188,6 +188,21 @@ impl LogWriter {
         Ok(self.durable())
     }
 
+    /// Forgets what was taken and is not durable: the store that it came from has lost it. The next record is that at the durable position.
+    ///
+    /// # Errors
+    /// As [`Self::flush`], where a publication was cut short beyond the point of no return.
+    pub fn rewind(&mut self) -> Result<(), MonitorError> {
+        if self.sealed.as_ref().is_some_and(|sealed| sealed.stage == Stage::Committed) {
+            self.publish_sealed()?;
+        }
+        self.sealed = None;
+        self.open.clear();
+        self.since = None;
+        self.next = self.durable();
+        Ok(())
+    }
+
     fn publish_sealed(&mut self) -> Result<(), MonitorError> {
         if let Some(sealed) = self.sealed.as_mut() {
             self.publisher.publish(&sealed.files, sealed.next_position, &mut sealed.stage)?;
@@ -200,6 +215,12 @@ impl LogWriter {
 
     fn check_broken(&self) -> Result<(), MonitorError> {
         if self.is_broken { Err(MonitorError::Broken { position: self.durable() }) } else { Ok(()) }
+    }
+
+    /// The log's folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.publisher.dir()
     }
 
     /// The position after the last record taken.

@@ -98,6 +98,10 @@ impl Publisher {
         Ok(publisher)
     }
 
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(crate) fn next_position(&self) -> u64 {
         self.manifest.next_position
     }

@@ -37,6 +37,18 @@ pub fn read(dir: &Path) -> Result<Entries, MonitorError> {
     Ok(Entries { files, open: None, batch: None })
 }
 
+/// The logged decision of the highest position under `dir`, if there is any.
+///
+/// # Errors
+/// As the items of [`read`].
+pub fn last(dir: &Path) -> Result<Option<Entry>, MonitorError> {
+    // FIRST-LAST.parquet
+    let last_of = |file: &PathBuf| file.file_stem().and_then(|stem| Some(stem.to_str()?.split_once('-')?.1.to_owned()));
+    let newest = files(dir)?.into_iter().max_by_key(last_of);
+    let entries = Entries { files: newest.into_iter().collect(), open: None, batch: None };
+    entries.last().transpose()
+}
+
 /// Iterator over the logged decisions, made by [`read`].
 #[derive(Debug)]
 pub struct Entries {

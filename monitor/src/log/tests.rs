@@ -334,3 +334,43 @@ fn dead_at_every_single_step_every_record_is_in_exactly_one_file() {
     }
     panic!("the child never came to its end");
 }
+
+#[test]
+fn what_the_store_lost_is_forgotten_as_far_as_it_is_not_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, _) = LogWriter::open(dir.path(), options(50)).unwrap();
+    assert_eq!(last(dir.path()).unwrap(), None);
+    drive(&mut writer, 120, |index| index == 99).unwrap();
+    for index in 120..140 {
+        writer.push(position(index), &record(index + 1_000), NOW).unwrap();
+    }
+    writer.rewind().unwrap();
+    assert_eq!((writer.next_position(), writer.unflushed_rows()), (writer.durable(), 0));
+    let durable = last(dir.path()).unwrap().unwrap();
+    assert_eq!((durable.position, durable.record), (position(119), record(119)));
+    drive(&mut writer, 140, |_| false).unwrap();
+    assert_eq!(rows(dir.path()), expected(140));
+}
+
+/// A batch that its manifest has named is published whatever comes.
+#[test]
+fn a_batch_beyond_return_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let failing = Arc::clone(&fails);
+    let probe = move |step: Step| {
+        if failing.load(Ordering::Relaxed) && step == Step::CreateFolder {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        Ok(())
+    };
+    let (mut writer, _) = LogWriter::open_probed(dir.path(), options(50), Box::new(probe)).unwrap();
+    writer.push(0, &record(0), NOW).unwrap();
+    fails.store(true, Ordering::Relaxed);
+    writer.flush().unwrap_err();
+    assert_eq!(writer.rewind().unwrap_err().class(), Class::Transient);
+    fails.store(false, Ordering::Relaxed);
+    writer.rewind().unwrap();
+    assert_eq!(writer.next_position(), 1);
+    assert_eq!(rows(dir.path()).len(), 1);
+}

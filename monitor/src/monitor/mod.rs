@@ -139,6 +139,26 @@ impl Monitor {
         self.settle_log(durable, now).and_then(|durable| alerts.map(|()| durable))
     }
 
+    /// Forgets every decision that was taken and is not durable, and the drift window that was filling: the store has lost them. Goes on at
+    /// [`Self::next_position`].
+    ///
+    /// # Errors
+    /// As [`LogWriter::rewind`].
+    pub fn rewind(&mut self) -> Result<(), MonitorError> {
+        if let Some(detector) = &mut self.detector {
+            detector.clear();
+        }
+        self.log.rewind().inspect_err(|_| self.metrics.log_failed())
+    }
+
+    /// The newest decision that is durable.
+    ///
+    /// # Errors
+    /// As [`crate::log::last`].
+    pub fn last_durable(&self) -> Result<Option<DecisionRecord>, MonitorError> {
+        Ok(crate::log::last(self.log.dir())?.map(|entry| entry.record))
+    }
+
     /// What the monitor has seen.
     #[must_use]
     pub fn state(&self) -> MonitorState {

@@ -18,6 +18,7 @@ use interdict_features::decision::{DecisionRecord, EntityRef, decision_id};
 use interdict_features::definition::Judge as Judged;
 use interdict_features::engine::{Evaluate, Outcome, Plan};
 use interdict_features::state::AsOf;
+use interdict_features::time::{Span, Timestamp};
 use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::stop::Stop;
 use interdict_scorer::http::backend::{
@@ -25,7 +26,7 @@ use interdict_scorer::http::backend::{
 };
 use interdict_scorer::lists::Lists;
 use interdict_store::port::{
-    ClaimOutcome, Commit, Committed, Durability, Fetched, LogName, Note, Offset, Query, Store as _,
+    ClaimOutcome, Commit, Committed, Durability, Fetched, ListEntry, LogName, Note, Offset,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -425,29 +426,41 @@ impl Answering {
     }
 
     async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
-        self.act(blocks::setting(&self.judging, &set, clock::now())?).await?;
+        let fill = |_entries: Vec<ListEntry>, now| Ok::<_, serde_json::Error>(((), Some(blocks::setting(&self.judging, &set, now)?)));
+        self.act(&set.entry.entity, fill).await?;
         Ok(Ok(()))
     }
 
     async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {
-        let query = Query { lists: vec![remove.entity.clone()], ..Query::default() };
-        let told = "the store does not answer; a removal waits";
-        let fetched = patiently(&self.stop, told, async || self.tracked.store().fetch(&query).await).await?;
-        let entries: Vec<_> = fetched.lists.into_iter().flatten().collect();
-        let (removal, commit) = blocks::removing(&self.judging, &remove, &entries, clock::now())?;
-        if let Some(commit) = commit {
-            self.act(commit).await?;
-        }
-        Ok(Ok(removal))
+        let fill = |entries: Vec<ListEntry>, now| blocks::removing(&self.judging, &remove, &entries, now);
+        Ok(Ok(self.act(&remove.entity, fill).await?))
     }
 
-    async fn act(&self, commit: Commit) -> anyhow::Result<()> {
-        let has_intents = !commit.intents.is_empty();
-        self.commit(&commit).await?;
-        if has_intents {
-            self.outbox.notify_one();
+    /// Does what a person wants done to an entity, on what its lists hold by then: another person may be at it in another process.
+    async fn act<T>(
+        &self,
+        entity: &EntityRef,
+        fill: impl Fn(Vec<ListEntry>, Timestamp) -> serde_json::Result<(T, Option<Commit>)>,
+    ) -> anyhow::Result<T> {
+        let told = "the store does not answer; an act of a person waits";
+        loop {
+            let read = patiently(&self.stop, told, async || self.tracked.store().entries(entity).await);
+            let (entries, listed) = read.await?;
+            // Later than what was done before, whatever the clocks of the processes say.
+            let after = listed.unblocked().map(|unblocked| unblocked.plus(Span::from_micros(1)));
+            let now = clock::now();
+            let (done, commit) = fill(entries, after.map_or(now, |after| after.max(now)))?;
+            let Some(mut commit) = commit else { return Ok(done) };
+            commit.listed.push(listed);
+            if self.commit(&commit).await?.is_none() {
+                self.fleet.count_conflict();
+                continue;
+            }
+            if !commit.intents.is_empty() {
+                self.outbox.notify_one();
+            }
+            return Ok(done);
         }
-        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use interdict_store::error::StoreError;
 use interdict_store::online::OnlineStore;
 use interdict_store::port::{Commit, Fetched, ListEntry, Offset, Query, RowKey, Stamp, StateQuery, Store};
 
-use super::super::sinks;
+use super::super::{charge, sinks};
 
 /// A stored value and who wrote it.
 type Read = (Option<Bytes>, Stamp);
@@ -84,7 +84,9 @@ impl Tracked {
         };
         // How far something was handed on says nothing of what was applied.
         let is_applied = |position: &interdict_store::port::SourcePosition| {
-            ![sinks::POSITIONS, super::REPUBLISHED].iter().any(|name| position.source.starts_with(name))
+            ![sinks::POSITIONS, super::REPUBLISHED, charge::POSITIONS]
+                .iter()
+                .any(|name| position.source.starts_with(name))
         };
         reads.positions = snapshot.positions.into_iter().filter(is_applied).map(seen).collect();
         reads.positions.sort_by(|a, b| a.partition.cmp(&b.partition));

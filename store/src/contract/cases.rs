@@ -1,15 +1,16 @@
 //! One test per promise of the port.
 
 use bytes::Bytes;
-use interdict_features::decision::EntityRef;
+use interdict_features::decision::{EntityRef, ListKind};
 use interdict_features::time::{Span, Timestamp};
 use uuid::Uuid;
 
 use super::{OUTBOX_CAPACITY, Subject};
 use crate::error::{Class, StoreError};
 use crate::port::{
-    Append, Claim, ClaimOutcome, Commit, EXPIRY_SLACK, Finished, Intent, KEY_BYTES_MAX, LogName, OffsetMove, Query,
-    RECENT_DECISIONS_MAX, RegistryEntry, RowKey, RowWrite, StateQuery, StateWrite, Store,
+    Append, Claim, ClaimOutcome, Commit, EXPIRY_SLACK, Finished, Intent, KEY_BYTES_MAX, ListEntry, ListWrite, LogName,
+    OffsetMove, Query, RECENT_DECISIONS_MAX, RegistryEntry, RowKey, RowWrite, StateQuery, StateWrite, Store,
+    UNBLOCKS_KEPT, Unblock,
 };
 
 /// Runs every case, each on a subject of its own.
@@ -30,6 +31,7 @@ pub async fn check_all<S: Subject>(subject: impl Fn() -> S) {
     bundles_are_immutable(&subject()).await;
     huge_keys_are_refused_and_absent(&subject()).await;
     contradictions_are_refused(&subject()).await;
+    who_was_let_go_is_not_blocked_by_what_was_decided_before(&subject()).await;
 }
 
 fn claim(number: u64, entities: Vec<EntityRef>) -> Claim {
@@ -356,4 +358,52 @@ async fn contradictions_are_refused(subject: &impl Subject) {
     let error = store.commit(Commit { appends, ..Commit::default() }).await.expect_err("refused");
     assert!(matches!(error, StoreError::Invalid { .. }), "{error}");
     assert!(store.decision(id(1)).await.expect("reads").is_none());
+}
+
+async fn who_was_let_go_is_not_blocked_by_what_was_decided_before(subject: &impl Subject) {
+    let at = |second: i64| Timestamp::from_micros(second * 1_000_000);
+    let card = |key: &str| EntityRef { entity: "card".to_owned(), key: key.to_owned() };
+    let entry = |key: &str, list: ListKind, created: Timestamp| ListEntry {
+        list,
+        entity: card(key),
+        reason: "burst".to_owned(),
+        decision: None,
+        author: "decision".to_owned(),
+        created,
+        expires: None,
+    };
+    let blocking = |number: u64, key: &str, created: Timestamp| {
+        let lists = vec![entry(key, ListKind::AutomaticBlock, created), entry(key, ListKind::Allow, created)];
+        Commit { claims: vec![Claim { lists, ..claim(number, Vec::new()) }], ..Commit::default() }
+    };
+    async fn blocked(store: &impl Store) -> Vec<String> {
+        let lists = store.lists().await.expect("reads");
+        let blocks = lists.into_iter().filter(|entry| entry.list == ListKind::AutomaticBlock);
+        blocks.map(|entry| entry.entity.key).collect()
+    }
+    let store = subject.open().await;
+    store.commit(blocking(1, "a", at(10))).await.expect("commits");
+    assert_eq!(blocked(&store).await, ["a"]);
+    let lists = vec![ListWrite::Remove { list: ListKind::AutomaticBlock, entity: card("a") }];
+    let unblocks = vec![Unblock { entity: card("a"), at: at(20) }, Unblock { entity: card("a"), at: at(15) }];
+    store.commit(Commit { lists, unblocks, ..Commit::default() }).await.expect("commits");
+    for (number, created) in [(2, 12), (3, 20)] {
+        let committed = store.commit(blocking(number, "a", at(created))).await.expect("commits");
+        assert!(matches!(committed.claims[0], ClaimOutcome::Claimed { .. }), "the decision is stored all the same");
+        assert_eq!(blocked(&store).await, [""; 0], "decided at {created}");
+    }
+    assert_eq!(store.lists().await.expect("reads").len(), 1, "other lists are entered");
+    drop(store);
+    let store = subject.open().await;
+    store.commit(blocking(4, "a", at(19))).await.expect("commits");
+    store.commit(blocking(5, "b", at(1))).await.expect("commits");
+    assert_eq!(blocked(&store).await, ["b"]);
+    store.commit(blocking(6, "a", at(21))).await.expect("commits");
+    assert_eq!(blocked(&store).await, ["a", "b"], "what is decided later holds");
+    let later = at(21).plus(UNBLOCKS_KEPT);
+    let unblocks = vec![Unblock { entity: card("c"), at: later }];
+    let lists = vec![ListWrite::Remove { list: ListKind::AutomaticBlock, entity: card("a") }];
+    store.commit(Commit { lists, unblocks, ..Commit::default() }).await.expect("commits");
+    store.commit(blocking(7, "a", at(5))).await.expect("commits");
+    assert_eq!(blocked(&store).await, ["a", "b"], "it is remembered for so long");
 }

@@ -16,7 +16,7 @@ use super::twin::Twin;
 use crate::error::StoreError;
 use crate::port::{
     Append, Claim, Commit, Durability, Finished, Intent, ListEntry, ListWrite, LogName, Note, OffsetMove, OutboxPlace,
-    Query, RowKey, RowWrite, StateQuery, StateWrite, Store,
+    Query, RowKey, RowWrite, StateQuery, StateWrite, Store, Unblock,
 };
 
 const SOURCE: &str = "orders";
@@ -241,9 +241,16 @@ fn expiries() -> impl Strategy<Value = Option<Timestamp>> {
 fn commits() -> impl Strategy<Value = Commit> {
     let writes =
         (vec(states(), 0..4), vec(rows(), 0..4), vec(claims(), 0..4), vec(intents(), 0..3), vec(list_writes(), 0..3));
-    let rest = (vec(appends(), 0..3), vec(finished(), 0..4), vec(notes(), 0..3), vec(moves(), 0..3), weighted(0.1));
+    let rest = (
+        vec(appends(), 0..3),
+        vec(finished(), 0..4),
+        vec(notes(), 0..3),
+        vec(moves(), 0..3),
+        vec(unblocks(), 0..2),
+        weighted(0.1),
+    );
     (writes, rest).prop_map(
-        |((states, rows, claims, intents, lists), (appends, finished, notes, offsets, is_power))| {
+        |((states, rows, claims, intents, lists), (appends, finished, notes, offsets, unblocks, is_power))| {
             let durability = if is_power { Durability::Power } else { Durability::Process };
             Commit {
                 states,
@@ -251,6 +258,7 @@ fn commits() -> impl Strategy<Value = Commit> {
                 claims,
                 intents,
                 lists,
+                unblocks,
                 appends,
                 finished,
                 notes,
@@ -280,10 +288,10 @@ fn rows() -> impl Strategy<Value = RowWrite> {
 
 fn list_entries() -> impl Strategy<Value = ListEntry> {
     let list = prop_oneof![Just(ListKind::ManualBlock), Just(ListKind::Allow), Just(ListKind::AutomaticBlock)];
-    (list, entities(), "[a-z]{0,3}", option::of(ids()), expiries()).prop_map(
-        |(list, entity, reason, decision, expires)| {
+    (list, entities(), "[a-z]{0,3}", option::of(ids()), days(), expiries()).prop_map(
+        |(list, entity, reason, decision, created, expires)| {
             let author = "operator".to_owned();
-            ListEntry { list, entity, reason, decision, author, created: Timestamp::default(), expires }
+            ListEntry { list, entity, reason, decision, author, created, expires }
         },
     )
 }
@@ -324,6 +332,15 @@ fn list_writes() -> impl Strategy<Value = ListWrite> {
         2 => list_entries().prop_map(ListWrite::Set),
         1 => list_entries().prop_map(|entry| ListWrite::Remove { list: entry.list, entity: entry.entity }),
     ]
+}
+
+/// Instants of which some are further apart than unblocks are kept.
+fn days() -> impl Strategy<Value = Timestamp> {
+    (0..12_i64).prop_map(|day| Timestamp::from_micros(day * Span::DAY.micros()))
+}
+
+fn unblocks() -> impl Strategy<Value = Unblock> {
+    (entities(), days()).prop_map(|(entity, at)| Unblock { entity, at })
 }
 
 fn appends() -> impl Strategy<Value = Append> {

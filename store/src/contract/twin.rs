@@ -11,6 +11,7 @@ use super::OUTBOX_CAPACITY;
 use crate::error::StoreError;
 use crate::port::{
     ClaimOutcome, Commit, Committed, Intent, ListEntry, ListWrite, LogName, RECENT_DECISIONS_MAX, StoredDecision,
+    UNBLOCKS_KEPT, Unblock,
 };
 
 type Perishable = (Bytes, Option<Timestamp>);
@@ -28,6 +29,8 @@ pub struct Twin {
     pub appended: BTreeMap<Uuid, Vec<String>>,
     /// By list and entity.
     pub lists: BTreeMap<(ListKind, EntityRef), ListEntry>,
+    /// When entities were let go last.
+    pub unblocks: BTreeMap<EntityRef, Timestamp>,
     /// Oldest first.
     pub outbox: Vec<Intent>,
     /// All entries ever.
@@ -65,6 +68,7 @@ impl Twin {
             self.offsets.insert(at, wanted.to);
         }
         let mut answer = Committed::default();
+        let before = self.unblocks.clone();
         let unfinished = self.outbox.len();
         for claim in &commit.claims {
             if let Some((_, record, _)) = self.decisions.iter().find(|(id, ..)| *id == claim.id) {
@@ -74,7 +78,11 @@ impl Twin {
             answer.claims.push(ClaimOutcome::Claimed { position: self.decisions.len() as u64 });
             self.decisions.push((claim.id, claim.record.clone(), claim.entities.clone()));
             self.outbox.extend(claim.intents.iter().cloned());
-            for entry in &claim.lists {
+            let is_let_go = |entry: &&ListEntry| {
+                entry.list == ListKind::AutomaticBlock
+                    && before.get(&entry.entity).is_some_and(|at| entry.created <= *at)
+            };
+            for entry in claim.lists.iter().filter(|entry| !is_let_go(entry)) {
                 self.lists.insert((entry.list, entry.entity.clone()), entry.clone());
             }
         }
@@ -104,6 +112,11 @@ impl Twin {
                     self.lists.remove(&(*list, entity.clone()));
                 }
             }
+        }
+        for Unblock { entity, at } in &commit.unblocks {
+            let latest = self.unblocks.entry(entity.clone()).or_insert(*at);
+            *latest = (*latest).max(*at);
+            self.unblocks.retain(|_, kept| *kept >= at.minus(UNBLOCKS_KEPT));
         }
         for append in &commit.appends {
             let log = self.logs.entry(append.log).or_default();

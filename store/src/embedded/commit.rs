@@ -4,10 +4,11 @@
 //! - Nothing here writes. A condition that fails leaves no trace; the caller writes the batch whole.
 //! - The caller holds the commit lock from the first check until the batch is written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use fjall::{OwnedWriteBatch, Readable, Snapshot};
+use interdict_features::decision::ListKind;
 use interdict_features::time::Timestamp;
 use uuid::Uuid;
 
@@ -17,8 +18,8 @@ use super::layout::{self, Perishable};
 use super::{log, read};
 use crate::error::StoreError;
 use crate::port::{
-    Claim, ClaimOutcome, Commit, Committed, Finished, Intent, ListWrite, LogName, Note, OffsetMove,
-    RECENT_DECISIONS_MAX,
+    Claim, ClaimOutcome, Commit, Committed, Finished, Intent, ListEntry, ListWrite, LogName, Note, OffsetMove,
+    RECENT_DECISIONS_MAX, UNBLOCKS_KEPT, Unblock,
 };
 
 /// One claim in so many of an entity looks for recent decisions beyond the bound.
@@ -59,6 +60,7 @@ pub(super) fn stage(
         claimed: HashMap::new(),
         outbox: HashMap::new(),
         loose: HashMap::new(),
+        let_go: HashMap::new(),
         removed: HashSet::new(),
         finished_loose: HashSet::new(),
         appended: HashMap::new(),
@@ -82,13 +84,16 @@ pub(super) fn stage(
     for write in &commit.lists {
         staging.list(write)?;
     }
+    for unblock in &commit.unblocks {
+        staging.unblock(unblock)?;
+    }
     for append in &commit.appends {
         layout::bounded_value("log entry", append.bytes.len())?;
         answer.appended.push(staging.append(append.log, &append.bytes)?);
     }
     let is_expecting =
         commit.states.iter().any(|it| it.expected.is_some()) || commit.rows.iter().any(|it| it.expected.is_some());
-    if is_expecting || !commit.work.is_empty() || !commit.done.is_empty() {
+    if is_expecting || !commit.listed.is_empty() || !commit.work.is_empty() || !commit.done.is_empty() {
         let why = "one process works on an embedded store, and it expects nothing of others".to_owned();
         return Err(StoreError::Invalid { what: "a commit of one of several writers", why });
     }
@@ -110,6 +115,8 @@ struct Staging<'a> {
     outbox: HashMap<[u8; 12], Intent>,
     /// Outbox entries of this commit that belong to no decision, by id and action.
     loose: HashMap<(Uuid, String), Vec<u8>>,
+    /// Whom this commit lets go, and when; whom it forgets.
+    let_go: HashMap<Vec<u8>, Option<i64>>,
     /// Outbox entries that this commit finishes.
     removed: HashSet<[u8; 12]>,
     /// The same, of those that belong to no decision.
@@ -169,7 +176,9 @@ impl Staging<'_> {
             self.outbox.insert(key, intent.clone());
         }
         for entry in &claim.lists {
-            self.list(&ListWrite::Set(entry.clone()))?;
+            if !self.is_let_go(entry)? {
+                self.list(&ListWrite::Set(entry.clone()))?;
+            }
         }
         self.claimed.insert(claim.id, (position, claim.record.clone()));
         Ok(ClaimOutcome::Claimed { position })
@@ -310,6 +319,41 @@ impl Staging<'_> {
             ListWrite::Remove { list, entity } => {
                 self.batch.remove(&self.engine.lists, layout::list_key(*list, entity)?.as_slice());
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a person has let an entity go since a decision blocked it.
+    fn is_let_go(&self, entry: &ListEntry) -> Result<bool, StoreError> {
+        if entry.list != ListKind::AutomaticBlock {
+            return Ok(false);
+        }
+        let at = read::number(self.engine, &self.snapshot, &layout::unblock_key(&entry.entity)?)?;
+        Ok(at.is_some_and(|at| entry.created.micros() <= at.cast_signed()))
+    }
+
+    fn unblock(&mut self, unblock: &Unblock) -> Result<(), StoreError> {
+        let key = layout::unblock_key(&unblock.entity)?;
+        // People let few go, so that all are looked at.
+        let mut all: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+        for entry in self.snapshot.prefix(&self.engine.meta, [layout::UNBLOCK]) {
+            let (key, value) = entry.into_inner().map_err(|error| self.engine.failure(error))?;
+            all.insert(key.to_vec(), layout::position_at_end("unblock", &value)?.cast_signed());
+        }
+        for (key, at) in &self.let_go {
+            match at {
+                Some(at) => all.insert(key.clone(), *at),
+                None => all.remove(key),
+            };
+        }
+        let at = all.get(&key).map_or(unblock.at.micros(), |known| unblock.at.micros().max(*known));
+        all.insert(key.clone(), at);
+        self.batch.insert(&self.engine.meta, key.as_slice(), at.to_be_bytes());
+        self.let_go.insert(key, Some(at));
+        let kept = unblock.at.minus(UNBLOCKS_KEPT).micros();
+        for (key, _) in all.into_iter().filter(|(_, at)| *at < kept) {
+            self.batch.remove(&self.engine.meta, key.as_slice());
+            self.let_go.insert(key, None);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! | | 05 text(name) text(version) | registry entry, JSON |
 //! | | 06 text(alias) | version |
 //! | | 07 id, 16 bytes, text(action) | the key in `outbox` of an action that belongs to no decision |
+//! | | 08 text(entity) text(key) | when a person let it go last, i64 |
 //! | `states` | u16 length of the entity's name, name, key, group u64 | expiry i64, state |
 //! | `rows` | u16 length of the stream's name, name, event id | expiry i64, record |
 //! | `decisions` | position u64 | record |
@@ -46,6 +47,7 @@ const LOG_FIRST: u8 = 4;
 pub(super) const REGISTRY: u8 = 5;
 pub(super) const ALIAS: u8 = 6;
 const LOOSE: u8 = 7;
+pub(super) const UNBLOCK: u8 = 8;
 
 /// Bytes before a state or row record.
 const HEAD_BYTES: usize = 8;
@@ -197,6 +199,13 @@ pub(super) fn list_key(kind: ListKind, entity: &EntityRef) -> Result<Vec<u8>, St
         ListKind::Allow => 1,
         ListKind::AutomaticBlock => 2,
     });
+    entity_into(&mut out, entity)?;
+    Ok(out)
+}
+
+/// The key under which it stands when an entity was let go.
+pub(super) fn unblock_key(entity: &EntityRef) -> Result<Vec<u8>, StoreError> {
+    let mut out = vec![UNBLOCK];
     entity_into(&mut out, entity)?;
     Ok(out)
 }

@@ -96,6 +96,7 @@ impl RedisStore {
             layout.outbox(),
             layout.log(LogName::DECISIONS),
             layout.work(),
+            layout.unblocks(),
         ];
         let (words, bytes) = body.size();
         let mut command = redis::Cmd::with_capacity(words + 16, bytes + 1024);

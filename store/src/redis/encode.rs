@@ -4,11 +4,14 @@
 //! Invariant: everything the store may refuse without asking the server is refused here, before anything is sent.
 
 use bytes::Bytes;
+use interdict_features::decision::ListKind;
 use interdict_features::time::Timestamp;
 
 use super::layout::{self, Layout};
 use crate::error::StoreError;
-use crate::port::{Append, Claim, Commit, Intent, ListEntry, ListWrite, LogName, RowWrite, StateWrite};
+use crate::port::{
+    Append, Claim, Commit, Intent, ListEntry, ListWrite, Listed, LogName, RowWrite, StateWrite, UNBLOCKS_KEPT, Unblock,
+};
 
 /// Writes of one commit at most: the server does nothing else meanwhile, about 3 us for each, and calls a script slow
 /// after 5 s.
@@ -77,6 +80,7 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
         body.push(wanted.to.to_string().as_bytes());
     }
     push_expected(layout, &mut body, commit)?;
+    push_listed(&mut body, commit)?;
     body.push_count(commit.work.len());
     for piece in &commit.work {
         layout::bounded_value("piece of work", piece.len())?;
@@ -117,6 +121,7 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
             }
         }
     }
+    push_unblocks(&mut body, commit)?;
     push_appends(layout, &mut body, &commit.appends)?;
     body.push_count(commit.done.len());
     for piece in &commit.done {
@@ -138,6 +143,7 @@ fn bound_writes(commit: &Commit) -> Result<(), StoreError> {
         + commit.claims.iter().map(claims).sum::<usize>()
         + 2 * commit.intents.len()
         + commit.lists.len()
+        + 2 * commit.unblocks.len()
         + commit.appends.len()
         + 2 * (commit.finished.len() + commit.notes.len())
         + commit.offsets.len()
@@ -175,6 +181,9 @@ fn push_claim(layout: &Layout, body: &mut Body, claim: &Claim) -> Result<(), Sto
     body.push_count(claim.lists.len());
     for entry in &claim.lists {
         push_entry(body, entry)?;
+        // Before which unblocking it does not hold; others do whatever anybody let go.
+        let created = (entry.list == ListKind::AutomaticBlock).then(|| entry.created.micros().to_string());
+        body.push(created.unwrap_or_default().as_bytes());
     }
     Ok(())
 }
@@ -255,6 +264,33 @@ fn push_expected(layout: &Layout, body: &mut Body, commit: &Commit) -> Result<()
         layout.row(&mut place, &write.key)?;
         body.push(&place);
         body.push(&write.expected.map(layout::stamp_bytes).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// What must be on the lists still: fields and entries, then who was let go and when.
+fn push_listed(body: &mut Body, commit: &Commit) -> Result<(), StoreError> {
+    body.push_count(commit.listed.iter().map(|listed| listed.entries.len()).sum());
+    for listed in &commit.listed {
+        for (list, entry) in &listed.entries {
+            body.push(&layout::list_field(*list, &listed.entity)?);
+            body.push(entry.as_deref().unwrap_or_default());
+        }
+    }
+    body.push_count(commit.listed.len());
+    for Listed { entity, unblocked, .. } in &commit.listed {
+        body.push(&layout::unblock_member(entity)?);
+        body.push(unblocked.map(|at| at.micros().to_string()).unwrap_or_default().as_bytes());
+    }
+    Ok(())
+}
+
+fn push_unblocks(body: &mut Body, commit: &Commit) -> Result<(), StoreError> {
+    body.push_count(commit.unblocks.len());
+    for Unblock { entity, at } in &commit.unblocks {
+        body.push(&layout::unblock_member(entity)?);
+        body.push(at.micros().to_string().as_bytes());
+        body.push(at.minus(UNBLOCKS_KEPT).micros().to_string().as_bytes());
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 //! | `{NS}:offsets` | hash | partition `:` source to position |
 //! | `{NS}:sources` | hash | source to incarnation |
 //! | `{NS}:lists` | hash | kind (`0` manual block, `1` allow, `2` automatic block) name(entity) key to entry, JSON |
+//! | `{NS}:unblocks` | sorted set | name(entity) key by the microsecond at which a person let it go last |
 //! | `{NS}:intents` | hash | id of decision or act, and action, to intent, JSON |
 //! | `{NS}:outbox` | sorted set | the same ids and actions by number, oldest first |
 //! | `{NS}:log:decisions` | stream | entry `1-POSITION`: decision id |
@@ -75,6 +76,10 @@ impl Layout {
 
     pub(super) fn lists(&self) -> Vec<u8> {
         self.single("lists")
+    }
+
+    pub(super) fn unblocks(&self) -> Vec<u8> {
+        self.single("unblocks")
     }
 
     pub(super) fn intents(&self) -> Vec<u8> {
@@ -205,12 +210,19 @@ pub(super) fn bounded_value(what: &'static str, bytes: usize) -> Result<(), Stor
 
 /// The field of a list entry.
 pub(super) fn list_field(kind: ListKind, entity: &EntityRef) -> Result<Vec<u8>, StoreError> {
-    bounded("entity", entity.entity.len() + entity.key.len())?;
     let mut out = vec![match kind {
         ListKind::ManualBlock => b'0',
         ListKind::Allow => b'1',
         ListKind::AutomaticBlock => b'2',
     }];
+    out.extend(unblock_member(entity)?);
+    Ok(out)
+}
+
+/// The member of an entity that was let go: what stands behind the kind in the fields of its list entries.
+pub(super) fn unblock_member(entity: &EntityRef) -> Result<Vec<u8>, StoreError> {
+    bounded("entity", entity.entity.len() + entity.key.len())?;
+    let mut out = Vec::new();
     push_named(&mut out, &entity.entity, entity.key.as_bytes());
     Ok(out)
 }

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use interdict_features::decision::{EntityRef, ListKind};
+use interdict_features::time::Timestamp;
 use redis::Value;
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use super::walk::{Step, Walk};
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
-    Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry,
+    Fetched, Intent, ListEntry, Listed, LogName, Offset, OutboxPlace, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry,
     Snapshot, Stamp, StateQuery, StoredDecision,
 };
 
@@ -63,6 +64,34 @@ impl RedisStore {
         }
         asked.take(answers, &mut snapshot)?;
         Ok(snapshot)
+    }
+
+    /// An entity's list entries, and what a commit has to say that rests on them.
+    ///
+    /// # Errors
+    /// As [`crate::port::Store::fetch`].
+    pub async fn entries(&self, entity: &EntityRef) -> Result<(Vec<ListEntry>, Listed), StoreError> {
+        let mut fields = redis::cmd("HMGET");
+        fields.arg(self.layout.lists());
+        for kind in KINDS {
+            fields.arg(layout::list_field(kind, entity)?);
+        }
+        let mut question = redis::pipe();
+        question.add_command(fields);
+        question.cmd("ZMSCORE").arg(self.layout.unblocks()).arg(layout::unblock_member(entity)?);
+        let mut answers = self.link.ask(Lane::Read, &question).await?.into_iter();
+        let stored = answer::list("list entries", answers.next().unwrap_or_default())?;
+        let (mut found, mut entries) = (Vec::new(), Vec::new());
+        for (kind, entry) in KINDS.into_iter().zip(stored) {
+            let bytes = answer::bytes("list entry", entry)?.map(Bytes::from);
+            if let Some(bytes) = &bytes {
+                found.push(layout::from_json("list entry", bytes)?);
+            }
+            entries.push((kind, bytes));
+        }
+        let scores = answer::list("unblock", answers.next().unwrap_or_default())?;
+        let unblocked = scores.into_iter().next().map(instant).transpose()?.flatten();
+        Ok((found, Listed { entity: entity.clone(), entries, unblocked }))
     }
 
     /// The commands for everything a query asks. A key over the port's bound cannot have been stored and is not asked for.
@@ -393,6 +422,19 @@ fn perishable(value: Option<Vec<u8>>) -> Result<(Option<Bytes>, Stamp), StoreErr
     let Some(value) = value else { return Ok((None, Stamp::ABSENT)) };
     let (stamp, body) = layout::perishable(value)?;
     Ok((Some(body), stamp))
+}
+
+/// The score of an instant: whole microseconds, which a double holds exactly.
+#[expect(clippy::cast_possible_truncation, reason = "microseconds of our time fit a double's digits")]
+fn instant(score: Value) -> Result<Option<Timestamp>, StoreError> {
+    let micros = match score {
+        Value::Double(score) => score as i64,
+        score => match answer::bytes("unblock", score)? {
+            Some(score) => layout::number("unblock", &score)?,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Timestamp::from_micros(micros)))
 }
 
 fn offsets_of(source: &str, fields: Vec<Value>) -> Result<Vec<Offset>, StoreError> {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod standby;
 
 use interdict_features::decision::decision_id;
 use serde_json::Value;
@@ -33,7 +34,7 @@ fn decision(caller: &Caller, payment: i64) -> Value {
 }
 
 /// The sum of a metric's values whose labels contain `label`.
-fn metric(caller: &Caller, name: &str, label: &str) -> f64 {
+pub(crate) fn metric(caller: &Caller, name: &str, label: &str) -> f64 {
     let (_, metrics) = caller.get("/metrics");
     let lines = metrics.as_str().unwrap().lines().filter(|line| line.starts_with(name) && line.contains(label));
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()

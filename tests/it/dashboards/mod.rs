@@ -11,7 +11,7 @@ use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::place::text;
-use crate::program::root;
+use crate::program::{interdict, root};
 
 /// What panels may be drawn as.
 const KINDS: [&str; 5] = ["timeseries", "stat", "heatmap", "bargauge", "state-timeline"];
@@ -192,6 +192,19 @@ fn promtool_accepts_rules_and_their_tests() {
         "dashboards/prometheus/rules/recording.yml",
     ]);
     promtool(&["test", "rules", "dashboards/prometheus/tests/alerts.yml"]);
+}
+
+#[test]
+fn every_role_is_scraped() {
+    let help = interdict(&root(), &["run", "--help"]).ok().stdout;
+    let roles = help.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once(':')).map(|(role, _)| role);
+    let roles: BTreeSet<String> = roles.filter(|role| *role != "all").map(|role| format!("interdict-{role}")).collect();
+    assert!(roles.len() >= 4, "{help}");
+    let prometheus = yaml("dashboards/prometheus/prometheus.yml");
+    let jobs = prometheus["scrape_configs"].as_array().unwrap().iter();
+    let jobs: BTreeSet<String> = jobs.map(|job| job["job_name"].as_str().unwrap().to_owned()).collect();
+    assert!(roles.is_subset(&jobs), "{roles:?} of {jobs:?}");
+    promtool(&["check", "config", "--syntax-only", "dashboards/prometheus/prometheus.yml"]);
 }
 
 /// The names of metrics in an expression: ours, and recorded ones.

@@ -2,6 +2,8 @@
 
 mod acting;
 mod chaos;
+mod lists;
+mod lost_tail;
 mod modes;
 mod republish;
 mod topics;

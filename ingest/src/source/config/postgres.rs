@@ -86,6 +86,17 @@ pub struct TableOfStream {
     pub schema: String,
     /// The table.
     pub table: String,
+    /// What its columns were called in rows that may still come.
+    pub before: ColumnsBefore,
+}
+
+/// Columns that a table has no more, while the server's log holds rows that have them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ColumnsBefore {
+    /// Their names, and what they are called now.
+    pub renamed: Vec<(String, String)>,
+    /// Those that are gone: what came in their place is null in the rows of before.
+    pub dropped: Vec<String>,
 }
 
 /// Whether publication and slot are made where they are missing.
@@ -129,7 +140,9 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
     let address = read_address(section);
     let password = password::read(section);
     let tls = read_tls(section, address.as_ref());
-    let tables = read_tables(section, streams);
+    let mut tables = read_tables(section, streams);
+    read_renamed(section, streams, &mut tables);
+    read_dropped(section, &mut tables);
     let publication = read_name(section, "publication", "interdict");
     let slot = read_name(section, "slot", "interdict");
     if !slot.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
@@ -289,7 +302,8 @@ fn read_tables(section: &Section<'_>, streams: &[Arc<Stream>]) -> Vec<TableOfStr
                 "a change belongs to one stream: give each a table of its own",
             );
         }
-        tables.push(TableOfStream { stream: key.value, schema: schema.to_owned(), table: table.to_owned() });
+        let before = ColumnsBefore::default();
+        tables.push(TableOfStream { stream: key.value, schema: schema.to_owned(), table: table.to_owned(), before });
     }
     if tables.is_empty() {
         section.file().report(
@@ -300,6 +314,47 @@ fn read_tables(section: &Section<'_>, streams: &[Arc<Stream>]) -> Vec<TableOfStr
     }
     section.finish();
     tables
+}
+
+/// Reads `renamed = { STREAM = { OLD = "NEW" } }`.
+fn read_renamed(section: &Section<'_>, streams: &[Arc<Stream>], tables: &mut [TableOfStream]) {
+    let Some(section) = section.section("renamed") else { return };
+    for key in section.keys() {
+        let Some(table) = table_of(&section, &key.value, tables) else { continue };
+        let Some(columns) = section.section(&key.value) else { continue };
+        let stream = streams.iter().find(|stream| stream.name == key.value);
+        for old in columns.keys() {
+            let Some(new) = columns.text(&old.value) else { continue };
+            if stream.is_some_and(|stream| stream.columns.iter().all(|column| column.name != new)) {
+                let message = format!("[stream.{}] has no column '{new}'", key.value);
+                columns.report(&old.value, message, "write the name of before, then the one that the stream declares");
+            }
+            table.before.renamed.push((old.value, new));
+        }
+        columns.finish();
+    }
+    section.finish();
+}
+
+/// Reads `dropped = { STREAM = ["OLD"] }`.
+fn read_dropped(section: &Section<'_>, tables: &mut [TableOfStream]) {
+    let Some(section) = section.section("dropped") else { return };
+    for key in section.keys() {
+        let Some(table) = table_of(&section, &key.value, tables) else { continue };
+        let columns = section.texts(&key.value).unwrap_or_default();
+        table.before.dropped.extend(columns.into_iter().map(|column| column.value));
+    }
+    section.finish();
+}
+
+fn table_of<'t>(section: &Section<'_>, stream: &str, tables: &'t mut [TableOfStream]) -> Option<&'t mut TableOfStream> {
+    let found = tables.iter_mut().find(|table| table.stream == stream);
+    if found.is_none() {
+        let message = format!("'tables' names none for the stream '{stream}'");
+        section.report_key(stream, message, "write the stream's name, as in 'tables'");
+        section.know(stream);
+    }
+    found
 }
 
 fn read_name(section: &Section<'_>, key: &str, default: &str) -> String {

@@ -12,7 +12,7 @@ use crate::source::config::postgres::Creation;
 use crate::source::stop::Stop;
 
 use super::changes::{Broken, Changes};
-use super::check::{Checked, check, check_columns};
+use super::check::{Checked, check, check_columns, gone};
 use super::connection::{Control, Server};
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(25);
 const FIRST_REACH: Duration = Duration::from_secs(30);
 /// The first and the longest wait before a connection is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Columns that a message names at most.
+const FOUND_MAX: usize = 32;
 /// How often a standby asks for the slot.
 const STANDBY: Duration = Duration::from_millis(500);
 
@@ -181,10 +183,11 @@ impl Capture {
         }
     }
 
-    fn hand_over(&self, delivery: Delivery) -> Delivery {
+    fn hand_over(&mut self, delivery: Delivery) -> Delivery {
         let rows: usize = delivery.batches.iter().map(interdict_features::change::ChangeBatch::len).sum();
         self.metrics.rows.inc_by(rows as u64);
         self.metrics.dead.inc_by(delivery.dead.len() as u64);
+        self.metrics.lacking.inc_by(self.changes.take_lacking());
         delivery
     }
 
@@ -217,6 +220,7 @@ impl Capture {
                 None => return Ok(Wait::Stopped),
                 Some(Ok(link)) => {
                     self.metrics.owner.set(i64::from(link.session.is_some()));
+                    self.handle.linked();
                     if !is_first {
                         self.metrics.reconnects.inc();
                     }
@@ -227,6 +231,7 @@ impl Capture {
             };
             let pause = match &error {
                 PostgresError::SlotTaken { slot } => {
+                    self.handle.stand_by();
                     if stood_by.is_zero() {
                         tracing::info!(slot, "another process reads from the slot; standing by for it");
                     }
@@ -432,19 +437,30 @@ impl Capture {
         Ok(None)
     }
 
-    /// A relation lacks a declared column or has another name: its rows are from before the table got it, or it is gone.
+    /// A relation lacks a declared column or has another name: its rows are from before the table got it, or it is gone. Where they have a
+    /// column in its place that is gone now, it may be the same one under its old name.
     async fn settle_relation(&mut self, frame: &[u8]) -> Result<(), PostgresError> {
         let control = self.link.as_ref().map(|link| Arc::clone(&link.control));
         let control = control.ok_or_else(|| self.not_attached())?;
-        if let Err(broken) = self.changes.frame(frame, Lacking::Mistake) {
+        for lacking in [Lacking::Mistake, Lacking::ColumnMistake] {
+            let Err(broken) = self.changes.frame(frame, lacking) else { return Ok(()) };
             let Broken::Table(Unfit::Missing { table, .. } | Unfit::Renamed { table, .. }) = &broken else {
                 return Err(self.broken(broken));
             };
-            match check_columns(&control, &self.changes.catalog().tables()[*table]).await {
+            let table = &self.changes.catalog().tables()[*table];
+            match check_columns(&control, table).await {
                 Err(_) if matches!(broken, Broken::Table(Unfit::Renamed { .. })) => return Err(self.broken(broken)),
                 checked => checked?,
             }
+            if let Broken::Table(Unfit::Missing { column, found, .. }) = &broken {
+                let gone = gone(&control, table, found).await?;
+                if !gone.is_empty() {
+                    let (stream, column) = (table.stream.name.clone(), column.clone());
+                    return Err(PostgresError::ColumnBefore { table: table.to_string(), stream, column, gone });
+                }
+            }
         }
+        tracing::warn!("rows come from before their table was as it is now; what they lack is null in them");
         self.changes.frame(frame, Lacking::Null).map_err(|broken| self.broken(broken))
     }
 
@@ -459,7 +475,7 @@ impl Capture {
                 table: tables[table].to_string(),
                 stream: tables[table].stream.name.clone(),
                 column,
-                found,
+                found: found.into_iter().take(FOUND_MAX).collect(),
             },
             Broken::Table(Unfit::Type { table, column, kind, declared }) => PostgresError::ColumnType {
                 table: tables[table].to_string(),

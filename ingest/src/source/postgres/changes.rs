@@ -41,6 +41,8 @@ pub(super) struct Changes {
     left: Vec<LeftKey>,
     skipped: u64,
     records: u64,
+    /// Rows since they were last counted that lack a column.
+    lacking: u64,
     transaction: Option<Transaction>,
     /// The newest version delivered.
     floor: Version,
@@ -102,6 +104,7 @@ impl Changes {
             left: Vec::new(),
             skipped: 0,
             records: 0,
+            lacking: 0,
             transaction: None,
             floor: Version::REQUEST,
             position: 0,
@@ -196,6 +199,11 @@ impl Changes {
         }
     }
 
+    /// Rows since the last call that lack a column of their stream.
+    pub(super) fn take_lacking(&mut self) -> u64 {
+        std::mem::take(&mut self.lacking)
+    }
+
     /// Decodes one frame.
     pub(super) fn frame(&mut self, frame: &[u8], lacking: Lacking) -> Result<(), Broken> {
         match parse(frame)? {
@@ -240,7 +248,10 @@ impl Changes {
                 self.records += 1;
                 self.skipped += 1;
             }
-            Some(places) => take(self, &places, Change { op: Op::Insert, version, arrival, position }),
+            Some(places) => {
+                self.lacking += u64::from(places.are_lacking());
+                take(self, &places, Change { op: Op::Insert, version, arrival, position });
+            }
         }
         Ok(())
     }

@@ -150,6 +150,14 @@ pub(super) async fn check_columns(control: &Control, table: &Table) -> Result<()
     Ok(())
 }
 
+/// Which columns that rows in the server's log have the table has no more.
+pub(super) async fn gone(control: &Control, table: &Table, columns: &[String]) -> Result<Vec<String>, PostgresError> {
+    let now = columns_of(control, table).await?;
+    let is_gone = |column: &&String| now.iter().all(|now| now.name != **column);
+    let is_told = |column: &&String| !table.before.dropped.contains(column);
+    Ok(columns.iter().filter(is_gone).filter(is_told).cloned().collect())
+}
+
 /// Updates and deletes carry the columns of the replica identity: the id must be among them.
 async fn check_identity(control: &Control, table: &Table, identity: &str, oid: &str) -> Result<(), PostgresError> {
     if identity == "f" {

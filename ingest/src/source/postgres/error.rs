@@ -173,6 +173,21 @@ pub enum PostgresError {
         /// What the table has, at most 32.
         found: Vec<String>,
     },
+    /// Rows of before lack a declared column and have one that is no more: whether that is the same one nobody but a person knows.
+    #[error(
+        "rows of {table} that are still to come are from before it had '{column}', and have {}, which it has no more. Where one of them was renamed say so in [source], renamed = {{ {stream} = {{ {} = \"{column}\" }} }}; where it was dropped, dropped = {{ {stream} = [\"{}\"] }}: '{column}' is null in these rows then",
+        gone.join(", "), gone.first().map_or("OLD", String::as_str), gone.join("\", \"")
+    )]
+    ColumnBefore {
+        /// The table.
+        table: String,
+        /// The stream.
+        stream: String,
+        /// The column that the rows lack.
+        column: String,
+        /// Those that only they have.
+        gone: Vec<String>,
+    },
     /// A column's type does not convert exactly to the declared one.
     #[error(
         "column '{column}' of {table} is {found}, which [stream.{stream}] declares as {declared}; declare the type that fits it"

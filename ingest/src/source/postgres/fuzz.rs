@@ -6,7 +6,12 @@ use crate::fixture::{chargebacks, transactions};
 
 /// Frames of one transaction, each behind its length in two bytes.
 pub fn pgoutput(mut bytes: &[u8]) {
-    let table = |name: &str, stream| Table { schema: "public".to_owned(), name: name.to_owned(), stream };
+    let table = |name: &str, stream| Table {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        stream,
+        before: Default::default(),
+    };
     let tables = vec![table("transactions", transactions()), table("chargebacks", chargebacks())];
     let mut changes = Changes::new("fuzz", Catalog::new(tables));
     changes.begin(100, 0);

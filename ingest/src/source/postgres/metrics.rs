@@ -18,6 +18,7 @@ pub struct PostgresMetrics {
     rows: Family<SourceLabel, Counter>,
     transactions: Family<SourceLabel, Counter>,
     dead: Family<SourceLabel, Counter>,
+    lacking: Family<SourceLabel, Counter>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -56,6 +57,8 @@ impl PostgresMetrics {
         registry.register(name("rows"), "Rows delivered, those of the snapshot too", metrics.rows.clone());
         registry.register(name("transactions"), "Transactions delivered that held rows", metrics.transactions.clone());
         registry.register(name("dead_letters"), "Rows that became no change", metrics.dead.clone());
+        let help = "Rows from before their table had a column that the stream declares: it is null in them";
+        registry.register(name("lacking_rows"), help, metrics.lacking.clone());
         metrics
     }
 
@@ -70,6 +73,7 @@ impl PostgresMetrics {
             rows: self.rows.get_or_create(&label).clone(),
             transactions: self.transactions.get_or_create(&label).clone(),
             dead: self.dead.get_or_create(&label).clone(),
+            lacking: self.lacking.get_or_create(&label).clone(),
         }
     }
 }
@@ -84,4 +88,5 @@ pub(super) struct SourceMetrics {
     pub(super) rows: Counter,
     pub(super) transactions: Counter,
     pub(super) dead: Counter,
+    pub(super) lacking: Counter,
 }

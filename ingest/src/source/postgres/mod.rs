@@ -82,7 +82,7 @@ impl PostgresSource {
                 return Err(Box::new(PostgresError::AppendOnly { stream: stream.name.clone() }).into());
             }
             let (schema, name) = (table.schema.clone(), table.table.clone());
-            tables.push(Table { schema, name, stream: Arc::clone(stream) });
+            tables.push(Table { schema, name, stream: Arc::clone(stream), before: table.before.clone() });
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

@@ -1,7 +1,7 @@
 //! How far the capture is: what the engine confirms, and how far the slot lags behind.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use interdict_features::time::{Span, Timestamp};
@@ -19,6 +19,7 @@ pub struct PostgresHandle {
 struct Shared {
     confirmed: AtomicU64,
     beats: AtomicU64,
+    stands_by: AtomicBool,
     /// End and time of delivered commits that are not confirmed, oldest first.
     commits: Mutex<VecDeque<(u64, Timestamp)>>,
 }
@@ -35,6 +36,22 @@ impl PostgresHandle {
     #[must_use]
     pub fn confirmed(&self) -> u64 {
         self.shared.confirmed.load(Ordering::Acquire)
+    }
+
+    /// Whether another session was found to have the slot, and none of this capture's since.
+    #[must_use]
+    pub fn stands_by(&self) -> bool {
+        self.shared.stands_by.load(Ordering::Acquire)
+    }
+
+    /// Notes that another session has the slot.
+    pub(super) fn stand_by(&self) {
+        self.shared.stands_by.store(true, Ordering::Release);
+    }
+
+    /// Notes that no other session has the slot.
+    pub(super) fn linked(&self) {
+        self.shared.stands_by.store(false, Ordering::Release);
     }
 
     /// Notes that a transaction was delivered.

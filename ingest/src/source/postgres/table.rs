@@ -6,6 +6,8 @@ use std::sync::Arc;
 use interdict_features::definition::Stream;
 use interdict_features::value::ColumnType;
 
+use crate::source::config::postgres::ColumnsBefore;
+
 use super::message::Relation;
 use super::value::fits;
 
@@ -18,9 +20,17 @@ pub(super) struct Table {
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) stream: Arc<Stream>,
+    pub(super) before: ColumnsBefore,
 }
 
 impl Table {
+    /// Where a column of the stream stands among those that rows have: under its name, or under that of before.
+    fn place_of(&self, column: &str, relation: &Relation<'_>) -> Option<usize> {
+        let place = |name: &str| relation.columns.iter().position(|found| found.name == name);
+        let renamed = self.before.renamed.iter().filter(|(_, now)| now == column);
+        place(column).or_else(|| renamed.filter_map(|(before, _)| place(before)).next())
+    }
+
     /// The name as SQL takes it.
     pub(super) fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))
@@ -47,7 +57,7 @@ pub(super) enum Unfit {
         table: usize,
         /// Its name.
         column: String,
-        /// What is there, at most 32.
+        /// What is there.
         found: Vec<String>,
     },
     /// A column's type cannot become what is declared.
@@ -61,6 +71,8 @@ pub(super) enum Unfit {
 pub(super) enum Lacking {
     /// A mistake.
     Mistake,
+    /// A mistake, though the table may have another name now.
+    ColumnMistake,
     /// Null: the table has the column now, and the rows are from before. The same holds for its name.
     Null,
 }
@@ -73,6 +85,13 @@ pub(super) struct Places {
     pub(super) columns: Vec<Option<usize>>,
     /// How many columns the relation has.
     pub(super) width: usize,
+}
+
+impl Places {
+    /// Whether the rows have no such column as the stream has.
+    pub(super) fn are_lacking(&self) -> bool {
+        self.columns.iter().any(Option::is_none)
+    }
 }
 
 /// The captured tables and the relations seen so far.
@@ -120,16 +139,17 @@ impl Catalog {
     }
 
     fn places(&self, table: usize, relation: &Relation<'_>, lacking: Lacking) -> Result<Places, Unfit> {
-        let stream = &self.tables[table].stream;
+        let own = &self.tables[table];
+        let stream = &own.stream;
         let mut columns = Vec::with_capacity(stream.columns.len());
         for column in &stream.columns {
-            let place = relation.columns.iter().position(|found| found.name == column.name);
+            let place = own.place_of(&column.name, relation);
             match place.map(|place| relation.columns[place].kind) {
                 Some(kind) if !fits(kind, column.kind) => {
                     return Err(Unfit::Type { table, column: column.name.clone(), kind, declared: column.kind });
                 }
-                None if lacking == Lacking::Mistake => {
-                    let found = relation.columns.iter().take(32).map(|found| found.name.to_owned()).collect();
+                None if lacking != Lacking::Null => {
+                    let found = relation.columns.iter().map(|found| found.name.to_owned()).collect();
                     return Err(Unfit::Missing { table, column: column.name.clone(), found });
                 }
                 _ => {}

@@ -9,6 +9,7 @@ use super::changes::{Broken, Changes};
 use super::message::{Message, parse};
 use super::table::{Catalog, Lacking, Table, Unfit};
 use crate::fixture::{chargebacks, shown, transactions};
+use crate::source::config::postgres::ColumnsBefore;
 
 /// A cell of a frame.
 #[derive(Clone, Debug)]
@@ -76,7 +77,12 @@ fn cells(texts: &[&str]) -> Vec<Cell> {
 const CHARGEBACKS: [(&str, u32); 3] = [("is_fraud", 16), ("note", 25), ("id", 20)];
 
 fn changes() -> Changes {
-    let table = |name: &str, stream| Table { schema: "public".to_owned(), name: name.to_owned(), stream };
+    let table = |name: &str, stream| Table {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        stream,
+        before: ColumnsBefore::default(),
+    };
     Changes::new(
         "payments",
         Catalog::new(vec![table("transactions", transactions()), table("chargebacks", chargebacks())]),
@@ -177,8 +183,12 @@ fn keys_that_rows_left_are_told_where_the_table_tells() {
     let row_of = |id: &str, customer: &str| cells(&[id, "2026-01-01 00:00:00+00", customer, "1", "-", "-"]);
     let key_of = |id: &str| cells(&[id, "-", "-", "-", "-", "-"]);
     let check = |frame: Vec<u8>, expected: &[(usize, usize, &str)]| {
-        let table =
-            Table { schema: "public".to_owned(), name: "transactions".to_owned(), stream: stream.clone().into() };
+        let table = Table {
+            schema: "public".to_owned(),
+            name: "transactions".to_owned(),
+            stream: stream.clone().into(),
+            before: ColumnsBefore::default(),
+        };
         let mut changes = Changes::new("payments", Catalog::new(vec![table]));
         changes.note_keys();
         changes.frame(&relation(7, "transactions", &columns), Lacking::Mistake).unwrap();

@@ -30,14 +30,14 @@ pub(super) fn grant(ledger: &Ledger) -> String {
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))";
 
 /// Enters an act; answers its outcome, or nothing where it is there already. Of two acts of one instant the unblocking
-/// counts as the later one.
+/// counts as the later one. What another action did to the account is no matter of this one's: it has statements of its own.
 pub(super) fn enter(ledger: &Ledger) -> String {
     format!(
         "INSERT INTO {ledger} (decision_id, action, entity, entity_key, kind, decided_at, outcome) \
          SELECT $1::uuid, $2::text, $3::text, $4::text, $5::text, $6::timestamptz, \
            CASE WHEN EXISTS ( \
              SELECT FROM {ledger} AS other \
-             WHERE other.entity = $3::text AND other.entity_key = $4::text \
+             WHERE other.entity = $3::text AND other.entity_key = $4::text AND other.action = $2::text \
                AND (other.kind = 'unblock') <> ($5::text = 'unblock') \
                AND (other.decided_at > $6::timestamptz \
                  OR (other.decided_at = $6::timestamptz AND other.kind = 'unblock'))) \

@@ -7,7 +7,7 @@
 //! Invariants:
 //! - A statement takes effect if and only if its line stands in the ledger with the outcome `done`.
 //! - Acts on one account follow one another, whichever process they come from.
-//! - Of a block and an unblocking the later one counts: the earlier one, arriving second, is entered as `superseded`.
+//! - Of a block and an unblocking by one action the later one counts: the earlier one, arriving second, is entered as `superseded`.
 //! - A block that changes no row or too many leaves no line. An unblocking that changes no row leaves one (`unmatched`):
 //!   blocks decided before it stay undone.
 //! - At most `connections` sessions are open. One whose transaction did not end cleanly is closed.

@@ -1,9 +1,11 @@
 //! Of a block and an unblocking the later one counts, in whatever order they arrive.
 
-use interdict_scorer::action::act::ActKind;
+use interdict_scorer::action::act::{Act, ActKind, by_hand};
 use interdict_scorer::action::delivery::ActionStatus;
+use interdict_store::port::Commit;
 
-use super::rig::Rig;
+use super::rig::{Outbox, Rig, action, block};
+use crate::support::definitions;
 
 fn line(kind: &str, outcome: &str) -> (String, String) {
     (kind.to_owned(), outcome.to_owned())
@@ -82,4 +84,37 @@ async fn acts_of_one_account_keep_their_order() {
     // None overtook another: then one would be superseded.
     assert_eq!(rig.account(7).await, ("active".to_owned(), 20, 20));
     assert!(rig.ledger(7).await.iter().all(|(_, outcome)| outcome == "done"));
+}
+
+#[tokio::test]
+async fn what_one_action_did_supersedes_nothing_of_another() {
+    let rig = Rig::new(&[]).await;
+    let marking = [
+        ("name", "\"mark\""),
+        ("block", "\"UPDATE accounts SET told = 'marked' WHERE id = $1\""),
+        ("unblock", "\"UPDATE accounts SET told = 'clear' WHERE id = $1\""),
+        ("block_parameters", "[\"customer_id\"]"),
+    ];
+    let outbox = Outbox::new(&(action(&rig.url(), &[]) + &action(&rig.url(), &marking)));
+    let put = |kind: ActKind, number: u64, second: i64, action: &str| {
+        let act = Act { kind, author: Some("ana".to_owned()), decision: None, ..block(number, 7, second) };
+        let mut intents = by_hand(&outbox.policy, &definitions(), &act).unwrap();
+        intents.retain(|intent| intent.action == action);
+        assert_eq!(intents.len(), 1);
+        outbox.store.commit_now(&Commit { intents, ..Commit::default() }).unwrap();
+        act
+    };
+    put(ActKind::ManualBlock, 1, 10, "mark");
+    put(ActKind::ManualBlock, 2, 30, "block");
+    outbox.drain().await;
+    let cleared = put(ActKind::Unblock, 3, 20, "mark");
+    let late = put(ActKind::ManualBlock, 4, 15, "block");
+    let older = put(ActKind::ManualBlock, 5, 15, "mark");
+    outbox.drain().await;
+    let status = |act: &Act| outbox.told(act)[0].status;
+    assert_eq!(status(&cleared), ActionStatus::Done, "a later block by another action keeps nobody marked");
+    assert_eq!(status(&late), ActionStatus::Done, "nor is it one that was unmarked");
+    assert_eq!(status(&older), ActionStatus::Superseded);
+    let told = rig.bank.query_one("SELECT told FROM accounts WHERE id = 7", &[]).await.unwrap();
+    assert_eq!(told.get::<_, String>(0), "clear");
 }

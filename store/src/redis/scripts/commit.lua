@@ -5,7 +5,7 @@ local WRITER_TTL_MS = 86400000
 local RECENT_KEPT, RECENT_SLACK = 100, 200
 local PENDING_SLACK = 128
 
-local meta, offsets, writer, lists, intents, outbox, decisions, work = unpack(KEYS)
+local meta, offsets, writer, lists, intents, outbox, decisions, work, unblocks = unpack(KEYS)
 local at = 0
 local function take()
   at = at + 1
@@ -63,6 +63,21 @@ for _ = 1, number() do
     return { 'conflict' }
   end
 end
+for _ = 1, number() do
+  local field, entry = take(), take()
+  if (redis.call('HGET', lists, field) or '') ~= entry then
+    return { 'conflict' }
+  end
+end
+local function unblocked(entity)
+  return tonumber(redis.call('ZSCORE', unblocks, entity) or nil)
+end
+for _ = 1, number() do
+  local entity, at = take(), take()
+  if unblocked(entity) ~= tonumber(at) then
+    return { 'conflict' }
+  end
+end
 local pieces = number()
 local pieces_first = at + 1
 at = at + pieces
@@ -92,8 +107,8 @@ for i = 1, number() do
     end
   end
   count = number()
-  claim.lists, claim.lists_end = at + 1, at + 2 * count
-  at = at + 2 * count
+  claim.lists, claim.lists_end = at + 1, at + 3 * count
+  at = at + 3 * count
   if stored then
     claims[i], remembered[i] = stored, -1
   else
@@ -148,8 +163,12 @@ for i = 1, #fresh do
   for field = claim.intents, claim.intents_end, 2 do
     enter(ARGV[field], ARGV[field + 1])
   end
-  for field = claim.lists, claim.lists_end, 2 do
-    redis.call('HSET', lists, ARGV[field], ARGV[field + 1])
+  for field = claim.lists, claim.lists_end, 3 do
+    local created = tonumber(ARGV[field + 2])
+    local let_go = created and unblocked(string.sub(ARGV[field], 2))
+    if not let_go or let_go < created then
+      redis.call('HSET', lists, ARGV[field], ARGV[field + 1])
+    end
   end
 end
 for i = 1, #acts do
@@ -180,6 +199,11 @@ for _ = 1, number() do
   else
     redis.call('HSET', lists, field, entry)
   end
+end
+for _ = 1, number() do
+  local entity, instant, kept = take(), take(), take()
+  redis.call('ZADD', unblocks, 'GT', instant, entity)
+  redis.call('ZREMRANGEBYSCORE', unblocks, '-inf', '(' .. kept)
 end
 
 local changed = { 'sequence', string.format('%.0f', sequence + 1) }

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::port::{OffsetMove, RowKey, RowWrite, Snapshot, Stamp, StateQuery, StateWrite, WorkId};
+use crate::port::{
+    ListEntry, ListWrite, Listed, OffsetMove, RowKey, RowWrite, Snapshot, Stamp, StateQuery, StateWrite, Unblock,
+    WorkId,
+};
+use interdict_features::decision::ListKind;
 
 const SHORT: Duration = Duration::from_millis(1);
 
@@ -80,6 +84,46 @@ fn what_was_written_meanwhile_refuses_a_commit_as_a_whole() {
         commit.rows[0].expected = Some(Stamp::ABSENT);
         commit.rows[0].bytes = Some(Bytes::from_static(b"other"));
         store.commit(commit).await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_read_of_lists_refuses_a_commit_once_it_has_changed() {
+    let card = EntityRef { entity: "card".to_owned(), key: "7".to_owned() };
+    let entry = |list: ListKind| ListEntry {
+        list,
+        entity: card.clone(),
+        reason: "burst".to_owned(),
+        decision: None,
+        author: "ann".to_owned(),
+        created: Timestamp::from_micros(5),
+        expires: None,
+    };
+    let remove = |list: ListKind, listed: Listed| {
+        let lists = vec![ListWrite::Remove { list, entity: card.clone() }];
+        let unblocks = vec![Unblock { entity: card.clone(), at: Timestamp::from_micros(1_750_000_000_000_001) }];
+        Commit { lists, unblocks, listed: vec![listed], ..Commit::default() }
+    };
+    block_on(async {
+        let store = Server::shared().store().await;
+        let lists = [ListKind::ManualBlock, ListKind::AutomaticBlock].map(|list| ListWrite::Set(entry(list)));
+        store.commit(Commit { lists: lists.to_vec(), ..Commit::default() }).await.unwrap();
+        let (found, listed) = store.entries(&card).await.unwrap();
+        assert_eq!((found.len(), listed.unblocked()), (2, None));
+        // Each of two people takes another entry away, and neither has seen that of the other go.
+        store.commit(remove(ListKind::ManualBlock, listed.clone())).await.unwrap();
+        let refused = store.commit(remove(ListKind::AutomaticBlock, listed)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Conflict), "{refused}");
+        let (found, listed) = store.entries(&card).await.unwrap();
+        assert_eq!(found, [entry(ListKind::AutomaticBlock)]);
+        assert_eq!(listed.unblocked(), Some(Timestamp::from_micros(1_750_000_000_000_001)));
+        store.commit(remove(ListKind::AutomaticBlock, listed.clone())).await.unwrap();
+        // Somebody let go counts as well as an entry.
+        let unblocks = vec![Unblock { entity: card.clone(), at: Timestamp::from_micros(1_750_000_000_000_002) }];
+        let (_, listed) = store.entries(&card).await.unwrap();
+        store.commit(Commit { unblocks, ..Commit::default() }).await.unwrap();
+        let refused = store.commit(Commit { listed: vec![listed], ..Commit::default() }).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Conflict), "{refused}");
     });
 }
 

@@ -1,0 +1,86 @@
+//! Charge of a namespace whose store other processes can reach, where one process plays every role and trusts its memory.
+//!
+//! Invariants:
+//! - Every commit of the engine says under which charge it is made, and is refused once another process has taken charge: what this one
+//!   has in memory may be old by then.
+//! - Charge is taken before anything is read that memory is to hold.
+
+use interdict_ingest::source::stop::Stop;
+use interdict_store::error::StoreError;
+use interdict_store::port::{Commit, Committed, OffsetMove, Store};
+
+use super::core::position_of;
+use super::patience::patiently;
+
+/// What the name of the position begins with that says how often charge was taken.
+#[cfg(feature = "redis")]
+pub(crate) const POSITIONS: &str = "charge/";
+/// Its name.
+const ENGINE: &str = "charge/engine";
+
+/// Whether this process is in charge of what it works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Charge {
+    /// No other process can reach the store.
+    Sole,
+    /// Others may be at work, and this one has changed nothing yet.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a Redis is shared"))]
+    Open,
+    /// It is, since charge was taken for this number of times.
+    Taken(u64),
+}
+
+impl Charge {
+    /// Takes charge from whichever process has it. A store that no other process reaches needs none.
+    ///
+    /// # Errors
+    /// As [`patiently`].
+    pub(super) async fn take(self, store: &impl Store, stop: &Stop) -> anyhow::Result<Self> {
+        if self == Self::Sole {
+            return Ok(self);
+        }
+        let told = "the store does not answer; charge of it is taken later";
+        loop {
+            let stored = patiently(stop, told, async || store.positions(ENGINE).await).await?;
+            let from = position_of(&stored, 0);
+            let to = from.map_or(1, |from| from + 1);
+            let commit = Commit { offsets: vec![move_of(from, to)], ..Commit::default() };
+            let taken = patiently(stop, told, async || match store.commit(commit.clone()).await {
+                // Another process took it at this moment.
+                Err(StoreError::Fenced { .. }) => Ok(None),
+                committed => committed.map(|_| Some(to)),
+            });
+            if let Some(number) = taken.await? {
+                return Ok(Self::Taken(number));
+            }
+        }
+    }
+
+    /// Makes a commit that is refused once another process has taken charge, again and again where the store fails for a while.
+    ///
+    /// # Errors
+    /// As [`patiently`], and that another process has taken charge.
+    pub(super) async fn commit(
+        self,
+        store: &impl Store,
+        stop: &Stop,
+        told: &str,
+        mut commit: Commit,
+    ) -> anyhow::Result<Committed> {
+        if let Self::Taken(number) = self {
+            // The first to be looked at: what else does not fit follows from it.
+            commit.offsets.insert(0, move_of(Some(number), number));
+        }
+        let committed = patiently(stop, told, async || store.commit(commit.clone()).await).await;
+        committed.map_err(|error| match error.downcast_ref() {
+            Some(StoreError::Fenced { source_name, .. }) if source_name == ENGINE => error.context(
+                "another process has taken over what this one does, which knows the newest no more; start it again, it stands by",
+            ),
+            _ => error,
+        })
+    }
+}
+
+fn move_of(from: Option<u64>, to: u64) -> OffsetMove {
+    OffsetMove { source: ENGINE.to_owned(), partition: 0, from, to }
+}

@@ -1,0 +1,78 @@
+//! Two processes without roles on one slot and one Redis: whoever lost the slot decides nothing on what it remembers.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::decision;
+use crate::bank::Bank;
+use crate::place::{Caller, DEFINITIONS, Place};
+use crate::redis_server::RedisServer;
+use crate::requests::{counted, event};
+use crate::route::Route;
+use crate::topics::over_redis;
+
+fn config(bank: &Bank, redis: &RedisServer) -> String {
+    let (definitions, monitor) = DEFINITIONS.split_once("[monitor]").unwrap();
+    assert!(monitor.len() < 100, "nothing follows it");
+    over_redis(
+        redis,
+        &format!(
+            "{definitions}{}\n{}[engine]\ncheckpoint = \"20ms\"\n[http]\nbind = \"127.0.0.1:0\"\n",
+            crate::bank::CHARGEBACKS,
+            bank.source("interdict")
+        ),
+    )
+}
+
+#[test]
+fn who_lost_the_slot_overwrites_nothing_of_who_has_it() {
+    let (bank, redis) = (Bank::open(), RedisServer::start());
+    let route = Route::to(bank.server().port);
+    let config = config(&bank, &redis);
+    let direct = format!("localhost:{}/", bank.server().port);
+    let first = Place::new(&config.replace(&direct, &format!("localhost:{}/", route.port)));
+    let second = Place::new(&config);
+
+    let mut owner = first.start("run");
+    let by_owner = Caller::new(&owner.address());
+    owner.wait_for("the snapshot is read");
+    bank.pay(1, 7, "5.00");
+    decision(&by_owner, 1);
+    let mut standby = second.start("run");
+    let by_standby = Caller::new(&standby.address());
+    standby.wait_for("standing by for it");
+    let (status, answer) = by_standby.post("/v1/decisions", &event(90, 60, 7, "5.00"));
+    assert_eq!(status, 503, "a standby changes nothing: {answer}");
+    assert_eq!(by_standby.get("/health/ready").0, 503);
+    assert_eq!(counted(&by_standby, 7, "1d"), json!(1), "and reads what is stored");
+
+    route.cut();
+    by_standby.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
+    for payment in 2..=4 {
+        bank.pay(payment, 7, "5.00");
+        decision(&by_standby, payment);
+    }
+    route.mend();
+    by_owner.until(|caller| match caller.try_send("GET", "/health/ready", &[], "") {
+        Some((200, _)) => None,
+        _ => Some(()),
+    });
+    // Its memory is that of one payment.
+    let answered = by_owner.try_send("POST", "/v1/decisions", &[], &event(91, 60, 7, "5.00").to_string());
+    assert!(answered.is_none_or(|(status, _)| status >= 500), "it decides nothing");
+    let (status, log) = owner.end();
+    assert!(!status.success() && log.contains("another process has taken over"), "{log}");
+
+    let (status, answer) = by_standby.post("/v1/decisions", &event(92, 60, 7, "5.00"));
+    assert_eq!(status, 200, "{answer}");
+    standby.work(Duration::from_millis(50));
+    standby.terminate();
+    assert!(standby.end().0.success());
+    let mut again = second.start("run");
+    let caller = Caller::new(&again.address());
+    caller.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
+    assert_eq!(counted(&caller, 7, "1d"), json!(5), "four payments and a request");
+    again.terminate();
+    assert!(again.end().0.success());
+}
