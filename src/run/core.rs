@@ -143,6 +143,8 @@ pub(crate) struct Core<S> {
     pub(crate) charge: Charge,
     /// Which databases were reached.
     pub(crate) reached: Reached,
+    /// Sources that are taken up once a slot is held.
+    pub(crate) attaching: Vec<Intake>,
 }
 
 impl<S: Store> Core<S> {
@@ -156,8 +158,14 @@ impl<S: Store> Core<S> {
     ) -> anyhow::Result<End> {
         if self.charge == Charge::Sole {
             self.replay_input().await?;
+        } else if !self.reached.awaits_slot() {
+            self.catch_up().await?;
         }
         let end = loop {
+            if self.stop.is_stopped() {
+                // Their readers wait for an answer before they end.
+                self.attaching.clear();
+            }
             if ends_with_sources && open_sources == 0 && commands.is_empty() {
                 break End::Sources;
             }
@@ -242,18 +250,31 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
+    /// Tells a source's reader where it goes on.
+    async fn attach(&mut self, given: Intake) -> anyhow::Result<()> {
+        let Intake::Attach { source, incarnation, partitions: _, reply } = given else { return Ok(()) };
+        self.catch_up().await?;
+        let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
+        let _reader_stopped = reply.send(positions.map_err(Into::into));
+        Ok(())
+    }
+
     /// Takes what a source's reader gave; how many sources ended with it.
     async fn take_intake(&mut self, given: Intake) -> anyhow::Result<usize> {
         match given {
             Intake::Delivery { source, delivery, read } => {
-                self.begin_work().await?;
                 self.take(&source, delivery, read).await?;
                 Ok(0)
             }
-            Intake::Attach { source, incarnation, partitions: _, reply } => {
-                self.catch_up().await?;
-                let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
-                let _reader_stopped = reply.send(positions.map_err(Into::into));
+            Intake::Attach { ref source, .. } if self.reached.awaits_slot() && !self.reached.is_database(source) => {
+                self.attaching.push(given);
+                Ok(0)
+            }
+            Intake::Attach { .. } => {
+                let waiting = std::mem::take(&mut self.attaching);
+                for given in std::iter::once(given).chain(waiting) {
+                    self.attach(given).await?;
+                }
                 Ok(0)
             }
             Intake::Release { source, partitions, reply } => {

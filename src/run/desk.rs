@@ -77,6 +77,14 @@ impl Desk {
         }
     }
 
+    /// Refuses while another process is in charge of the store: it knows of nothing that was not stored before.
+    fn may_change(&self) -> Result<(), BackendError> {
+        if self.reached.awaits_slot() {
+            return Err(unavailable("this process, which stands by for the replication slot of its database,"));
+        }
+        Ok(())
+    }
+
     fn submit(&self, command: Command) -> Result<(), BackendError> {
         self.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
@@ -158,6 +166,7 @@ impl Backend for Desk {
         let stream = request.batch.stream();
         let judge = self.judges[stream.index].clone();
         let judge = judge.ok_or(BackendError::NotFound { what: "judged stream of this name" })?;
+        self.may_change()?;
         let id = decision_id(&self.namespace, &stream.name, &request.event_id, 0);
         let promise = Arc::new(self.promises.open(id));
         let Budget { start, deadline, .. } = request.budget;
@@ -232,6 +241,7 @@ impl Backend for Desk {
 
     async fn label(&self, label: LabelRequest) -> Result<Accepted, BackendError> {
         let budget = label.budget;
+        self.may_change()?;
         self.ask(budget, |reply| Command::Label { request: Box::new(label), reply }).await
     }
 
@@ -242,11 +252,13 @@ impl Backend for Desk {
 
     async fn set_block(&self, set: BlockSet) -> Result<(), BackendError> {
         let budget = set.budget;
+        self.may_change()?;
         self.ask(budget, |reply| Command::SetBlock { set: Box::new(set), reply }).await
     }
 
     async fn remove_block(&self, remove: BlockRemove) -> Result<Removal, BackendError> {
         let budget = remove.budget;
+        self.may_change()?;
         self.ask(budget, |reply| Command::RemoveBlock { remove: Box::new(remove), reply }).await
     }
 

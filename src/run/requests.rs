@@ -1,9 +1,7 @@
 //! What comes over HTTP, worked off on the engine's thread; decisions are in [`super::deciding`].
 //!
-//! Invariants:
-//! - Whatever else is asked waits until the open round of decisions is committed, so that entries of the input log stand where they were
-//!   applied.
-//! - A process that stands by for a source changes nothing: the one that has it knows of nothing that was not stored before.
+//! Invariant: whatever else is asked waits until the open round of decisions is committed, so that entries of the input log stand where
+//! they were applied.
 
 use std::sync::Arc;
 
@@ -15,7 +13,7 @@ use interdict_store::port::{Commit, LogName, Note, Store};
 use tokio::sync::mpsc;
 
 use super::charge::Charge;
-use super::commands::{Command, KeyAnswer, KeyRead, Reply};
+use super::commands::{Command, KeyAnswer, KeyRead};
 use super::core::Core;
 use super::deciding::{Round, append};
 use super::input_log::{self, Entry};
@@ -36,23 +34,11 @@ impl<S: Store> Core<S> {
         {
             waiting.push(command);
         }
-        if waiting.iter().any(|command| !matches!(command, Command::Read { .. })) {
-            if self.stands_by() {
-                waiting = waiting.into_iter().filter_map(refused).collect();
-            } else {
-                self.begin_work().await?;
-            }
-        }
         let mut round = self.prepare(&waiting).await?;
         for command in waiting {
             self.take_command(command, &mut round).await?;
         }
         self.answer(&mut round).await
-    }
-
-    /// Whether another process has a source of this one, which has not been in charge yet.
-    fn stands_by(&self) -> bool {
-        self.charge == Charge::Open && self.reached.stands_by()
     }
 
     async fn take_command(&mut self, command: Command, round: &mut Round) -> anyhow::Result<()> {
@@ -131,20 +117,4 @@ impl<S: Store> Core<S> {
         self.pipeline.advance(input_log::SOURCE, 0, position);
         Ok(Ok(Accepted { position }))
     }
-}
-
-/// Turns away what a standby does not do; what it does comes back.
-fn refused(command: Command) -> Option<Command> {
-    const WHAT: &str = "this process, which stands by for another one,";
-    fn refuse<T>(reply: Reply<T>) {
-        let _caller_left = reply.send(Err(BackendError::Unavailable { what: WHAT, source: None }));
-    }
-    match command {
-        Command::Read { .. } => return Some(command),
-        Command::Decide(asked) => refuse(asked.reply),
-        Command::Label { reply, .. } => refuse(reply),
-        Command::SetBlock { reply, .. } => refuse(reply),
-        Command::RemoveBlock { reply, .. } => refuse(reply),
-    }
-    None
 }

@@ -222,7 +222,13 @@ impl Confirms {
 /// Which sources in a database have been reached since the start: before, nothing is known of what committed meanwhile. One that
 /// another process reads by now is as if it was not.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reached(Vec<Reach>);
+pub(crate) struct Reached {
+    databases: Vec<Reach>,
+    /// Whether others may read from them at the same store, whose charge goes with a slot.
+    is_contested: bool,
+    /// This process has charge of the store.
+    in_charge: Arc<AtomicBool>,
+}
 
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only databases are waited for"))]
@@ -246,19 +252,36 @@ impl Reached {
     #[cfg(feature = "postgres")]
     fn await_source(&mut self, name: &str, handle: PostgresHandle) -> Arc<AtomicBool> {
         let is_reached = Arc::new(AtomicBool::new(false));
-        self.0.push(Reach { source: name.to_owned(), is_reached: Arc::clone(&is_reached), handle });
+        self.databases.push(Reach { source: name.to_owned(), is_reached: Arc::clone(&is_reached), handle });
         is_reached
     }
 
-    /// The sources that were not reached yet, or that another process reads.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
-        let is_missing = |reach: &&Reach| !reach.is_reached.load(Ordering::Acquire) || reach.stands_by();
-        self.0.iter().filter(is_missing).map(|reach| reach.source.as_str())
+    /// For a process that shares its store with others of its kind, one of which works at a time.
+    pub(crate) fn contested() -> Self {
+        Self { is_contested: true, ..Self::default() }
     }
 
-    /// Whether another process was seen to read one of them.
-    pub(crate) fn stands_by(&self) -> bool {
-        self.0.iter().any(Reach::stands_by)
+    /// The sources that were not reached yet, or that another process reads. Where no other can be at work, who holds the slot is an old
+    /// session of this one.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
+        let is_missing =
+            |reach: &&Reach| !reach.is_reached.load(Ordering::Acquire) || (self.is_contested && reach.stands_by());
+        self.databases.iter().filter(is_missing).map(|reach| reach.source.as_str())
+    }
+
+    /// Whether nothing may be changed yet: charge of the store comes with a slot, and this process has held none.
+    pub(crate) fn awaits_slot(&self) -> bool {
+        self.is_contested && !self.databases.is_empty() && !self.in_charge.load(Ordering::Acquire)
+    }
+
+    /// Whether charge of the store comes with this source.
+    pub(crate) fn is_database(&self, source: &str) -> bool {
+        self.databases.iter().any(|reach| reach.source == source)
+    }
+
+    /// Notes that charge of the store was taken.
+    pub(crate) fn take_charge(&self) {
+        self.in_charge.store(true, Ordering::Release);
     }
 }
 

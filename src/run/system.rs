@@ -186,6 +186,7 @@ async fn open_core(
             StoreSettings::Redis { .. } => Charge::Open,
         },
         reached: Reached::default(),
+        attaching: Vec::new(),
     })
 }
 
@@ -384,7 +385,7 @@ async fn start_sources(
         intake,
         stop,
         confirms: Confirms::after(setup.store.replay_window()),
-        reached: Reached::default(),
+        reached: if core.charge == Charge::Sole { Reached::default() } else { Reached::contested() },
         topics: TopicMetrics::register(registry),
         identify: &|_name| topics::identify_alone(),
         archives: core.archives.clone(),

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - Before a source's first record is applied, memory holds nothing that the store may hold newer: neither states nor the lists, nor the
 //!   end of the input log.
-//! - Where other processes reach the store nothing is applied or decided before charge of it is taken.
+//! - Where other processes reach the store nothing is applied or decided before charge of it is taken, and charge goes with the slot of a
+//!   database where there is one: other sources wait for it, and callers are turned away.
 
 use interdict_scorer::lists::Lists;
 use interdict_store::port::{Commit, Store};
@@ -18,6 +19,7 @@ impl<S: Store> Core<S> {
         self.store_all().await?;
         let before = self.charge;
         self.charge = before.take(&*self.store, &self.stop).await?;
+        self.reached.take_charge();
         if before == Charge::Open {
             // What was noted of the sources at the start is as old as the lists.
             for source in self.pipeline.sources() {
@@ -30,11 +32,6 @@ impl<S: Store> Core<S> {
         let entries = self.store.lists().await?;
         self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
         Ok(())
-    }
-
-    /// Takes charge before the first thing is changed, where no source was attached yet: the databases are away, or there are none.
-    pub(super) async fn begin_work(&mut self) -> anyhow::Result<()> {
-        if self.charge == Charge::Open { self.catch_up().await } else { Ok(()) }
     }
 
     /// Stores everything that was applied.

@@ -25,9 +25,7 @@ use interdict_scorer::http::backend::{
     Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Decided, Label, LabelRequest, Removal,
 };
 use interdict_scorer::lists::Lists;
-use interdict_store::port::{
-    ClaimOutcome, Commit, Committed, Durability, Fetched, ListEntry, LogName, Note, Offset,
-};
+use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, Fetched, ListEntry, LogName, Note, Offset};
 use tokio::sync::{Notify, mpsc};
 
 use super::super::blocks;
@@ -426,7 +424,9 @@ impl Answering {
     }
 
     async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
-        let fill = |_entries: Vec<ListEntry>, now| Ok::<_, serde_json::Error>(((), Some(blocks::setting(&self.judging, &set, now)?)));
+        let fill = |_entries: Vec<ListEntry>, now| {
+            Ok::<_, serde_json::Error>(((), Some(blocks::setting(&self.judging, &set, now)?)))
+        };
         self.act(&set.entry.entity, fill).await?;
         Ok(Ok(()))
     }

@@ -79,7 +79,13 @@ fn store() -> (tempfile::TempDir, Arc<EmbeddedStore>) {
 }
 
 fn by(every: Duration) -> Sweeping {
-    Sweeping { sources: vec![SOURCE.to_owned()], keep: Keep::default(), every, idle: IDLE, truncated: Truncated::default() }
+    Sweeping {
+        sources: vec![SOURCE.to_owned()],
+        keep: Keep::default(),
+        every,
+        idle: IDLE,
+        truncated: Truncated::default(),
+    }
 }
 
 /// One pass over the store; how much went.

@@ -13,8 +13,8 @@ use super::walk::{Step, Walk};
 use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
 use crate::port::{
-    Fetched, Intent, ListEntry, Listed, LogName, Offset, OutboxPlace, Query, RECENT_DECISIONS_MAX, Registered, RegistryEntry,
-    Snapshot, Stamp, StateQuery, StoredDecision,
+    Fetched, Intent, ListEntry, Listed, LogName, Offset, OutboxPlace, Query, RECENT_DECISIONS_MAX, Registered,
+    RegistryEntry, Snapshot, Stamp, StateQuery, StoredDecision,
 };
 
 /// Entries of a log or the outbox read at once.

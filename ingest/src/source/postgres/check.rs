@@ -154,8 +154,11 @@ pub(super) async fn check_columns(control: &Control, table: &Table) -> Result<()
 pub(super) async fn gone(control: &Control, table: &Table, columns: &[String]) -> Result<Vec<String>, PostgresError> {
     let now = columns_of(control, table).await?;
     let is_gone = |column: &&String| now.iter().all(|now| now.name != **column);
-    let is_told = |column: &&String| !table.before.dropped.contains(column);
-    Ok(columns.iter().filter(is_gone).filter(is_told).cloned().collect())
+    let before = &table.before;
+    let is_told = |column: &&String| {
+        before.dropped.contains(column) || before.renamed.iter().any(|(renamed, _)| renamed == *column)
+    };
+    Ok(columns.iter().filter(is_gone).filter(|column| !is_told(column)).cloned().collect())
 }
 
 /// Updates and deletes carry the columns of the replica identity: the id must be among them.
