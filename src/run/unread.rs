@@ -38,6 +38,7 @@ pub(crate) struct Unread<'a> {
     rows: Option<ChangeBatch>,
 }
 
+#[cfg(feature = "redis")]
 impl Step<'_> {
     /// What the engine is given.
     pub(crate) fn changes(&self) -> Option<&ChangeBatch> {

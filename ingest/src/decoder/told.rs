@@ -83,7 +83,7 @@ fn an_envelope_tells_its_stream_wherever_its_table_can_be_read() {
         &[
             (&own("c", &with("1.50", "\"AJY=\"")), "decimal_mode_unknown: transactions 1 insert -"),
             (&own("u", &with("\"amount\":1.50,", "")), "missing_column: transactions 1 update -"),
-            (&own("r", &with("1.50", "\"much\"")), "wrong_type: transactions 1 snapshot -"),
+            (&own("r", &with("1.50", "\"a lot\"")), "wrong_type: transactions 1 snapshot -"),
             (&own("c", "null"), "row_missing: transactions - insert -"),
             (&own("d", "null"), "row_missing: transactions - delete -"),
             (&own("x", &with("1.50", "1.50")), "unknown_op: transactions - - -"),

@@ -13,6 +13,7 @@ mod answering;
 mod confirming;
 mod ingest;
 mod lease;
+mod mode;
 #[cfg(all(feature = "kafka", feature = "postgres"))]
 mod republish;
 mod scoring;
@@ -25,7 +26,8 @@ mod work;
 use interdict_features::decision::SeenPosition;
 use interdict_ingest::pipeline::PipelineError;
 
-pub(crate) use start::{Mode, hold_mode, serve};
+pub(crate) use mode::{Mode, hold_mode};
+pub(crate) use start::serve;
 pub(crate) use topics::hold_topics;
 
 /// What the names of positions begin with that say how far a source is republished.

@@ -103,6 +103,24 @@ impl Twin {
                 texts.push(note.text.clone());
             }
         }
+        self.change_lists(commit);
+        for append in &commit.appends {
+            let log = self.logs.entry(append.log).or_default();
+            answer.appended.push(log.len() as u64);
+            log.push(append.bytes.clone());
+        }
+        for write in &commit.states {
+            let at = (write.entity.to_string(), write.key.to_vec(), write.group);
+            put(&mut self.states, at, write.bytes.as_ref(), write.expires);
+        }
+        for write in &commit.rows {
+            let at = (write.key.stream.to_string(), write.key.id.to_vec());
+            put(&mut self.rows, at, write.bytes.as_ref(), write.expires);
+        }
+        Ok(answer)
+    }
+
+    fn change_lists(&mut self, commit: &Commit) {
         for write in &commit.lists {
             match write {
                 ListWrite::Set(entry) => {
@@ -118,20 +136,6 @@ impl Twin {
             *latest = (*latest).max(*at);
             self.unblocks.retain(|_, kept| *kept >= at.minus(UNBLOCKS_KEPT));
         }
-        for append in &commit.appends {
-            let log = self.logs.entry(append.log).or_default();
-            answer.appended.push(log.len() as u64);
-            log.push(append.bytes.clone());
-        }
-        for write in &commit.states {
-            let at = (write.entity.to_string(), write.key.to_vec(), write.group);
-            put(&mut self.states, at, write.bytes.as_ref(), write.expires);
-        }
-        for write in &commit.rows {
-            let at = (write.key.stream.to_string(), write.key.id.to_vec());
-            put(&mut self.rows, at, write.bytes.as_ref(), write.expires);
-        }
-        Ok(answer)
     }
 
     fn enter(&mut self, intents: &[Intent]) {

@@ -1,0 +1,63 @@
+//! Starting the monitor.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, anyhow};
+use interdict_monitor::monitor::Monitor;
+use interdict_store::port::LogName;
+use tokio_util::sync::CancellationToken;
+
+use super::super::super::sinks::Produce;
+use super::super::super::watching;
+use super::super::topics;
+use super::{Ending, Model, Process};
+
+impl Process<'_> {
+    /// Starts the monitor once no other process is one; false when told to stop before.
+    pub(super) async fn monitor(
+        &mut self,
+        model: Option<&Model>,
+        told_to_stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<bool> {
+        let config = self.setup.monitor.clone();
+        let config = config.context("--role monitor has nothing to write: the configuration has no [monitor]")?;
+        let claimant = self.claimant("monitor");
+        let told = CancellationToken::new();
+        let is_mine = tokio::select! {
+            is_mine = claimant.acquire(&told) => is_mine?,
+            // What else this process does may end meanwhile.
+            ended = self.ended(told_to_stop) => {
+                ended?;
+                false
+            }
+        };
+        if !is_mine {
+            return Ok(false);
+        }
+        let reference = model.map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
+        let (opened, courier) = Monitor::open(config, reference, &mut self.registry)?;
+        // Positions that another monitor wrote are gone from the log; this one goes on behind them.
+        self.store.log_next(LogName::DECISIONS).await?;
+        self.tasks.spawn(watching::alert(courier, self.stop_rest.clone()));
+        let shown = Arc::new(Mutex::new(None));
+        let produce = Produce::read(self.setup, &self.online).await?;
+        if !produce.is_empty() {
+            self.tasks.spawn(topics::watch(produce.clone(), Arc::clone(&self.online), self.stop_rest.clone()));
+        }
+        let thread =
+            watching::start(opened, &self.online, Arc::clone(&self.logged), &shown, produce, self.stop_rest.clone())
+                .await?;
+        let ends = self.ends.0.clone();
+        let watch = move || {
+            let _told_also_by_a_panic = Ending { name: "monitor", ends };
+            thread.join().unwrap_or_else(|_panic| Err(anyhow!("the monitor's thread panicked")))
+        };
+        self.threads.push(("monitor", std::thread::Builder::new().name("monitor-watch".to_owned()).spawn(watch)?));
+        let stop = self.stop_rest.clone();
+        self.tasks.spawn(async move {
+            anyhow::ensure!(claimant.keep(&stop).await?, "another process is the monitor now; start this one again");
+            Ok(())
+        });
+        Ok(true)
+    }
+}
