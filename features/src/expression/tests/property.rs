@@ -259,6 +259,8 @@ fn binary(sign: &str, left: Naive, right: Naive) -> Naive {
                 "-" => Some(left - right),
                 "*" => Some(left * right),
                 "/" => left.checked_div(right),
+                // CEL takes it for an overflow, as the division is.
+                _ if (left, right) == (i128::from(i64::MIN), -1) => None,
                 _ => left.checked_rem(right),
             };
             result.and_then(|result| i64::try_from(result).ok()).map_or(Null, Int)
