@@ -133,7 +133,9 @@ fn an_older_store_beside_a_newer_decision_log_is_told_and_changes_nothing() {
     rename("data", "newer");
     rename("older", "data");
     let log = place.fail("run");
-    for words in ["up to position 59 that the store does not have", "restore store and log of one moment", "[monitor] log_dir"] {
+    for words in
+        ["up to position 59 that the store does not have", "restore store and log of one moment", "[monitor] log_dir"]
+    {
         assert!(log.contains(words), "no '{words}' in:\n{log}");
     }
     rename("data", "older");

@@ -76,3 +76,37 @@ fn who_lost_the_slot_overwrites_nothing_of_who_has_it() {
     again.terminate();
     assert!(again.end().0.success());
 }
+
+#[test]
+fn who_has_held_no_slot_yet_takes_nothing_from_who_has_it() {
+    let (bank, redis) = (Bank::open(), RedisServer::start());
+    let route = Route::to(bank.server().port);
+    let config = config(&bank, &redis);
+    let direct = format!("localhost:{}/", bank.server().port);
+    let first = Place::new(&config);
+    let second = Place::new(&config.replace(&direct, &format!("localhost:{}/", route.port)));
+
+    let mut owner = first.start("run");
+    let by_owner = Caller::new(&owner.address());
+    owner.wait_for("the snapshot is read");
+    bank.pay(1, 7, "5.00");
+    decision(&by_owner, 1);
+    // It does not know that another one has the slot, nor could it.
+    route.cut();
+    let mut other = second.start("run");
+    let by_other = Caller::new(&other.address());
+    let (status, answer) = by_other.post("/v1/decisions", &event(90, 60, 7, "5.00"));
+    assert_eq!(status, 503, "{answer}");
+    let (status, answer) = by_other.post("/v1/labels", &json!({ "id": 1, "value": "fraud" }));
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(counted(&by_other, 7, "1d"), json!(1), "it reads what is stored");
+    bank.pay(2, 7, "5.00");
+    decision(&by_owner, 2);
+    let (status, answer) = by_owner.post("/v1/decisions", &event(91, 60, 7, "5.00"));
+    assert_eq!(status, 200, "the owner is in charge: {answer}");
+
+    other.terminate();
+    assert!(other.end().0.success());
+    owner.terminate();
+    assert!(owner.end().0.success());
+}
