@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cluster_process::Cluster;
 use super::crash::{check_whole, numbered};
-use super::server_process::until;
+use super::server_process::{Server, until};
 use super::*;
 use crate::error::Class;
 use crate::port::Durability;
@@ -66,7 +66,17 @@ fn what_a_dead_master_took_along_is_noticed() {
         }
         cluster.follows(&cluster.nodes[REPLICA]).await;
         let master = &cluster.nodes[0];
-        until(async || master.say(&["WAIT", "1", "1000"]).trim() == "1").await;
+        // A WAIT would answer for what its own connection wrote: nothing.
+        until(async || {
+            let place = |node: &Server, name: &str| {
+                let said = node.say(&["INFO", "replication"]);
+                said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+            };
+            let (written, has) =
+                (place(master, "master_repl_offset:"), place(&cluster.nodes[REPLICA], "slave_repl_offset:"));
+            has.is_some() && has >= written
+        })
+        .await;
         // The replica is cut off and does not get in any more; who is connected stays so.
         master.say(&["CONFIG", "SET", "requirepass", "nobody knows"]);
         cluster.nodes[REPLICA].say(&["CLIENT", "KILL", "TYPE", "master"]);
