@@ -119,9 +119,9 @@ pub(crate) async fn sweep<S: Store>(store: Arc<S>, by: Sweeping, stop: Cancellat
         let (logs, keep, runtime) = (Arc::clone(&store), by.keep, Handle::current());
         let trimmed = move || runtime.block_on(trimming::trim(&*logs, keep, clock::now()));
         told(tokio::task::spawn_blocking(trimmed).await?, "trimmed the logs of requests and of administrative acts");
-        let (states, runtime) = (Arc::clone(&store), Handle::current());
+        let (states, runtime, until) = (Arc::clone(&store), Handle::current(), stop.clone());
         let prune = move || {
-            let pruned = runtime.block_on(truncated.prune(&*states));
+            let pruned = runtime.block_on(truncated.prune(&*states, &until));
             (truncated, pruned)
         };
         let pruned;

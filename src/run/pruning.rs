@@ -12,6 +12,7 @@ use interdict_features::engine::staleness;
 use interdict_ingest::pipeline::marks::mark_key;
 use interdict_store::error::StoreError;
 use interdict_store::port::{Query, Store};
+use tokio_util::sync::CancellationToken;
 
 /// The groups whose states a truncation leaves behind.
 #[derive(Clone, Default, Debug)]
@@ -41,8 +42,8 @@ impl Truncated {
         Self(definitions.groups.iter().filter_map(group).collect())
     }
 
-    /// Removes what the truncations since the last call left behind; how many states.
-    pub(crate) async fn prune<S: Store>(&mut self, store: &S) -> Result<u64, StoreError> {
+    /// Removes what the truncations since the last call left behind, until `stop`; how many states.
+    pub(crate) async fn prune<S: Store>(&mut self, store: &S, stop: &CancellationToken) -> Result<u64, StoreError> {
         let mut removed = 0;
         for group in &mut self.0 {
             let query = Query { rows: vec![mark_key(&group.stream)], ..Query::default() };
@@ -52,7 +53,11 @@ impl Truncated {
                 |damaged: Damaged| StoreError::Corrupt { what: "mark of a truncation", why: damaged.to_string() };
             let (cleared, is_stale) = staleness(&mark).map_err(damaged)?;
             if cleared > group.pruned {
-                removed += store.prune(&group.entity, group.hash, &is_stale).await?;
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(removed),
+                    pruned = store.prune(&group.entity, group.hash, &is_stale) => removed += pruned?,
+                }
                 group.pruned = cleared;
             }
         }
@@ -140,15 +145,18 @@ features = { changes = "count()" }
         let mut truncated = Truncated::of(&definitions);
 
         rig.apply(Op::Insert, 1, 0..3_000).await;
-        assert_eq!(truncated.prune(&*rig.store).await.unwrap(), 0, "no truncation yet");
+        let (go_on, stop) = (CancellationToken::new(), CancellationToken::new());
+        stop.cancel();
+        assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 0, "no truncation yet");
         assert_eq!(rig.states(), 6_000);
         rig.apply(Op::Truncate, 2, 0..1).await;
         rig.apply(Op::Insert, 3, 7..9).await;
-        assert_eq!(truncated.prune(&*rig.store).await.unwrap(), 2_998, "what expires by itself is left to that");
+        assert_eq!(truncated.prune(&*rig.store, &stop).await.unwrap(), 0, "who is to stop leaves it for another time");
+        assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 2_998, "what expires by itself is left to that");
         assert_eq!(rig.states(), 3_002);
-        assert_eq!(truncated.prune(&*rig.store).await.unwrap(), 0);
-        assert_eq!(Truncated::of(&definitions).prune(&*rig.store).await.unwrap(), 0, "another process finds nothing");
+        assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 0);
+        assert_eq!(Truncated::of(&definitions).prune(&*rig.store, &go_on).await.unwrap(), 0, "another process finds nothing");
         rig.apply(Op::Truncate, 4, 0..1).await;
-        assert_eq!(truncated.prune(&*rig.store).await.unwrap(), 2);
+        assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 2);
     }
 }

@@ -32,6 +32,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::Poll;
 
 use bytes::Bytes;
 use interdict_features::decision::EntityRef;
@@ -299,27 +300,6 @@ impl EmbeddedStore {
         }
     }
 
-    /// [`Store::prune`], blocking.
-    ///
-    /// # Errors
-    /// As [`Store::commit`]; what was removed before the error is not counted.
-    pub fn prune_now(
-        &self,
-        entity: &str,
-        group: u64,
-        is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
-    ) -> Result<u64, StoreError> {
-        let (mut removed, mut last) = (0, None);
-        loop {
-            let pruned = self.write(|_, engine| prune::prune(engine, (entity, group), last.as_deref(), is_stale))?;
-            removed += pruned.removed;
-            last = pruned.last;
-            if last.is_none() {
-                return Ok(removed);
-            }
-        }
-    }
-
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // What the lock guards changes only after a batch is written, in steps that cannot panic.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -398,6 +378,19 @@ fn positions(engine: &Engine) -> Result<Positions, StoreError> {
     })
 }
 
+/// Lets whoever polls see whether there is still a wish for the rest.
+async fn step_aside() {
+    let mut has_stepped = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut has_stepped, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl Store for EmbeddedStore {
     async fn fetch(&self, query: &Query) -> Result<Fetched, StoreError> {
         self.fetch_now(query)
@@ -461,7 +454,16 @@ impl Store for EmbeddedStore {
         group: u64,
         is_stale: &(dyn Fn(&[u8]) -> bool + Sync),
     ) -> Result<u64, StoreError> {
-        self.prune_now(entity, group, is_stale)
+        let (mut removed, mut last) = (0, None);
+        loop {
+            let pruned = self.write(|_, engine| prune::prune(engine, (entity, group), last.as_deref(), is_stale))?;
+            removed += pruned.removed;
+            last = pruned.last;
+            if last.is_none() {
+                return Ok(removed);
+            }
+            step_aside().await;
+        }
     }
 
     async fn register(&self, entry: RegistryEntry) -> Result<(), StoreError> {

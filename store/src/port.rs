@@ -476,7 +476,8 @@ pub trait Store: Send + Sync + 'static {
     fn expire(&self, now: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Removes the states of an entity's group for which `is_stale` holds; returns how many. It looks at a few at a time, beside readers
-    /// and writers; a state that is written meanwhile stays as it is written. What was removed before an error is not counted.
+    /// and writers; a state that is written meanwhile stays as it is written. What was removed before an error is not counted. Dropped
+    /// between two steps it leaves the rest for another time.
     fn prune(
         &self,
         entity: &str,
