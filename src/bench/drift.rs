@@ -92,11 +92,14 @@ impl Drift {
         let features: Vec<Value> = (0..self.features)
             .map(|index| json!({ "name": format!("g.f{index}_1d"), "value": draw(index, random) + shift }))
             .collect();
+        let score = random.random::<f64>();
+        let model =
+            json!({ "name": "m", "version": "1", "bundle_hash": "", "score": score, "micros": 5, "role": "champion" });
         serde_json::from_value(json!({
             "decision_id": "00000000-0000-0000-0000-000000000000", "stream": "s", "event_id": "1", "judgement": 0,
             "position": { "partition": "p", "position": 0 }, "event_time": null, "arrival_time": null,
             "decide_time": "2026-01-01T00:00:00Z", "as_of": {}, "entities": [], "outcome": "approve",
-            "score": random.random::<f64>(), "thresholds": null, "rules": [], "models": [],
+            "score": score, "thresholds": null, "rules": [], "models": [model],
             "features": features, "event": {}, "seen": [], "list_hits": [], "reasons": [],
             "decided_by": "model", "degraded": [], "actions": []
         }))

@@ -152,10 +152,18 @@ features = { changes = "count()" }
         rig.apply(Op::Truncate, 2, 0..1).await;
         rig.apply(Op::Insert, 3, 7..9).await;
         assert_eq!(truncated.prune(&*rig.store, &stop).await.unwrap(), 0, "who is to stop leaves it for another time");
-        assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 2_998, "what expires by itself is left to that");
+        assert_eq!(
+            truncated.prune(&*rig.store, &go_on).await.unwrap(),
+            2_998,
+            "what expires by itself is left to that"
+        );
         assert_eq!(rig.states(), 3_002);
         assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 0);
-        assert_eq!(Truncated::of(&definitions).prune(&*rig.store, &go_on).await.unwrap(), 0, "another process finds nothing");
+        assert_eq!(
+            Truncated::of(&definitions).prune(&*rig.store, &go_on).await.unwrap(),
+            0,
+            "another process finds nothing"
+        );
         rig.apply(Op::Truncate, 4, 0..1).await;
         assert_eq!(truncated.prune(&*rig.store, &go_on).await.unwrap(), 2);
     }
