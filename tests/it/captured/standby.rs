@@ -1,5 +1,6 @@
 //! Two processes without roles on one slot and one Redis: whoever lost the slot decides nothing on what it remembers.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -77,11 +78,23 @@ fn who_lost_the_slot_overwrites_nothing_of_who_has_it() {
     assert!(again.end().0.success());
 }
 
+/// Payments from the database, chargebacks from a file that is followed and has a row from the beginning.
+fn with_file(config: &str, file: &Path) -> String {
+    std::fs::write(file, "transaction_id,is_fraud,reported_at\n1,true,2025-06-15T15:10:00Z\n").unwrap();
+    let source = format!(
+        "[[source]]\nname = \"reports\"\ntype = \"file\"\npath = {file:?}\nformat = \"csv\"\nstream = \"chargebacks\"\nfollow = true\n"
+    );
+    let table = ", chargebacks = \"public.chargebacks\"";
+    assert!(config.contains(table));
+    config.replace(table, "").replace("[engine]", &(source + "[engine]"))
+}
+
 #[test]
 fn who_has_held_no_slot_yet_takes_nothing_from_who_has_it() {
     let (bank, redis) = (Bank::open(), RedisServer::start());
     let route = Route::to(bank.server().port);
-    let config = config(&bank, &redis);
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_file(&config(&bank, &redis), &folder.path().join("reports.csv"));
     let direct = format!("localhost:{}/", bank.server().port);
     let first = Place::new(&config);
     let second = Place::new(&config.replace(&direct, &format!("localhost:{}/", route.port)));
@@ -91,7 +104,7 @@ fn who_has_held_no_slot_yet_takes_nothing_from_who_has_it() {
     owner.wait_for("the snapshot is read");
     bank.pay(1, 7, "5.00");
     decision(&by_owner, 1);
-    // It does not know that another one has the slot, nor could it.
+    // It does not know that another one has the slot, nor could it; its file is at hand.
     route.cut();
     let mut other = second.start("run");
     let by_other = Caller::new(&other.address());
@@ -104,9 +117,18 @@ fn who_has_held_no_slot_yet_takes_nothing_from_who_has_it() {
     decision(&by_owner, 2);
     let (status, answer) = by_owner.post("/v1/decisions", &event(91, 60, 7, "5.00"));
     assert_eq!(status, 200, "the owner is in charge: {answer}");
-
     other.terminate();
-    assert!(other.end().0.success());
+    assert!(other.end().0.success(), "a source that waits for the slot holds up no end");
+
     owner.terminate();
     assert!(owner.end().0.success());
+    route.mend();
+    let mut heir = second.start("run");
+    let by_heir = Caller::new(&heir.address());
+    by_heir.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
+    bank.pay(3, 7, "5.00");
+    decision(&by_heir, 3);
+    assert_eq!(counted(&by_heir, 7, "1d"), json!(4), "three payments and a request");
+    heir.terminate();
+    assert!(heir.end().0.success());
 }
