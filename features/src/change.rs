@@ -55,6 +55,27 @@ pub enum Op {
     Truncate,
     /// A request that asks for a decision before the database knows the row.
     Request,
+    /// Changes before this version were lost. The rows that there are follow as [`Self::Recovered`] ones, and whatever is not among them is
+    /// gone; the row has no cells set.
+    Lost,
+    /// A row of the snapshot behind [`Self::Lost`]: judged, late, where nothing was known of it.
+    Recovered,
+    /// All rows behind the [`Self::Lost`] of the same version have come; the row has no cells set.
+    Settled,
+}
+
+impl Op {
+    /// Whether it speaks of all rows of its stream and not of one: such a change stands alone in its part of a batch.
+    #[must_use]
+    pub const fn is_mark(self) -> bool {
+        matches!(self, Self::Truncate | Self::Lost | Self::Settled)
+    }
+
+    /// Whether it comes of reading a table, and not of a change of it.
+    #[must_use]
+    pub const fn is_of_snapshot(self) -> bool {
+        matches!(self, Self::Snapshot | Self::Lost | Self::Recovered | Self::Settled)
+    }
 }
 
 /// One change; its cells stand in the batch at the same index.

@@ -252,10 +252,10 @@ pub struct DecisionRecord {
 
 impl DecisionRecord {
     /// When the event reached us, where its source told: commit time, broker timestamp or receipt. `None` where the event's own time
-    /// stands for it (files).
+    /// stands for it (files), and for a late one: that its snapshot was taken then says nothing of how long anything took.
     #[must_use]
     pub fn arrived_at(&self) -> Option<Timestamp> {
-        self.arrival_time.filter(|arrival| Some(*arrival) != self.event_time)
+        self.arrival_time.filter(|arrival| !self.late && Some(*arrival) != self.event_time)
     }
 
     /// When the source committed the event, where it told; a request was received, not committed.

@@ -7,18 +7,16 @@
 
 mod encode;
 mod first;
+mod reports;
 
 pub(crate) use first::FirstSight;
 
+use reports::{Origin, REPORTS_MAX, Report};
+
 use crate::change::{Change, Op, Row, TextArena, Version};
 use crate::definition::{OnDelete, Stream};
-use crate::state::{LabelValue, LabelWord};
 use crate::time::Timestamp;
 use crate::value::{NULL, UNCHANGED};
-
-/// Reports kept of one row; beyond it one that repeats its neighbours gives way, or else the second oldest. Labels flip once or twice in
-/// practice, but every UPDATE of a row repeats its label.
-const REPORTS_MAX: usize = 8;
 
 /// Whether there is a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,56 +28,24 @@ pub enum Presence {
     Live,
     /// It was deleted.
     Deleted,
+    /// There was a row when changes were lost, and the snapshot that follows has not brought it yet. It is in no state.
+    Lost,
 }
 
-/// Where a report came from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Origin {
-    /// The row's own label column.
-    Row,
-    /// A label stream.
-    Stream,
-}
-
-/// One observation of a label.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Report {
-    origin: Origin,
-    version: Version,
-    value: Option<bool>,
-    reported: Option<Timestamp>,
-}
-
-impl Report {
-    /// What a version of the row says in its own label column.
-    fn of_row(change: &Change, row: Row<'_>) -> Option<Self> {
-        let cell = row.cells[row.stream.label?];
-        if cell == UNCHANGED || (cell == NULL && change.op == Op::Insert) {
-            return None;
-        }
-        let own_time = row.stream.label_time.map(|column| row.cells[column]).filter(|cell| *cell > UNCHANGED);
-        let reported = match own_time {
-            Some(micros) => Some(Timestamp::from_micros(micros)),
-            None if change.op == Op::Update => change.arrival,
-            None => None,
-        };
-        Some(Self {
-            origin: Origin::Row,
-            version: change.version,
-            value: (cell != NULL).then_some(cell != 0),
-            reported,
-        })
+impl Presence {
+    /// Whether the record holds the cells of a row.
+    const fn has_cells(self) -> bool {
+        matches!(self, Self::Live | Self::Lost)
     }
+}
 
-    /// What it says, as a word of a state.
-    fn word(value: Option<bool>, reported: Option<Timestamp>) -> LabelWord {
-        let value = match value {
-            Some(true) => LabelValue::Fraud,
-            Some(false) => LabelValue::Genuine,
-            None => LabelValue::Withdrawn,
-        };
-        LabelWord::new(value, reported)
-    }
+/// What became of all rows of a table at once: by it records that were written before are settled when they are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cleared {
+    /// Version of the newest truncation, or of the newest loss of changes.
+    pub at: Version,
+    /// Of the newest one whose outcome is known: rows that have not been seen since are gone. Older than `at` while a snapshot is read.
+    pub gone: Version,
 }
 
 /// Why a change altered nothing.
@@ -121,7 +87,7 @@ pub struct RowRecord {
     snapshot: Version,
     /// The lowest version seen; [`Version::MAX`] while only a request is known.
     pub first: Version,
-    /// The newest truncation of its table that it has seen; everything else in it is newer.
+    /// The newest truncation or loss of its table that it has seen; everything else in it is newer, unless the row is lost.
     cleared: Version,
     /// How often the row was judged.
     pub judgements: u32,
@@ -172,13 +138,25 @@ impl RowRecord {
         self.reports.clear();
     }
 
-    /// Makes this the record of a row whose table was truncated at version `cleared`. What its own versions said is gone; what a stream of
-    /// labels said stays, as it would after a delete, and so does how often it was judged: a row that comes under its id is another one.
-    /// Nothing happens when it has seen that truncation.
-    pub fn clear(&mut self, stream: &Stream, cleared: Version) {
-        if self.cleared >= cleared {
-            return;
+    /// Makes this the record of a row whose table went through `cleared`. Nothing happens when it has seen that.
+    ///
+    /// Of a row that is gone with it, what its own versions said is gone too; what a stream of labels said stays, as it would after a delete,
+    /// and so does how often it was judged: a row that comes under its id is another one. One whose fate is open is lost, and all is kept
+    /// that was known of it: it may come back as the same one.
+    pub fn settle(&mut self, stream: &Stream, cleared: Cleared) {
+        let is_overdue = self.presence == Presence::Lost && self.cleared <= cleared.gone;
+        if self.cleared < cleared.gone || is_overdue {
+            self.clear(stream, cleared.gone);
         }
+        if self.cleared < cleared.at {
+            self.cleared = cleared.at;
+            if self.presence == Presence::Live {
+                self.presence = Presence::Lost;
+            }
+        }
+    }
+
+    fn clear(&mut self, stream: &Stream, cleared: Version) {
         let judgements = self.judgements;
         let mut reports = std::mem::take(&mut self.reports);
         reports.retain(|report| report.origin == Origin::Stream);
@@ -191,6 +169,25 @@ impl RowRecord {
     #[must_use]
     pub fn row<'a>(&'a self, stream: &'a Stream) -> Option<Row<'a>> {
         (self.presence == Presence::Live).then_some(Row { stream, cells: &self.cells, text: &self.text })
+    }
+
+    /// The newest version's row as it was last seen, also where it is lost.
+    pub(crate) fn last_row<'a>(&'a self, stream: &'a Stream) -> Option<Row<'a>> {
+        self.is_known().then_some(Row { stream, cells: &self.cells, text: &self.text })
+    }
+
+    /// Whether there is a row, or was one when changes were lost.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.presence.has_cells()
+    }
+
+    /// Whether two records hold the same row in the columns `needed`.
+    pub(crate) fn holds_the_same(&self, other: &Self, stream: &Stream, needed: &[usize]) -> bool {
+        let [one, other] = [self, other].map(|record| Row { stream, cells: &record.cells, text: &record.text });
+        needed.iter().all(|&column| {
+            let is_text = stream.columns[column].kind.is_text();
+            if is_text { one.text(column) == other.text(column) } else { one.cells[column] == other.cells[column] }
+        })
     }
 
     /// Applies a change of the row itself.
@@ -239,7 +236,7 @@ impl RowRecord {
                     self.cells[carried.column] = NULL;
                 }
             }
-            Op::Snapshot => self.snapshot = self.snapshot.max(change.version),
+            Op::Snapshot | Op::Recovered => self.snapshot = self.snapshot.max(change.version),
             _ => {}
         }
     }
@@ -280,99 +277,6 @@ impl RowRecord {
                 self.carried[at].from = Some(change.version);
                 self.take_cell(row, column);
             }
-        }
-    }
-
-    /// Notes the label that a version of the row carries.
-    fn report_own_label(&mut self, change: &Change, row: Row<'_>) {
-        if change.version >= self.base
-            && let Some(report) = Report::of_row(change, row)
-        {
-            self.report(report);
-        }
-    }
-
-    /// Applies a change of a label stream that names the row.
-    ///
-    /// # Errors
-    /// Why it altered nothing.
-    pub fn apply_report(&mut self, change: &Change, row: Row<'_>) -> Result<(), Ignored> {
-        if change.op == Op::Delete && row.stream.on_delete == OnDelete::Ignore {
-            return Err(Ignored::DeleteIgnored);
-        }
-        let column = row.stream.labels.map_or(0, |labels| labels.value);
-        let value = match row.cells[column] {
-            _ if change.op == Op::Delete => None,
-            UNCHANGED => return Err(Ignored::Duplicate),
-            NULL => None,
-            cell => Some(cell != 0),
-        };
-        // A report that is taken back names the time at which it was made; it counted until it was taken back.
-        let time = if change.op == Op::Delete { change.arrival.or(row.time()) } else { row.time().or(change.arrival) };
-        self.apply_label(change.version, value, time)
-    }
-
-    /// Applies a report of a label.
-    ///
-    /// # Errors
-    /// [`Ignored::Duplicate`] when it is known.
-    pub fn apply_label(
-        &mut self,
-        version: Version,
-        value: Option<bool>,
-        reported: Option<Timestamp>,
-    ) -> Result<(), Ignored> {
-        let report = Report { origin: Origin::Stream, version, value, reported };
-        if self.report(report) { Ok(()) } else { Err(Ignored::Duplicate) }
-    }
-
-    fn report(&mut self, report: Report) -> bool {
-        let Err(at) = self.reports.binary_search(&report) else { return false };
-        self.reports.insert(at, report);
-        if self.reports.len() > REPORTS_MAX {
-            let is_same = |a: usize, b: usize| {
-                let (a, b) = (&self.reports[a], &self.reports[b]);
-                (a.origin, a.value) == (b.origin, b.value)
-            };
-            let within = (1..REPORTS_MAX).find(|&at| is_same(at - 1, at) && is_same(at, at + 1));
-            let after = || (1..=REPORTS_MAX).find(|&at| is_same(at - 1, at));
-            let spare = within.or_else(after).unwrap_or(1);
-            self.reports.remove(spare);
-        }
-        true
-    }
-
-    /// The labels in order of report time, each the first report of its value: what a slot takes.
-    ///
-    /// A version of the row reports a label only where it differs from the version's before: a correction of the amount neither withdraws nor
-    /// confirms what a label stream said in between.
-    pub fn labels(&self, out: &mut Vec<LabelWord>) {
-        let mut order = [(None, None); REPORTS_MAX];
-        let (mut len, mut own) = (0, None);
-        // A version of the row never counts as reported before the versions it follows.
-        let mut floor = None;
-        for report in &self.reports {
-            let mut at = report.reported;
-            if report.origin == Origin::Row {
-                floor = floor.max(at);
-                at = floor;
-                if report.value == own {
-                    continue;
-                }
-                own = report.value;
-            }
-            order[len] = (at, report.value);
-            len += 1;
-        }
-        let order = &mut order[..len];
-        order.sort_by_key(|(at, _)| *at);
-        let mut current = None;
-        for (at, value) in order.iter().copied().filter(|(_, value)| {
-            let is_new = *value != current;
-            current = *value;
-            is_new
-        }) {
-            out.push(Report::word(value, at));
         }
     }
 

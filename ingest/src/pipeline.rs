@@ -89,6 +89,8 @@ struct Standing {
     applied: Option<u64>,
     /// Standard input and the like have no place to return to.
     is_volatile: bool,
+    /// Something was taken of it since the last commit, which need not have moved it: part of a transaction or of a snapshot.
+    is_touched: bool,
 }
 
 /// What a pipeline reads from: a store, or one that notes what was read.
@@ -223,8 +225,8 @@ impl<S: Reader> Pipeline<S> {
     /// Notes what the stored states hold of a source that is not attached yet: decisions made meanwhile have seen it.
     pub fn take_up(&mut self, source: &str, offsets: &[Offset]) {
         for offset in offsets {
-            let standing =
-                Standing { stored: Some(offset.position), applied: Some(offset.position), is_volatile: false };
+            let (stored, applied) = (Some(offset.position), Some(offset.position));
+            let standing = Standing { stored, applied, ..Standing::default() };
             self.standings.insert((source.to_owned(), offset.partition), standing);
         }
     }
@@ -263,10 +265,10 @@ impl<S: Reader> Pipeline<S> {
         of_source.filter_map(|((_, partition), standing)| Some((*partition, standing.stored?)))
     }
 
-    /// Notes that everything up to `position` was applied.
+    /// Notes that everything up to `position` was applied, and perhaps some of what comes behind it.
     pub fn advance(&mut self, source: &str, partition: u32, position: u64) {
         let standing = self.standings.entry((source.to_owned(), partition)).or_default();
-        standing.applied = Some(position);
+        (standing.applied, standing.is_touched) = (Some(position), true);
         self.clocks.settle(source, partition);
     }
 
@@ -349,6 +351,13 @@ impl<S: Reader> Pipeline<S> {
         let Wanted { rows, states } = self.wanted(batches)?;
         let rows = self.mark_keys().chain(self.row_keys(&rows)).collect();
         Ok(Query { rows, states: self.state_queries(&states), ..Query::default() })
+    }
+
+    /// What [`Self::read`] needs of a key, the streams' marks among it: what one read can bring beforehand.
+    #[must_use]
+    pub fn wants_key(&self, entity: usize, key: &OwnedKey) -> Query {
+        let states = self.state_queries(&[(entity, key.clone())]);
+        Query { rows: self.mark_keys().collect(), states, ..Query::default() }
     }
 
     /// Brings what [`Self::wants`] names into memory, in one read together with `beside`; the answer to that.
@@ -462,7 +471,8 @@ impl<S: Reader> Pipeline<S> {
         self.unstored
     }
 
-    /// Adds every dirty state and row record and every moved offset to `commit`. Call [`Self::stored`] once it went through.
+    /// Adds every dirty state and row record to `commit`, and the offset of every source that something was taken of: also where it did not
+    /// move, so that nobody stores part of what another process has taken over. Call [`Self::stored`] once it went through.
     pub fn fill(&mut self, commit: &mut Commit) {
         let plan = Arc::clone(self.engine.plan());
         let names = &self.names;
@@ -493,7 +503,7 @@ impl<S: Reader> Pipeline<S> {
         for ((source, partition), standing) in &self.standings {
             if let Some(to) = standing.applied
                 && !standing.is_volatile
-                && standing.applied != standing.stored
+                && (standing.applied != standing.stored || standing.is_touched)
             {
                 let source = source.clone();
                 commit.offsets.push(OffsetMove { source, partition: *partition, from: standing.stored, to });
@@ -514,7 +524,7 @@ impl<S: Reader> Pipeline<S> {
         self.marks = Marks::default();
         self.clocks.rewind();
         for standing in self.standings.values_mut() {
-            standing.applied = standing.stored;
+            (standing.applied, standing.is_touched) = (standing.stored, false);
         }
     }
 
@@ -532,7 +542,7 @@ impl<S: Reader> Pipeline<S> {
     pub fn stored(&mut self) {
         self.unstored = 0;
         for standing in self.standings.values_mut() {
-            standing.stored = standing.applied;
+            (standing.stored, standing.is_touched) = (standing.applied, false);
         }
         self.marks_stored();
         self.clocks.stored();

@@ -22,7 +22,7 @@ use interdict_features::time::Timestamp;
 use interdict_ingest::archive::config::ArchiveConfig;
 use interdict_ingest::archive::folder::{Owner, Sharing, SourceFolder};
 use interdict_ingest::archive::metrics::{ArchiveMetrics, SourceMetrics};
-use interdict_ingest::archive::{Places, Writer};
+use interdict_ingest::archive::{Places, Writer, snapshot_of};
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::Class;
@@ -175,6 +175,8 @@ struct Begun {
     sender: SyncSender<Given>,
     /// Where the source stood with the delivery before.
     position: u64,
+    /// The position with which the snapshot that is being read ends.
+    snapshot: Option<u64>,
     /// What the store held at the beginning: up to there deliveries are for the archive alone.
     stored: u64,
 }
@@ -247,7 +249,9 @@ impl Archive {
         self.progress.archived.store(writer.position(), Ordering::Release);
         self.progress.stored.store(stored, Ordering::Release);
         self.progress.is_begun.store(true, Ordering::Release);
-        self.queue = Some(Begun { sender: self.keep(writer)?, position, stored });
+        // Without a position the first snapshot comes, and any position is its end.
+        let snapshot = (position == 0).then_some(1);
+        self.queue = Some(Begun { sender: self.keep(writer)?, position, snapshot, stored });
         Ok((position > 0).then_some(position))
     }
 
@@ -286,7 +290,8 @@ impl Archive {
     /// Hands a delivery over; waits while the archive is behind.
     pub(crate) fn push(&mut self, delivery: &Delivery) -> anyhow::Result<Next> {
         let Some(begun) = &mut self.queue else { return Ok(Next::Engine) };
-        let ends_snapshot = self.places == Places::Log && begun.position == 0 && delivery.position > 0;
+        begun.snapshot = snapshot_of(&delivery.batches).or(begun.snapshot).filter(|_| self.places == Places::Log);
+        let ends_snapshot = begun.snapshot.take_if(|end| *end <= delivery.position).is_some();
         begun.position = begun.position.max(delivery.position);
         let (prepared, is_prepared) = sync_channel(1);
         let given = Given {
@@ -311,7 +316,7 @@ fn wait_for(told: &Receiver<()>, stop: &Stop) -> Option<bool> {
     loop {
         match told.recv_timeout(LOOK) {
             Ok(()) => return Some(true),
-            Err(RecvTimeoutError::Timeout) if stop.is_stopped() => return Some(false),
+            Err(_) if stop.is_stopped() => return Some(false),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return None,
         }

@@ -142,14 +142,17 @@ impl<S: Store> Core<S> {
     async fn decided_before(&mut self, source: &Arc<str>, batch: &ChangeBatch) -> anyhow::Result<Vec<usize>> {
         let stream = batch.stream();
         let lane = (Arc::clone(source), stream.index);
-        if stream.judge.is_none() || (self.past_replay.contains(&lane) && self.remembers_requests(stream)) {
+        // Recovered rows come in another order with every attempt, and may be those that came as changes before a crash.
+        let is_recovered = batch.iter().any(|(change, _)| change.op == Op::Recovered);
+        let is_past = self.past_replay.contains(&lane) && self.remembers_requests(stream) && !is_recovered;
+        if stream.judge.is_none() || is_past {
             return Ok(Vec::new());
         }
         let judged: Vec<(usize, Uuid)> = self.to_judge(batch).collect();
         let query = Query { decisions: judged.iter().map(|(_, id)| *id).collect(), ..Query::default() };
         let told = "the store does not answer; intake waits";
         let stored = patiently(&self.stop, told, async || self.store.fetch(&query).await).await?.decisions;
-        if stored.iter().any(Option::is_none) {
+        if stored.iter().any(Option::is_none) && !is_recovered {
             self.past_replay.insert(lane);
         }
         Ok(judged.iter().zip(&stored).filter(|(_, stored)| stored.is_some()).map(|((change, _), _)| *change).collect())

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use interdict_features::change::{ChangeBatch, Row, Version};
+use interdict_features::change::{ChangeBatch, Op, Row, Version};
 use interdict_features::decision::{DecisionRecord, EntityRef, ListHit, SeenPosition};
 use interdict_features::engine::{Outcome, Output, OwnedKey, Plan, Refused, key_of};
 use interdict_features::key_text;
@@ -287,7 +287,7 @@ pub(crate) fn case(
         idempotency_key: request.and_then(|request| request.idempotency_key).map(str::to_owned),
         deadline_micros: request.map(|request| request.deadline_micros),
         left_micros: request.map(|request| request.left_micros),
-        late: false,
+        late: change.op == Op::Recovered,
     };
     Case {
         change: index,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use interdict_features::change::ChangeBatch;
+use interdict_features::change::{ChangeBatch, Op};
 use interdict_features::definition::OnTruncate;
 use interdict_features::engine::{Outcome, Output, Refused};
 use interdict_ingest::dead_letter::file::{DeadLetterError, DeadLetterFile};
@@ -113,6 +113,11 @@ pub(crate) fn refused(source: &str, batch: &ChangeBatch, output: &Output) -> any
         match outcome {
             Outcome::Applied | Outcome::Ignored(_) => {}
             Outcome::Refused(refused) => letters.push(letter(source, batch, index, *refused)),
+            Outcome::Truncated if batch.get(index).0.op != Op::Truncate => anyhow::bail!(
+                "changes of stream '{}' were lost up to position {} of {source}, and newer ones were applied before: fill a new namespace",
+                batch.stream().name,
+                batch.get(index).0.position
+            ),
             Outcome::Truncated => anyhow::bail!(
                 "the table of stream '{}' was truncated at position {} of {source}{}",
                 batch.stream().name,
@@ -157,7 +162,7 @@ pub(crate) fn letter(source: &str, batch: &ChangeBatch, index: usize, refused: R
 
 #[cfg(test)]
 mod tests {
-    use interdict_features::change::{Change, Op, Version};
+    use interdict_features::change::{Change, Version};
     use interdict_features::definition::{Column, Stream};
     use interdict_features::value::ColumnType;
     use interdict_ingest::dead_letter::file::Bounds;

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use interdict_features::change::Op;
 use interdict_features::definition::Definitions;
+#[cfg(feature = "postgres")]
+use interdict_features::engine::Plan;
 use interdict_features::engine::is_judged_by_itself;
 use interdict_ingest::archive::Places;
 use interdict_ingest::dead_letter::{DeadLetter, DeadReason};
 use interdict_ingest::source::config::{Format, SourceConfig, SourceKind};
 use interdict_ingest::source::error::SourceError;
 #[cfg(feature = "postgres")]
-use interdict_ingest::source::postgres::{PostgresSource, metrics::PostgresMetrics, progress::PostgresHandle};
+use interdict_ingest::source::postgres::{self, PostgresSource, metrics::PostgresMetrics, progress::PostgresHandle};
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::source::{Delivery, FileSource};
 use interdict_ingest::topic::metrics::TopicMetrics;
@@ -123,7 +125,8 @@ impl JudgedSources {
 trait Pull: Send + 'static {
     /// The source's identity; `None`: there is no place to return to.
     fn incarnation(&mut self) -> Result<Option<String>, SourceError>;
-    fn resume(&mut self, position: u64) -> Result<(), SourceError>;
+    /// Goes on after `position`, the lower of what is archived and what is `stored`.
+    fn resume(&mut self, position: u64, stored: u64) -> Result<(), SourceError>;
     fn next(&mut self, records_max: usize) -> Result<Option<Delivery>, SourceError>;
 }
 
@@ -132,7 +135,7 @@ impl Pull for FileSource {
         Self::incarnation(self)
     }
 
-    fn resume(&mut self, position: u64) -> Result<(), SourceError> {
+    fn resume(&mut self, position: u64, _stored: u64) -> Result<(), SourceError> {
         Self::resume(self, position)
     }
 
@@ -147,8 +150,8 @@ impl Pull for PostgresSource {
         Self::incarnation(self)
     }
 
-    fn resume(&mut self, position: u64) -> Result<(), SourceError> {
-        Self::resume(self, position)
+    fn resume(&mut self, position: u64, stored: u64) -> Result<(), SourceError> {
+        Self::resume(self, position, stored)
     }
 
     fn next(&mut self, records_max: usize) -> Result<Option<Delivery>, SourceError> {
@@ -316,7 +319,15 @@ impl Starter<'_> {
                 let streams = &self.setup.definitions.streams;
                 let database = database.clone().located(&self.setup.folder);
                 let stop = self.stop.clone();
-                let source = PostgresSource::open(&config.name, &database, streams, &environment, self.postgres, stop)?;
+                let plan = Plan::compile(Arc::clone(&self.setup.definitions));
+                let opening = postgres::Opening {
+                    name: &config.name,
+                    config: &database,
+                    streams,
+                    retention: &|stream| plan.streams[stream.index].retention,
+                    environment: &environment,
+                };
+                let source = PostgresSource::open(&opening, self.postgres, stop)?;
                 let handle = source.handle();
                 let is_reached = self.reached.await_source(&config.name, handle.clone());
                 self.confirms
@@ -369,9 +380,10 @@ impl Starter<'_> {
             };
             if let Some(position) = position {
                 let behind = archive.as_ref().and_then(Archive::told_behind);
+                let resumed = source.resume(position, stored.max(position));
                 match behind {
-                    None => source.resume(position)?,
-                    Some(behind) => source.resume(position).context(behind)?,
+                    None => resumed?,
+                    Some(behind) => resumed.context(behind)?,
                 }
             }
             while let Some(mut delivery) = source.next(DELIVERY)? {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::change::{Change, ChangeBatch, Op, Row, Version};
 use crate::definition::{OnTruncate, Stream};
 use crate::engine::{Plan, Refused, event_key, key_of};
-use crate::row::{Presence, RowRecord};
+use crate::row::{Cleared, Presence, RowRecord};
 use crate::state::{LabelValue, LabelWord};
 use crate::time::Timestamp;
 use crate::value::UNCHANGED;
@@ -90,6 +90,8 @@ pub struct Events {
     chunks: Vec<Chunk>,
     /// Per row, whether it gave way; empty when none did.
     gone: Vec<bool>,
+    /// Versions of the losses that rows did not outlive unless they came again, ascending.
+    losses: Vec<Version>,
     /// Rows that stand for several versions or have labels of their own.
     places: HashMap<u32, Place>,
     refused: Vec<RefusedRow>,
@@ -124,10 +126,10 @@ impl Events {
         }
         let stream = Arc::clone(&plan.definitions.streams[stream]);
         let settled = Settled { rows, ..Settled::default() };
-        let (gone, places, refused) = (Vec::new(), HashMap::new(), Vec::new());
+        let (gone, losses, places, refused) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
         let needed = plan.streams[stream.index].needed.clone();
-        let mut events = Self { stream, needed, batches, starts, chunks, gone, places, refused, settled };
-        events.truncate()?;
+        let mut events = Self { stream, needed, batches, starts, chunks, gone, losses, places, refused, settled };
+        events.take_marks()?;
         let refused = events.refuse(plan, labels);
         if plan.streams[events.stream.index].keeps_records {
             let special = events.special(labels, &refused);
@@ -267,7 +269,8 @@ impl Events {
         let batch = &self.batches[chunk.batch];
         let id = |row: usize| {
             let (change, cells) = batch.get(row);
-            let is_plain = matches!(change.op, Op::Insert | Op::Snapshot);
+            let is_old = self.losses.last().is_some_and(|loss| change.version < *loss);
+            let is_plain = matches!(change.op, Op::Insert | Op::Snapshot) && !is_old;
             let ordinal = u32::try_from(chunk.first_row + row - chunk.from).expect("rows are counted first");
             (event_key(cells), ordinal, is_plain)
         };
@@ -304,21 +307,38 @@ impl Events {
         self.settled.unmatched_labels = reports.values().map(Vec::len).sum();
     }
 
-    /// Drops truncations, and the rows that the newest of them took where it does.
-    fn truncate(&mut self) -> Result<(), SettleError> {
+    /// Drops truncations and losses, and the rows that the newest truncation took where it does. What losses took, row records tell.
+    fn take_marks(&mut self) -> Result<(), SettleError> {
         let is_truncation = |change: &Change| change.op == Op::Truncate;
         let changes = || self.batches.iter().flat_map(ChangeBatch::iter).map(|(change, _)| change);
-        let Some(first) = changes().find(|change| is_truncation(change)) else { return Ok(()) };
-        if self.stream.on_truncate == OnTruncate::Stop {
+        if !changes().any(|change| change.op.is_mark()) {
+            return Ok(());
+        }
+        if self.stream.on_truncate == OnTruncate::Stop
+            && let Some(first) = changes().find(|change| is_truncation(change))
+        {
             return Err(SettleError::Truncated { position: first.position });
         }
         let newest = changes().filter(|change| is_truncation(change)).map(|change| change.version).max();
         let cleared = newest.filter(|_| self.stream.on_truncate == OnTruncate::Clear);
-        let is_taken = |change: &Change| is_truncation(change) || cleared.is_some_and(|at| change.version < at);
+        let is_taken = |change: &Change| change.op.is_mark() || cleared.is_some_and(|at| change.version < at);
         let taken: Vec<bool> = changes().map(is_taken).collect();
-        self.settled.deleted = changes().filter(|change| is_taken(change) && !is_truncation(change)).count();
-        self.gone = taken;
+        self.settled.deleted = changes().filter(|change| is_taken(change) && !change.op.is_mark()).count();
+        let losses = changes().filter(|change| change.op == Op::Lost && self.stream.follows_removals());
+        let mut losses: Vec<Version> = losses.map(|change| change.version).collect();
+        losses.sort_unstable();
+        losses.dedup();
+        (self.gone, self.losses) = (taken, losses);
         Ok(())
+    }
+
+    /// What a record met of losses when a change of version `version` came: the snapshot behind the newest of them was whole unless the change
+    /// is of it.
+    fn lost_by(&self, version: Version) -> Cleared {
+        let before = |end: usize| end.checked_sub(1).map_or(Version::REQUEST, |at| self.losses[at]);
+        let met = self.losses.partition_point(|loss| *loss <= version);
+        let whole = self.losses.partition_point(|loss| *loss < version);
+        Cleared { at: before(met), gone: before(whole) }
     }
 
     /// Takes out what the stream refuses at sight; the places of such reports.
@@ -342,8 +362,10 @@ impl Events {
         record.reset(&self.stream);
         for &row in rows {
             let (change, cells) = self.row(row);
+            record.settle(&self.stream, self.lost_by(change.version));
             let _only_the_outcome_counts = record.apply(change, cells);
         }
+        record.settle(&self.stream, self.lost_by(Version::MAX));
         for &(batch, row) in reports {
             let (change, cells) = labels[batch].get(row);
             let _known_before = record.apply_report(change, cells);

@@ -83,6 +83,8 @@ struct Payment {
     op: Op,
     /// The first column that an update does not send; it sends none behind it but the id.
     unsent: Option<usize>,
+    /// Its version, where that is not its place in the history.
+    version: Option<u64>,
 }
 
 fn payment(ids: i64) -> impl Strategy<Value = Payment> {
@@ -101,8 +103,25 @@ fn payment(ids: i64) -> impl Strategy<Value = Payment> {
             reported,
             op,
             unsent: unsent.filter(|_| op == Op::Update),
+            version: None,
         }
     })
+}
+
+/// Changes, then what a snapshot holds behind a loss, again and again.
+fn lost(parts: Vec<(Vec<Payment>, Vec<Payment>)>) -> Vec<Payment> {
+    let mut all: Vec<Payment> = Vec::new();
+    for (changes, mut held) in parts {
+        all.extend(changes);
+        held.sort_by_key(|payment| payment.id);
+        held.dedup_by_key(|payment| payment.id);
+        let version = Some(all.len() as u64 + 1);
+        let Some(any) = held.first().cloned() else { continue };
+        all.push(Payment { op: Op::Lost, version, ..any.clone() });
+        all.extend(held.into_iter().map(|held| Payment { op: Op::Recovered, unsent: None, version, ..held }));
+        all.push(Payment { op: Op::Settled, version, ..any });
+    }
+    all
 }
 
 const BASE: i64 = 1_522_540_800_000_000;
@@ -126,7 +145,8 @@ fn batches(plan: &Plan, payments: &[Payment], rows: usize) -> Vec<ChangeBatch> {
             row.set_cell(5, payment.label.map_or(NULL, i64::from));
             row.set_cell(6, payment.reported.map_or(NULL, |second| BASE + second * 1_000_000));
             (payment.unsent.unwrap_or(7)..7).for_each(|column| row.set_unchanged(column));
-            row.finish(Change { op: payment.op, version: Version::new(position), arrival: None, position });
+            let version = Version::new(payment.version.unwrap_or(position));
+            row.finish(Change { op: payment.op, version, arrival: None, position });
         }
         batches.push(batch);
     }
@@ -181,6 +201,24 @@ fn read_back(plan: &Plan, engine: &Engine, events: &Events, (batch, row): (usize
     shown
 }
 
+fn check_settled(payments: &[Payment], rows: usize) {
+    let plan = plan();
+    let mut engine = Engine::new(Arc::new(plan.clone()), 2);
+    let mut output = Output::default();
+    for batch in batches(&plan, payments, 7) {
+        batch.parts().for_each(|part| engine.process(&part, Evaluate::Nothing, &mut output).unwrap());
+    }
+    let events = Events::settle(&plan, 0, batches(&plan, payments, rows), &[]).unwrap();
+    for (place, features) in evaluated(&plan, &events) {
+        for (feature, expected) in read_back(&plan, &engine, &events, place).into_iter().enumerate() {
+            if let Some(expected) = expected {
+                let name = &plan.definitions.features[feature].name;
+                assert_eq!(features[feature], expected, "{name} of row {place:?} of {payments:#?}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
@@ -188,21 +226,16 @@ proptest! {
     /// columns are what an engine that saw everything reads as of each event.
     #[test]
     fn settled_history_reads_as_the_engine_does(payments in prop::collection::vec(payment(40), 1..120), rows in 1_usize..50) {
-        let plan = plan();
-        let mut engine = Engine::new(Arc::new(plan.clone()), 2);
-        let mut output = Output::default();
-        for batch in batches(&plan, &payments, 7) {
-            batch.parts().for_each(|part| engine.process(&part, Evaluate::Nothing, &mut output).unwrap());
-        }
-        let events = Events::settle(&plan, 0, batches(&plan, &payments, rows), &[]).unwrap();
-        for (place, features) in evaluated(&plan, &events) {
-            for (feature, expected) in read_back(&plan, &engine, &events, place).into_iter().enumerate() {
-                if let Some(expected) = expected {
-                    let name = &plan.definitions.features[feature].name;
-                    prop_assert_eq!(&features[feature], &expected, "{} of row {:?}", name, place);
-                }
-            }
-        }
+        check_settled(&payments, rows);
+    }
+
+    /// The same where changes were lost on the way.
+    #[test]
+    fn a_history_with_lost_changes_reads_as_the_engine_does(
+        parts in prop::collection::vec((prop::collection::vec(payment(12), 0..25), prop::collection::vec(payment(12), 0..12)), 1..4),
+        rows in 1_usize..50,
+    ) {
+        check_settled(&lost(parts), rows);
     }
 
     /// Each id once, in order: the columns are what the engine evaluates as the events pass, derived features included.
@@ -259,6 +292,7 @@ fn an_event_has_the_same_features_whatever_comes_after() {
             reported: Some(id / 3 + 10),
             op: Op::Snapshot,
             unsent: None,
+            version: None,
         })
         .collect();
     let all = Events::settle(&plan, 0, batches(&plan, &payments, 50), &[]).unwrap();
@@ -280,6 +314,7 @@ fn labels_of_their_own_stream_find_their_event() {
         reported: None,
         op: Op::Snapshot,
         unsent: None,
+        version: None,
     };
     let rows = batches(&plan, &[payment(1, 0), payment(2, 30), payment(3, 50)], 10);
     let mut labels = ChangeBatch::new(Arc::clone(&plan.definitions.streams[1]), 0);
@@ -327,6 +362,7 @@ fn check_reports(toml: &str, changes: &[(Op, i64, i64)]) {
         reported: None,
         op: Op::Snapshot,
         unsent: None,
+        version: None,
     };
     let rows = || batches(&plan, &[payment(1), payment(2), payment(3), payment(4)], 10);
     let labels = reports(&plan, changes);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{ChangeBatch, Op};
+use super::ChangeBatch;
 
 impl ChangeBatch {
     /// A copy of the changes in `rows`.
@@ -22,16 +22,16 @@ impl ChangeBatch {
         part
     }
 
-    /// The batch as parts to be applied one after the other, in which a truncation stands alone: what comes before it is applied
-    /// before it. A batch without one is its only part, and is not copied.
+    /// The batch as parts to be applied one after the other, in which a truncation (as every [`super::Op::is_mark`]) stands alone: what
+    /// comes before it is applied before it. A batch without one is its only part, and is not copied.
     pub fn parts(&self) -> impl Iterator<Item = Cow<'_, Self>> {
         let mut from = 0;
         std::iter::from_fn(move || {
             if from >= self.len() {
                 return None;
             }
-            let is_truncation = |at: &usize| self.get(*at).0.op == Op::Truncate;
-            let to = match (from..self.len()).find(is_truncation) {
+            let is_mark = |at: &usize| self.get(*at).0.op.is_mark();
+            let to = match (from..self.len()).find(is_mark) {
                 Some(at) if at == from => at + 1,
                 Some(at) => at,
                 None => self.len(),
@@ -46,7 +46,7 @@ impl ChangeBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{Change, Version};
+    use crate::change::{Change, Op, Version};
     use crate::definition::{Column, Stream};
     use crate::value::ColumnType;
 
@@ -57,10 +57,20 @@ mod tests {
         let check = |ops: &str, expected: &[&str]| {
             let mut batch = ChangeBatch::new(Arc::clone(&stream), 0);
             for (position, op) in (0_u64..).zip(ops.chars()) {
-                let op = if op == 't' { Op::Truncate } else { Op::Insert };
+                let op = match op {
+                    't' => Op::Truncate,
+                    'l' => Op::Lost,
+                    's' => Op::Settled,
+                    _ => Op::Insert,
+                };
                 batch.begin().finish(Change { op, version: Version::new(position), arrival: None, position });
             }
-            let letter = |op| if op == Op::Truncate { 't' } else { 'c' };
+            let letter = |op| match op {
+                Op::Truncate => 't',
+                Op::Lost => 'l',
+                Op::Settled => 's',
+                _ => 'c',
+            };
             let letters = |part: Cow<'_, ChangeBatch>| part.iter().map(|(change, _)| letter(change.op)).collect();
             let parts: Vec<String> = batch.parts().map(letters).collect();
             assert_eq!(parts, expected, "{ops}");
@@ -71,5 +81,6 @@ mod tests {
         check("ccc", &["ccc"]);
         check("t", &["t"]);
         check("cctcttc", &["cc", "t", "c", "t", "t", "c"]);
+        check("clccs", &["c", "l", "cc", "s"]);
     }
 }

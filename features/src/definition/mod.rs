@@ -210,6 +210,12 @@ impl Stream {
             hex
         })
     }
+
+    /// Whether a row that its table no longer holds is gone here too, however it went: what is left of it where nobody told how.
+    #[must_use]
+    pub fn follows_removals(&self) -> bool {
+        self.labels.is_none() && self.on_delete == OnDelete::Retract && self.on_truncate != OnTruncate::Ignore
+    }
 }
 
 /// A customer, card, terminal, ...: what history is kept of.

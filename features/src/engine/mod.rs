@@ -125,7 +125,7 @@ pub struct Engine {
     rows: Vec<RowShard>,
     states: Vec<StateShard>,
     places: Vec<RowPlace>,
-    /// Per stream whose truncation clears it.
+    /// Per stream of rows. What its definition says of truncations today does not matter: an older one may have been cleared.
     marks: Vec<Option<Mark>>,
 }
 
@@ -138,7 +138,7 @@ impl Engine {
             rows: (0..shards).map(|shard| RowShard::new(&plan, shard, shards)).collect(),
             states: (0..shards).map(|shard| StateShard::new(&plan, shard)).collect(),
             places: Vec::new(),
-            marks: plan.definitions.streams.iter().map(|stream| mark::clears(stream).then(Mark::default)).collect(),
+            marks: plan.definitions.streams.iter().map(|stream| stream.labels.is_none().then(Mark::default)).collect(),
             plan,
         }
     }
@@ -239,9 +239,9 @@ impl Engine {
         self.states[shard].load(&self.plan, entity, &key.as_key(), bytes)
     }
 
-    /// Applies a batch, in order, and reads the features of what `evaluate` names into `output`. A truncation that clears its stream must be
-    /// alone in its batch (see [`ChangeBatch::parts`]); among others it comes to [`Outcome::Truncated`], as does one that comes behind a
-    /// newer change of its stream.
+    /// Applies a batch, in order, and reads the features of what `evaluate` names into `output`. A truncation that clears its stream, a loss
+    /// and its end must be alone in their batches (see [`ChangeBatch::parts`]); among others they come to [`Outcome::Truncated`], as does one
+    /// that comes behind a newer change of its stream.
     ///
     /// # Errors
     /// [`Damaged`] when a row record in memory cannot be read; nothing was applied then.
@@ -264,27 +264,38 @@ impl Engine {
             self.states.iter_mut().for_each(apply);
         }
         output.assemble(plan, incoming, rows, &self.states, places);
-        self.note_versions(batch, output);
+        self.take_mark(batch, output);
         Ok(())
     }
 
-    /// Clears the stream of a truncation, or notes how far the versions of a stream have come.
-    fn note_versions(&mut self, batch: &ChangeBatch, output: &mut Output) {
+    /// Takes a truncation, a loss or its end, or notes how far the versions of a stream have come.
+    fn take_mark(&mut self, batch: &ChangeBatch, output: &mut Output) {
         let stream = batch.stream();
-        let Some(mark) = self.marks[stream.index].as_mut().filter(|_| stream.labels.is_none()) else { return };
-        let changes = || batch.iter().map(|(change, _)| change);
-        mark.note(changes());
-        let mut truncation = changes().filter(|change| change.op == Op::Truncate && batch.len() == 1);
-        let Some(Change { version, .. }) = truncation.next() else { return };
-        output.outcomes[0] = mark.truncate(*version);
-        if output.outcomes[0] == Outcome::Applied {
-            self.clear(stream.index, *version);
+        let Some(mark) = &mut self.marks[stream.index] else { return };
+        if mark::clears(stream) {
+            mark.note(batch.iter().map(|(change, _)| change));
+        }
+        let mut alone = batch.iter().filter(|_| batch.len() == 1);
+        let Some((Change { op, version, .. }, _)) = alone.next() else { return };
+        let outcome = match op {
+            Op::Truncate if mark::clears(stream) => mark.truncate(*version),
+            Op::Lost if stream.follows_removals() => mark.lose(*version),
+            Op::Settled if stream.follows_removals() => mark.settle(*version),
+            _ => return,
+        };
+        output.outcomes[0] = outcome;
+        if outcome == Outcome::Applied {
+            let cleared = mark.cleared;
+            self.rows.iter_mut().for_each(|shard| shard.clear_older(stream.index, cleared));
+            // The states behind a loss are those of its snapshot by the time of its end.
+            if *op != Op::Settled {
+                self.clear_states(stream.index, cleared.at);
+            }
         }
     }
 
-    /// Forgets the rows of a stream and the states it feeds, wherever they are older than the truncation `cleared`.
-    fn clear(&mut self, stream: usize, cleared: Version) {
-        self.rows.iter_mut().for_each(|shard| shard.truncate(stream, cleared));
+    /// Forgets the states that a stream feeds, wherever they are older than the truncation or loss `cleared`.
+    fn clear_states(&mut self, stream: usize, cleared: Version) {
         for (entity, groups) in self.plan.entity_groups.iter().enumerate() {
             for (place, &group) in groups.iter().enumerate() {
                 if self.plan.definitions.groups[group].stream == stream {
@@ -294,7 +305,7 @@ impl Engine {
         }
     }
 
-    /// What is to be stored, with the states that it belongs to, of each stream whose truncation clears it: its index and bytes.
+    /// What is to be stored, with the states that it belongs to, of each stream that has a mark: its index and bytes.
     pub fn marks(&self) -> impl Iterator<Item = (usize, Vec<u8>)> {
         let marks = self.marks.iter().enumerate();
         marks
@@ -314,7 +325,8 @@ impl Engine {
     pub fn load_mark(&mut self, stream: usize, bytes: Option<&[u8]>) -> Result<(), Damaged> {
         let mark = bytes.map(Mark::decode).transpose()?.unwrap_or_default();
         self.marks[stream] = Some(mark);
-        self.clear(stream, mark.cleared);
+        self.rows.iter_mut().for_each(|shard| shard.clear_older(stream, mark.cleared));
+        self.clear_states(stream, mark.cleared.at);
         Ok(())
     }
 
@@ -421,5 +433,5 @@ impl Plan {
 
 /// Whether a change of this kind can be judged at all.
 pub(crate) fn can_be_judged(op: Op) -> bool {
-    matches!(op, Op::Insert | Op::Update | Op::Request)
+    matches!(op, Op::Insert | Op::Update | Op::Request | Op::Recovered)
 }

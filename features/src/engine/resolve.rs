@@ -4,7 +4,7 @@ use crate::bytes::Damaged;
 use crate::change::{Change, Op, Row, Version};
 use crate::definition::{Judge, OnDelete, OnTruncate, OnUnmatched, Stream};
 use crate::expression::{Operand, Slots};
-use crate::row::{FirstSight, Ignored, Presence, RowRecord};
+use crate::row::{Cleared, FirstSight, Ignored, Presence, RowRecord};
 use crate::time::Timestamp;
 use crate::value::UNCHANGED;
 
@@ -61,8 +61,8 @@ impl RowShard {
         }
     }
 
-    /// Takes a truncation of a stream.
-    pub(super) fn truncate(&mut self, stream: usize, cleared: Version) {
+    /// Takes a truncation or loss of a stream, or the end of one.
+    pub(super) fn clear_older(&mut self, stream: usize, cleared: Cleared) {
         self.tables[stream].cleared = cleared;
     }
 
@@ -94,9 +94,7 @@ impl RowShard {
                 continue;
             }
             let resolution = match &id {
-                Some(id) if change.op != Op::Truncate => {
-                    self.resolve_one(plan, incoming.stream, (at, change, row), id)?
-                }
+                Some(id) if !change.op.is_mark() => self.resolve_one(plan, incoming.stream, (at, change, row), id)?,
                 _ => unidentified(change, source),
             };
             self.note(plan, incoming, Resolution { change: at, ..resolution });
@@ -127,7 +125,7 @@ impl RowShard {
         id: &Key<'_>,
     ) -> Result<Resolution, Damaged> {
         let is_label = row.stream.labels.is_some();
-        if !is_label && change.op != Op::Request && change.version < self.tables[stream.index].cleared {
+        if !is_label && change.op != Op::Request && change.version < self.tables[stream.index].cleared.at {
             return Ok(Resolution::of(Outcome::Ignored(Ignored::Outdated)));
         }
         if let Some(refused) = refusal(plan, change, row) {
@@ -153,15 +151,18 @@ impl RowShard {
         if !is_label && self.is_overtaken(stream, change, row) {
             return Ok(self.resolve_overtaken(plan, stream, (at, change, row), (id, place), outcome));
         }
-        let judgement = if is_label { None } else { self.judge(stream, change) };
+        let judgement = if is_label { None } else { self.judge(stream, change, needed) };
         let is_transient = change.op == Op::Request && stream.on_unmatched == OnUnmatched::Drop;
         let is_changed = self.record != self.before;
         let (mut old, mut new) = (None, None);
         if is_changed || judgement.is_some() {
-            // An unchanged row that is judged all the same is replaced by itself, which leaves its states alone.
-            old = if is_transient { None } else { self.resolved.copy(&self.before, stream) };
-            new = self.resolved.copy(&self.record, stream);
-            if self.record.presence == Presence::Live && new.is_none() {
+            let is_same = change.op == Op::Recovered && self.is_same_event(stream, needed);
+            if judgement.is_some() || !is_same {
+                // An unchanged row that is judged all the same is replaced by itself, which leaves its states alone.
+                old = if is_transient { None } else { self.resolved.copy(&self.before, stream) };
+                new = self.resolved.copy(&self.record, stream);
+            }
+            if self.record.presence == Presence::Live && new.is_none() && !is_same {
                 outcome = Outcome::Refused(Refused::NoTime);
             }
             if judgement.is_some() {
@@ -192,7 +193,7 @@ impl RowShard {
         let needed = &plan.streams[stream.index].needed;
         let place = self.tables[stream.index].place(id);
         self.tables[stream.index].read(stream, needed, place, &mut self.record)?;
-        if self.record.judgements > 0 {
+        if self.record.judgements > 0 || (change.op == Op::Recovered && self.record.is_known()) {
             return Ok(None);
         }
         (self.record.judgements, self.record.is_reopened) = (1, true);
@@ -215,7 +216,7 @@ impl RowShard {
         let judgement = is_judged_at_first_sight(stream, change.op, row).then_some(0);
         let judgements = u32::from(judgement.is_some());
         let needed = &plan.streams[stream.index].needed;
-        let cleared = self.tables[stream.index].cleared;
+        let cleared = self.tables[stream.index].cleared.at;
         let write = |out: &mut Vec<u8>| first.encode(needed, judgements, cleared, out);
         self.tables[stream.index].write_first((id, place), first.newest(), write);
         Resolution { judgement, new, ..Resolution::of(Outcome::Applied) }
@@ -231,7 +232,8 @@ impl RowShard {
     fn is_overtaken(&self, stream: &Stream, change: &Change, row: Row<'_>) -> bool {
         let is_late = self.before.presence == Presence::Deleted && change.version < self.before.version;
         let is_new = self.before.judgements == 0 && !self.record.is_in_snapshot(change.version);
-        is_late && is_new && change.op != Op::Request && is_judged_at_first_sight(stream, change.op, row)
+        let is_live = !matches!(change.op, Op::Request | Op::Recovered);
+        is_late && is_new && is_live && is_judged_at_first_sight(stream, change.op, row)
     }
 
     /// Judges a row that is gone by now as it came; it leaves nothing in the states.
@@ -271,9 +273,23 @@ impl RowShard {
         Resolution { judgement: is_judged.then_some(0), new, is_transient, ..Resolution::of(outcome) }
     }
 
+    /// Whether the row is in its states already as a snapshot brought it again: to take it out and put it back would blur tiles.
+    fn is_same_event(&self, stream: &Stream, needed: &[usize]) -> bool {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        self.before.labels(&mut before);
+        self.record.labels(&mut after);
+        self.before.presence == Presence::Live
+            && self.before.first == self.record.first
+            && before == after
+            && self.before.holds_the_same(&self.record, stream, needed)
+    }
+
     /// Whether this change makes its row one to be judged, and which judgement of it that is (DESIGN 3.15, 3.16).
-    fn judge(&self, stream: &Stream, change: &Change) -> Option<u32> {
+    fn judge(&self, stream: &Stream, change: &Change, needed: &[usize]) -> Option<u32> {
         let after = self.record.row(stream)?;
+        if change.op == Op::Recovered {
+            return self.judge_recovered(stream, change, (after, needed));
+        }
         match stream.judge.as_ref()? {
             Judge::Insert => {
                 let is_new = matches!(change.op, Op::Insert | Op::Request);
@@ -292,6 +308,26 @@ impl RowShard {
                 (condition.evaluate(&input) == Operand::Bool(true)).then_some(self.before.judgements)
             }
         }
+    }
+
+    /// Whether a row that a snapshot brought again is to be judged: one of which nothing was known came while nothing was captured, as did
+    /// one that was known to be gone. One that was there is judged where it changed meanwhile, was never judged, and its stream's condition
+    /// holds now.
+    fn judge_recovered(&self, stream: &Stream, change: &Change, (after, needed): (Row<'_>, &[usize])) -> Option<u32> {
+        if change.version != self.record.version {
+            return None;
+        }
+        let is_known = self.before.is_known();
+        let is_due = match stream.judge.as_ref()? {
+            Judge::Insert => !is_known,
+            Judge::When(condition) => {
+                let is_open = self.before.judgements == 0 || self.before.is_reopened;
+                let is_changed = !is_known || !self.before.holds_the_same(&self.record, stream, needed);
+                let input = BeforeAfter { before: self.before.last_row(stream), after, width: stream.columns.len() };
+                is_open && is_changed && condition.evaluate(&input) == Operand::Bool(true)
+            }
+        };
+        is_due.then_some(self.before.judgements)
     }
 }
 
@@ -316,7 +352,7 @@ impl Slots for BeforeAfter<'_> {
 #[must_use]
 pub fn is_judged_by_itself(stream: &Stream, op: Op) -> bool {
     match stream.judge {
-        Some(Judge::Insert) => matches!(op, Op::Insert | Op::Request),
+        Some(Judge::Insert) => matches!(op, Op::Insert | Op::Request | Op::Recovered),
         Some(Judge::When(_)) => can_be_judged(op),
         None => false,
     }
@@ -333,11 +369,13 @@ fn is_judged_at_first_sight(stream: &Stream, op: Op, row: Row<'_>) -> bool {
     }
 }
 
-/// A change without an id: truncation, or one that its source should have refused. Where truncations clear the stream, the engine does it.
-const fn unidentified(change: &Change, stream: &Stream) -> Resolution {
+/// A change without an id: a mark, or one that its source should have refused. What a mark does to its stream, the engine does.
+fn unidentified(change: &Change, stream: &Stream) -> Resolution {
     let outcome = match (change.op, stream.on_truncate) {
         (Op::Truncate, OnTruncate::Ignore) => Outcome::Ignored(Ignored::TruncateIgnored),
         (Op::Truncate, _) => Outcome::Truncated,
+        (Op::Lost | Op::Settled, _) if stream.follows_removals() => Outcome::Truncated,
+        (Op::Lost | Op::Settled, _) => Outcome::Ignored(Ignored::DeleteIgnored),
         _ => Outcome::Refused(Refused::NoId),
     };
     Resolution::of(outcome)

@@ -1,9 +1,8 @@
 //! Row records of one shard, in memory: encoded, in one growing block, so that a row costs its bytes and no allocation.
 
 use crate::bytes::Damaged;
-use crate::change::Version;
 use crate::definition::Stream;
-use crate::row::RowRecord;
+use crate::row::{Cleared, RowRecord};
 use crate::time::Timestamp;
 
 use super::OwnedKey;
@@ -31,8 +30,8 @@ pub(super) struct RowTable {
     dead: usize,
     dirty: Vec<(OwnedKey, u32)>,
     buffer: Vec<u8>,
-    /// The stream's newest truncation: older records give way to it when they are read.
-    pub(super) cleared: Version,
+    /// The stream's newest truncation or loss: older records give way to it when they are read.
+    pub(super) cleared: Cleared,
 }
 
 impl RowTable {
@@ -74,7 +73,7 @@ impl RowTable {
         } else {
             record.reset(stream);
         }
-        record.clear(stream, self.cleared);
+        record.settle(stream, self.cleared);
         Ok(())
     }
 

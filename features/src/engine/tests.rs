@@ -3,6 +3,7 @@
 mod bytes;
 mod history;
 mod hot;
+mod losses;
 mod model;
 mod oracle;
 mod promises;

@@ -1,7 +1,7 @@
 //! The bytes of row records.
 //!
 //! Layout of the bytes, format 1: `u8` format, `u8` flags (2 bits of presence, then 4 base, 8 first, 16 snapshot, 32 carried columns
-//! and 64 truncation follow, 128 it was judged as another row), varint version, base, first, snapshot, truncation (each major and minor, plus one), varint judgements; of a live row a bitmap of nulls over
+//! and 64 truncation follow, 128 it was judged as another row), varint version, base, first, snapshot, truncation (each major and minor, plus one), varint judgements; of a live or lost row a bitmap of nulls over
 //! the needed columns, each present one (integers zigzag, doubles as eight bytes, texts as length and bytes) and the carried columns
 //! (varint count, then column and version plus one, 0 where none sent it); then varint number of reports and each as origin and value
 //! (`u8`), version, report time. A base or first that does not follow equals the version.
@@ -44,6 +44,7 @@ impl Image<'_> {
             Presence::Unseen => 0,
             Presence::Live => 1,
             Presence::Deleted => 2,
+            Presence::Lost => 3,
         };
         let carried = || self.carried.iter().filter(|carried| needed.contains(&carried.column));
         let mut flags = presence;
@@ -67,7 +68,7 @@ impl Image<'_> {
             }
         }
         put_varint(out, u64::from(self.judgements));
-        if self.presence == Presence::Live {
+        if self.presence.has_cells() {
             for eight in needed.chunks(8) {
                 let is_null = |column: &usize| self.cells[*column] <= UNCHANGED;
                 out.push(
@@ -146,7 +147,7 @@ impl RowRecord {
             0 => Presence::Unseen,
             1 => Presence::Live,
             2 => Presence::Deleted,
-            _ => return Err(Damaged),
+            _ => Presence::Lost,
         };
         self.is_reopened = flags & IS_REOPENED != 0;
         self.version = version(&mut from)?;
@@ -159,7 +160,7 @@ impl RowRecord {
             self.cleared = version(&mut from)?;
         }
         self.judgements = u32::try_from(from.varint()?).map_err(|_wide| Damaged)?;
-        if self.presence == Presence::Live {
+        if self.presence.has_cells() {
             let nulls = from.take(needed.len().div_ceil(8))?;
             for (at, &column) in needed.iter().enumerate() {
                 if nulls[at / 8] >> (at % 8) & 1 == 1 {

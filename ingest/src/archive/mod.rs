@@ -35,6 +35,13 @@ pub enum Places {
     Log,
 }
 
+/// The place in the log of the snapshot that a delivery is of, if it is of one: its first change tells.
+#[must_use]
+pub fn snapshot_of(batches: &[ChangeBatch]) -> Option<u64> {
+    let (change, _) = batches.iter().flat_map(ChangeBatch::iter).next()?;
+    change.op.is_of_snapshot().then_some(change.version.major)
+}
+
 impl Places {
     /// Whether a source that stands at `position` has passed a change.
     #[must_use]

@@ -231,5 +231,8 @@ fn op_text(op: Op) -> &'static str {
         Op::Delete => "delete",
         Op::Truncate => "truncate",
         Op::Request => "request",
+        Op::Lost => "lost",
+        Op::Recovered => "recovered",
+        Op::Settled => "settled",
     }
 }

@@ -5,7 +5,7 @@
 //! - Sealed files are published once the store is at their position; until then further changes wait behind them.
 //! - What failed may be tried again and goes on where it stopped.
 
-use interdict_features::change::{Change, ChangeBatch, Op, Row};
+use interdict_features::change::{Change, ChangeBatch, Row};
 use interdict_features::time::Timestamp;
 use parquet::errors::ParquetError;
 
@@ -30,6 +30,16 @@ pub struct ArchiveCounts {
 #[derive(Debug, Default)]
 struct Waiting {
     files: Vec<Staged>,
+    counts: ArchiveCounts,
+}
+
+/// A snapshot whose rows wait.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// Its place in the log.
+    lsn: u64,
+    /// How many files waited before it, and what is in them: a snapshot may come in the place of lost changes.
+    files: usize,
     counts: ArchiveCounts,
 }
 
@@ -62,8 +72,7 @@ pub struct Writer {
     is_whole: bool,
     /// What was archived at the beginning.
     archived: u64,
-    /// Place in the log of the snapshot whose rows wait.
-    snapshot: Option<u64>,
+    snapshot: Option<Begun>,
     counts: ArchiveCounts,
 }
 
@@ -144,12 +153,17 @@ impl Writer {
     /// # Errors
     /// Transient when the disk takes nothing: to be called again. Fatal when rows cannot be encoded.
     pub fn make_room(&mut self, batches: &[ChangeBatch], position: u64) -> Result<(), ArchiveError> {
-        let first = batches.first().and_then(|batch| batch.iter().next());
-        let snapshot = first.filter(|(change, _)| change.op == Op::Snapshot).map(|(change, _)| change.version.major);
-        // The end of a snapshot is its place in the log.
-        let current = if self.position == 0 && position > 0 { Some(position) } else { snapshot };
-        if self.snapshot.is_some() && current.is_some() && self.snapshot != current {
-            self.drop_snapshot()?;
+        let lsn = super::snapshot_of(batches).filter(|_| self.places == Places::Log);
+        // The end of the first snapshot is its place in the log.
+        let current = if self.position == 0 && position > 0 { Some(position) } else { lsn };
+        if let (Some(begun), Some(current)) = (self.snapshot, current)
+            && begun.lsn != current
+        {
+            self.drop_snapshot(begun)?;
+        }
+        if let (None, Some(lsn)) = (self.snapshot, lsn) {
+            self.spill()?;
+            self.snapshot = Some(Begun { lsn, files: self.waiting.files.len(), counts: self.waiting.counts });
         }
         let is_full = self.rows >= self.options.rows_max
             || self.bytes >= self.options.bytes_max
@@ -193,9 +207,6 @@ impl Writer {
                 self.open.len() - 1
             }
         };
-        if self.places == Places::Log && change.op == Op::Snapshot {
-            self.snapshot = Some(change.version.major);
-        }
         self.bytes += self.open[place].1.push(change, row);
         self.rows += 1;
         Ok(())
@@ -228,7 +239,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes on disk what completes a snapshot, before the store passes it; seals it first.
+    /// Whether sealed files wait for the store: nothing else can be sealed meanwhile.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// Notes on disk what completes a snapshot, before the store passes it; seals it first. Nothing may be sealed before.
     ///
     /// # Errors
     /// As [`Self::make_room`].
@@ -292,9 +309,10 @@ impl Writer {
     }
 
     /// Drops what was read of a snapshot that was cut off.
-    fn drop_snapshot(&mut self) -> Result<(), ArchiveError> {
-        self.folder.discard(&self.waiting.files)?;
-        self.waiting = Waiting::default();
+    fn drop_snapshot(&mut self, begun: Begun) -> Result<(), ArchiveError> {
+        self.folder.discard(&self.waiting.files[begun.files..])?;
+        self.waiting.files.truncate(begun.files);
+        self.waiting.counts = begun.counts;
         self.open.clear();
         (self.rows, self.bytes, self.encoded, self.snapshot) = (0, 0, None, None);
         Ok(())

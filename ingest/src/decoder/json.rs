@@ -55,7 +55,7 @@ impl JsonRows {
             _ => Fault { op: fault.op.or(Some(self.rows_as)), ..fault },
         })?;
         let op = told.unwrap_or(self.rows_as);
-        let is_whole = if op == Op::Delete || op == Op::Truncate {
+        let is_whole = if op == Op::Delete || op.is_mark() {
             // Only the id of a row that is gone is certain.
             self.object.require(writer.stream(), op)
         } else {
@@ -113,7 +113,7 @@ impl RowObject {
     }
 
     fn require(&self, stream: &Stream, op: Op) -> Result<(), Fault> {
-        if op == Op::Truncate || self.seen[stream.id] {
+        if op.is_mark() || self.seen[stream.id] {
             return Ok(());
         }
         Err(missing(&stream.columns[stream.id].name))

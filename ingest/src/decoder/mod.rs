@@ -247,6 +247,9 @@ pub(crate) fn op_of(text: &str) -> Option<Op> {
         "update" | "u" => Op::Update,
         "delete" | "d" => Op::Delete,
         "truncate" | "t" => Op::Truncate,
+        "lost" => Op::Lost,
+        "recovered" => Op::Recovered,
+        "settled" => Op::Settled,
         _ => return None,
     })
 }
@@ -254,11 +257,11 @@ pub(crate) fn op_of(text: &str) -> Option<Op> {
 /// Adds a row to its batch once its id and time are known to be there.
 pub(crate) fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, Fault> {
     let stream = Arc::clone(writer.stream());
-    if change.op != Op::Truncate && writer.cell(stream.id) <= UNCHANGED {
+    if !change.op.is_mark() && writer.cell(stream.id) <= UNCHANGED {
         let detail = format!("column '{}' (the id) is null", stream.columns[stream.id].name);
         return Err(Fault::new(DeadReason::NullId, detail));
     }
-    let needs_time = !matches!(change.op, Op::Delete | Op::Truncate);
+    let needs_time = change.op != Op::Delete && !change.op.is_mark();
     if let Some(time) = stream.time.filter(|time| needs_time && writer.cell(*time) == NULL) {
         let detail = format!("column '{}' (the time) is null", stream.columns[time].name);
         return Err(Fault::new(DeadReason::NullTime, detail).of_row(&writer.row()));

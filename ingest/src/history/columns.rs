@@ -269,7 +269,7 @@ fn require_cells(block: &BlockWriter<'_>, ops: &Ops, faults: &mut Faults) {
     let null_id =
         Fault::new(DeadReason::NullId, format!("column '{}' (the id) is null", stream.columns[stream.id].name));
     for (row, cell) in block.column(stream.id).enumerate() {
-        if cell <= UNCHANGED && ops.of(row) != Op::Truncate {
+        if cell <= UNCHANGED && !ops.of(row).is_mark() {
             faults.note(row, null_id.clone());
         }
     }
@@ -279,7 +279,7 @@ fn require_cells(block: &BlockWriter<'_>, ops: &Ops, faults: &mut Faults) {
     let null_time =
         Fault::new(DeadReason::NullTime, format!("column '{}' (the time) is null", stream.columns[time].name));
     for (row, cell) in block.column(time).enumerate() {
-        if cell == NULL && !matches!(ops.of(row), Op::Delete | Op::Truncate) {
+        if cell == NULL && ops.of(row) != Op::Delete && !ops.of(row).is_mark() {
             faults.note(row, null_time.clone());
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Columns are found by name; others are ignored. `_position` (and `_position_row`) order versions and equal times when
 //! they are there, otherwise the row's ordinal does, counted from 1 over all files in order. `_op` (`insert`, `snapshot`,
-//! `update`, `delete`, `truncate` or Debezium's letters) overrides what rows are taken as; `_arrival` and `_unchanged` are those of an archive
+//! `update`, `delete`, `truncate`, `lost`, `recovered`, `settled` or Debezium's letters) overrides what rows are taken as; `_arrival` and `_unchanged` are those of an archive
 //! ([`crate::archive`]), whose folder of a stream is read as it stands.
 //!
 //! Invariants:

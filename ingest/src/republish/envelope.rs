@@ -60,7 +60,7 @@ impl Table {
 
     /// Appends the envelope of a change; `now` is when it is handed on.
     pub(super) fn write(&self, change: &Change, row: Row<'_>, now: Timestamp, out: &mut Vec<u8>) {
-        let is_gone = matches!(change.op, Op::Delete | Op::Truncate);
+        let is_gone = change.op == Op::Delete || change.op.is_mark();
         out.extend_from_slice(b"{\"before\":");
         match change.op {
             Op::Delete => self.put_row(row, &[row.stream.id], out),
@@ -106,14 +106,15 @@ impl Table {
     }
 }
 
-/// Debezium's letter of an operation.
+/// Debezium's letter of an operation. It has none for what comes behind a lost slot, which a configuration that republishes does not ask for.
 fn letter(op: Op) -> &'static str {
     match op {
         Op::Insert | Op::Request => "c",
-        Op::Snapshot => "r",
+        Op::Snapshot | Op::Recovered => "r",
         Op::Update => "u",
         Op::Delete => "d",
         Op::Truncate => "t",
+        Op::Lost | Op::Settled => "m",
     }
 }
 

@@ -96,7 +96,7 @@ impl Envelopes {
 fn whither(change: &Change, row: Row<'_>, left: Option<String>, partitions: u32) -> Vec<(String, Option<u32>)> {
     let partition_by = row.stream.partition_by;
     let is_known = match change.op {
-        Op::Truncate => false,
+        _ if change.op.is_mark() => false,
         Op::Delete => partition_by.is_none() || left.is_some(),
         _ => partition_by.is_none_or(|column| row.cells[column] != UNCHANGED),
     };

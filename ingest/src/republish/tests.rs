@@ -14,7 +14,7 @@ use super::{Envelopes, key_of};
 use crate::dead_letter::DeadReason;
 use crate::source::config::password::PasswordSource;
 use crate::source::config::postgres::{
-    Address, ColumnsBefore, Creation, HeartbeatMessage, PostgresConfig, TableOfStream, TlsConfig, TlsMode,
+    Address, ColumnsBefore, Creation, HeartbeatMessage, OnLostSlot, PostgresConfig, TableOfStream, TlsConfig, TlsMode,
 };
 use crate::source::config::topic::{Bursts, SESSION, TopicConfig};
 use crate::source::config::{DecimalText, Format, Reading};
@@ -82,6 +82,7 @@ fn envelopes() -> Envelopes {
         publication: "p".to_owned(),
         slot: "s".to_owned(),
         creation: Creation::Forbidden,
+        on_lost_slot: OnLostSlot::Stop,
         slot_wait: None,
         heartbeat: Duration::from_secs(1),
         heartbeat_message: HeartbeatMessage::Silent,

@@ -17,7 +17,7 @@ use interdict_features::value::ColumnType;
 
 use crate::topic::broker;
 
-use postgres::PostgresConfig;
+use postgres::{OnLostSlot, PostgresConfig};
 use topic::TopicConfig;
 
 /// One source.
@@ -27,6 +27,18 @@ pub struct SourceConfig {
     pub name: String,
     /// What it is.
     pub kind: SourceKind,
+}
+
+impl SourceConfig {
+    /// Whether rows of a stream may come from it.
+    fn feeds(&self, stream: &str) -> bool {
+        let is_of = |named: Option<&String>| named.is_none_or(|named| named == stream);
+        match &self.kind {
+            SourceKind::File(file) => is_of(file.stream.as_ref()),
+            SourceKind::Topic(topic) => is_of(topic.stream.as_ref()),
+            SourceKind::Postgres(database) => database.tables.iter().any(|table| table.stream == stream),
+        }
+    }
 }
 
 /// The kinds of source.
@@ -183,7 +195,32 @@ pub fn read(file: &ConfigFile, streams: &[Arc<Stream>]) -> Vec<SourceConfig> {
         sources.extend(source);
         section.finish();
     }
+    check_recovered(file, &sources, streams);
     sources
+}
+
+/// What a lost slot leaves of a stream is what the database holds: rows of another source would be forgotten with it.
+fn check_recovered(file: &ConfigFile, sources: &[SourceConfig], streams: &[Arc<Stream>]) {
+    for section in file.array("source") {
+        let name = section.text("name");
+        let Some(source) = sources.iter().find(|source| Some(&source.name) == name.as_ref()) else { continue };
+        let SourceKind::Postgres(database) = &source.kind else { continue };
+        if database.on_lost_slot == OnLostSlot::Stop {
+            continue;
+        }
+        let fed = |stream: &&Arc<Stream>| stream.follows_removals() && source.feeds(&stream.name);
+        for stream in streams.iter().filter(fed) {
+            let others = || sources.iter().filter(|other| other.name != source.name);
+            if let Some(other) = others().find(|other| other.feeds(&stream.name)) {
+                let (stream, other) = (&stream.name, &other.name);
+                section.report(
+                    "on_lost_slot",
+                    format!("stream '{stream}' is fed by '{other}' too, and behind a lost slot it would hold what the database holds and no more"),
+                    format!("write on_delete = \"ignore\" in [stream.{stream}], or on_lost_slot = \"stop\""),
+                );
+            }
+        }
+    }
 }
 
 /// The source and the stream it feeds, where its rows are numbered by their place and may be those of another source too.

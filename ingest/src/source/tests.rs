@@ -361,6 +361,33 @@ fn two_plain_sources_of_one_stream_must_say_that_their_rows_differ() {
 }
 
 #[test]
+fn a_stream_that_a_lost_slot_may_clear_has_one_source() {
+    let database = |more: &str| {
+        format!(
+            "[[source]]\nname = \"bank\"\ntype = \"postgres\"\nurl = \"postgres://capture@localhost/shop\"\n\
+             tables = {{ transactions = \"t\", chargebacks = \"c\" }}\n{more}"
+        )
+    };
+    let file = |format: &str, more: &str| {
+        format!("[[source]]\nname = \"file\"\ntype = \"file\"\npath = \"f\"\nformat = \"{format}\"\n{more}")
+    };
+    let (snapshot, transactions) = ("on_lost_slot = \"snapshot\"\n", "stream = \"transactions\"\n");
+    let check = |text: String, is_fine: bool| {
+        let read = read_config(&text);
+        assert_eq!(read.is_ok(), is_fine, "{text}: {read:?}");
+        if let Err(problems) = read {
+            assert!(problems.len() == 1 && problems[0].contains("is fed by 'file' too"), "{problems:?}");
+        }
+    };
+    check(database(snapshot) + &file("csv", transactions), false);
+    check(database(snapshot) + &file("debezium", ""), false);
+    check(database("") + &file("csv", transactions), true);
+    // Labels of another source stay whatever becomes of the slot.
+    check(database(snapshot) + &file("csv", "stream = \"chargebacks\"\n"), true);
+    check(database(snapshot), true);
+}
+
+#[test]
 fn a_source_section_is_read() {
     let text = r#"
 [source]
@@ -485,9 +512,9 @@ const POSTGRES: &str = "[source]\ntype = \"postgres\"\nurl = \"postgres://captur
 #[test]
 fn a_postgres_source_is_read() {
     use config::password::PasswordSource;
-    use config::postgres::{Creation, HeartbeatMessage, TlsMode};
+    use config::postgres::{Creation, HeartbeatMessage, OnLostSlot, TlsMode};
     let text = format!(
-        "{POSTGRES}password_file = \"secret\"\ntables = {{ transactions = \"shop.payments\", chargebacks = \"chargebacks\" }}\ntls_ca = \"ca.pem\"\ncreate = false\nslot_wait = \"30s\"\nheartbeat = \"5s\"\nheartbeat_message = true\nrenamed = {{ transactions = {{ amt = \"amount\" }} }}\ndropped = {{ transactions = [\"note\"] }}\n"
+        "{POSTGRES}password_file = \"secret\"\ntables = {{ transactions = \"shop.payments\", chargebacks = \"chargebacks\" }}\ntls_ca = \"ca.pem\"\ncreate = false\non_lost_slot = \"snapshot\"\nslot_wait = \"30s\"\nheartbeat = \"5s\"\nheartbeat_message = true\nrenamed = {{ transactions = {{ amt = \"amount\" }} }}\ndropped = {{ transactions = [\"note\"] }}\n"
     );
     let sources = read_config(&text).unwrap();
     let SourceKind::Postgres(read) = sources[0].kind.clone() else { panic!("{sources:?}") };
@@ -511,6 +538,7 @@ fn a_postgres_source_is_read() {
         (&vec![("amt".to_owned(), "amount".to_owned())], &vec!["note".to_owned()])
     );
     assert_eq!((read.creation, read.heartbeat_message), (Creation::Forbidden, HeartbeatMessage::Written));
+    assert_eq!(read.on_lost_slot, OnLostSlot::Snapshot);
     assert_eq!(
         (read.slot_wait, read.heartbeat),
         (Some(std::time::Duration::from_secs(30)), std::time::Duration::from_secs(5))

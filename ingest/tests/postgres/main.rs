@@ -6,6 +6,7 @@
 mod postgres_server;
 
 mod faults;
+mod lost;
 mod measure;
 mod model;
 mod places;

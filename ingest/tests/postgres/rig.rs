@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use interdict_features::change::{Change, Op};
 use interdict_features::definition::{Column, Stream};
+use interdict_features::time::Span;
 use interdict_features::value::{ColumnType, NULL, UNCHANGED, double_of};
 use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::config::password::PasswordSource;
 use interdict_ingest::source::config::postgres::*;
 use interdict_ingest::source::error::SourceError;
-use interdict_ingest::source::postgres::PostgresSource;
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
+use interdict_ingest::source::postgres::{Opening, PostgresSource};
 use interdict_ingest::source::stop::Stop;
 
 use crate::postgres_server::PostgresServer;
@@ -89,6 +90,7 @@ pub(crate) fn config_at(host: &str, port: u16, database: &str) -> PostgresConfig
         publication: "interdict".to_owned(),
         slot: database.to_owned(),
         creation: Creation::Allowed,
+        on_lost_slot: OnLostSlot::Stop,
         slot_wait: Some(Duration::from_secs(20)),
         heartbeat: Duration::from_millis(100),
         heartbeat_message: HeartbeatMessage::Silent,
@@ -139,6 +141,9 @@ impl Seen {
             Op::Delete => "-",
             Op::Truncate => "x",
             Op::Request => "?",
+            Op::Lost => "lost",
+            Op::Recovered => "!",
+            Op::Settled => "settled",
         };
         format!("{op} {} {}", self.stream, self.cells.join("|"))
     }
@@ -165,9 +170,13 @@ impl Puller {
         let stop = Stop::default();
         let environment = |name: &str| (name == "SECRET").then(|| "pass word'\"".to_owned());
         let metrics = PostgresMetrics::default();
-        let mut source = PostgresSource::open("payments", config, streams, &environment, &metrics, stop.clone())?;
+        let retention = |_: &Stream| Span::DAY;
+        let opening = Opening { name: "payments", config, streams, retention: &retention, environment: &environment };
+        let mut source = PostgresSource::open(&opening, &metrics, stop.clone())?;
         let incarnation = source.incarnation()?.unwrap();
-        source.resume(position)?;
+        if position > 0 {
+            source.resume(position, position)?;
+        }
         Ok(Self { source, stop, seen: Vec::new(), dead: Vec::new(), position, incarnation, batch: 1_000 })
     }
 

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use interdict_features::definition::Stream;
+use interdict_features::time::Span;
+use interdict_ingest::source::postgres::{Opening, PostgresSource};
+
 use crate::rig::{Puller, World, streams};
 
 #[test]
@@ -17,15 +21,15 @@ fn a_standby_takes_over_when_the_owner_goes() {
             // The position is asked for once the slot is held: what the owner stored until then counts.
             let stop = interdict_ingest::source::stop::Stop::default();
             let metrics = interdict_ingest::source::postgres::metrics::PostgresMetrics::default();
-            let mut source = interdict_ingest::source::postgres::PostgresSource::open(
-                "payments",
-                &config,
-                &streams(),
-                &|_| None,
-                &metrics,
-                stop,
-            )
-            .unwrap();
+            let (streams, retention) = (streams(), |_: &Stream| Span::DAY);
+            let opening = Opening {
+                name: "payments",
+                config: &config,
+                streams: &streams,
+                retention: &retention,
+                environment: &|_| None,
+            };
+            let mut source = PostgresSource::open(&opening, &metrics, stop).unwrap();
             let identity = source.incarnation().unwrap().unwrap();
             (source, identity)
         }
@@ -37,7 +41,7 @@ fn a_standby_takes_over_when_the_owner_goes() {
     drop(owner);
     let (mut source, taken) = standby.join().unwrap();
     assert_eq!(taken, identity);
-    source.resume(stored).unwrap();
+    source.resume(stored, stored).unwrap();
     world.sql("INSERT INTO chargebacks VALUES (2, true)");
     let delivery = loop {
         let delivery = source.next(100).unwrap().unwrap();

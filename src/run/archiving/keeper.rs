@@ -49,6 +49,13 @@ impl Keeper {
         self.again(|writer| writer.make_room(&given.batches, given.position))?;
         self.writer.push(&given.batches, given.position, clock::now())?;
         if let Some(prepared) = &given.prepared {
+            // What was sealed before waits for the store, which has been given all of it.
+            while self.writer.is_sealed() {
+                if self.shared.stop.wait(LOOK) {
+                    return Ok(());
+                }
+                self.publish()?;
+            }
             self.again(Writer::prepare)?;
             let _reader_stopped = prepared.send(());
         }

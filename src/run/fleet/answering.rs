@@ -355,7 +355,11 @@ impl Answering {
         self.pipeline.rewind();
         self.tracked.begin();
         let groups: Vec<usize> = (0..self.plan.entity_groups[read.entity].len()).collect();
-        let found = self.pipeline.read(read.entity, &read.key, &groups, AsOf::instant(read.as_of)).await;
+        let wanted = self.pipeline.wants_key(read.entity, &read.key);
+        let found = match self.tracked.prefetch(&wanted).await {
+            Ok(_beside) => self.pipeline.read(read.entity, &read.key, &groups, AsOf::instant(read.as_of)).await,
+            Err(error) => Err(error.into()),
+        };
         let unavailable = |source: interdict_ingest::pipeline::PipelineError| BackendError::Unavailable {
             what: "the store",
             source: Some(Box::new(source)),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+pub(crate) mod lost;
 mod standby;
 
 use interdict_features::decision::decision_id;

@@ -3,6 +3,7 @@
 mod acting;
 mod chaos;
 mod lists;
+mod lost;
 mod lost_tail;
 mod modes;
 mod republish;

@@ -8,6 +8,7 @@ use interdict_features::state::Readout;
 use interdict_features::time::{Span, Timestamp};
 use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use interdict_store::error::StoreError;
 use interdict_store::port::{Commit, Store as _};
 
 use super::history::{DAY, Delivery, deliveries};
@@ -148,4 +149,31 @@ fn what_was_applied_is_to_be_stored_also_where_no_position_moves() {
     kept.commit();
     assert!(!kept.pipeline.is_ahead());
     assert_eq!((kept.pipeline.unstored(), kept.rows()), (0, 2));
+}
+
+#[test]
+fn part_of_what_another_process_has_taken_over_is_not_stored() {
+    let plan = plan(DEFINITIONS);
+    let mut kept = Kept::new(&plan, usize::MAX);
+    let attach = |kept: &mut Kept| kept.runtime.block_on(kept.pipeline.attach("bank", Some("bank"))).unwrap();
+    attach(&mut kept);
+    kept.apply(&payment(&plan, 1, 1_000_000));
+    kept.pipeline.advance("bank", 0, 10);
+    kept.commit();
+    // Part of a snapshot, which leaves the position where it was.
+    kept.apply(&payment(&plan, 2, 2_000_000));
+    kept.pipeline.advance("bank", 0, 10);
+    let limits = Limits { shards: 2, memory_bytes: usize::MAX };
+    let other = Pipeline::new(Arc::clone(&plan), Arc::clone(&kept.store), limits);
+    let overtaken = std::mem::replace(&mut kept.pipeline, other);
+    attach(&mut kept);
+    kept.apply(&payment(&plan, 3, 3_000_000));
+    kept.pipeline.advance("bank", 0, 20);
+    kept.commit();
+    kept.pipeline = overtaken;
+    let mut commit = Commit::default();
+    kept.pipeline.fill(&mut commit);
+    let refused = kept.runtime.block_on(kept.store.commit(commit)).unwrap_err();
+    assert!(matches!(refused, StoreError::Fenced { stored: Some(20), .. }), "{refused}");
+    assert_eq!(kept.rows(), 2);
 }

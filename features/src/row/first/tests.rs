@@ -6,7 +6,7 @@ use super::FirstSight;
 use crate::change::{Change, ChangeBatch, Op, Version};
 use crate::config::ConfigFile;
 use crate::definition::{Definitions, Stream};
-use crate::row::RowRecord;
+use crate::row::{Cleared, RowRecord};
 use crate::time::Timestamp;
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ proptest! {
         let mut record = RowRecord::default();
         record.reset(&stream);
         let cleared = Version::new(u64::from(judgements % 2));
-        record.clear(&stream, cleared);
+        record.settle(&stream, Cleared { at: cleared, gone: cleared });
         prop_assert_eq!(record.apply(change, row), Ok(()));
         record.judgements = judgements;
         let (mut expected, mut bytes, mut labels) = (Vec::new(), Vec::new(), Vec::new());

@@ -32,6 +32,8 @@ pub struct PostgresConfig {
     pub slot: String,
     /// Whether publication and slot are made where they are missing.
     pub creation: Creation,
+    /// What happens where the slot no longer holds what comes behind the stored position.
+    pub on_lost_slot: OnLostSlot,
     /// How long to wait for a slot that another process reads; `None`: as its standby, for as long as it takes.
     pub slot_wait: Option<Duration>,
     /// How often an idle position is delivered and the lag is measured.
@@ -108,6 +110,15 @@ pub enum Creation {
     Forbidden,
 }
 
+/// What happens where a slot is gone, was invalidated or made anew, so that changes behind the stored position cannot be had any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnLostSlot {
+    /// The source stops: a person decides.
+    Stop,
+    /// A snapshot takes the place of what was lost: what committed meanwhile is judged late.
+    Snapshot,
+}
+
 /// Whether each heartbeat is also written to the database's log: an otherwise silent server moves its slots then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeartbeatMessage {
@@ -160,6 +171,10 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
         );
     }
     let creation = if section.bool("create") == Some(false) { Creation::Forbidden } else { Creation::Allowed };
+    let on_lost_slot = match section.choice("on_lost_slot", &["stop", "snapshot"]) {
+        Some(1) => OnLostSlot::Snapshot,
+        _ => OnLostSlot::Stop,
+    };
     let slot_wait = read_duration(section, "slot_wait");
     let heartbeat = read_duration(section, "heartbeat").unwrap_or(HEARTBEAT);
     if heartbeat < Duration::from_millis(100) {
@@ -174,6 +189,13 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
         section.finish();
         republish
     });
+    if republish.is_some() && on_lost_slot == OnLostSlot::Snapshot {
+        section.report(
+            "on_lost_slot",
+            "a topic does not carry what tells the rows behind a lost slot from new ones",
+            "remove it: a lost slot stops the republisher",
+        );
+    }
     Some(PostgresConfig {
         address: address?,
         password,
@@ -182,6 +204,7 @@ pub(super) fn read(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Pos
         publication,
         slot,
         creation,
+        on_lost_slot,
         slot_wait,
         heartbeat,
         heartbeat_message,

@@ -1,5 +1,7 @@
 //! The capture's course: attach, snapshot, stream, and again from the connection on when it is lost.
 
+mod snapshots;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,6 @@ use interdict_store::error::Class;
 use pgwire_replication::ReplicationEvent;
 
 use crate::source::Delivery;
-use crate::source::config::postgres::Creation;
 use crate::source::stop::Stop;
 
 use super::changes::{Broken, Changes};
@@ -17,7 +18,8 @@ use super::connection::{Control, Server};
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
 use super::progress::PostgresHandle;
-use super::slot::{Gate, Session, SlotState, look, make};
+use super::recovery::Gap;
+use super::slot::{Gate, Session, SlotState, look};
 use super::snapshot::Snapshot;
 use super::table::{Lacking, Unfit};
 use super::watch::Watch;
@@ -36,7 +38,7 @@ const STANDBY: Duration = Duration::from_millis(500);
 /// Where the capture is.
 #[derive(Debug)]
 enum Phase {
-    /// Nothing is stored yet: a snapshot comes first.
+    /// Nothing is stored yet, or changes were lost: a snapshot comes first.
     Fresh,
     /// The snapshot is being read.
     Snapshot(Box<Snapshot>),
@@ -62,6 +64,8 @@ pub(super) struct Capture {
     metrics: SourceMetrics,
     stop: Stop,
     phase: Phase,
+    /// What the snapshot that is to be taken, or is being read, takes the place of.
+    gap: Option<Gap>,
     link: Option<Link>,
     identity: Option<String>,
     /// The heartbeat of the last idle position.
@@ -87,7 +91,8 @@ enum Heard {
 impl Capture {
     pub(super) fn new(server: Server, changes: Changes, metrics: SourceMetrics, stop: Stop) -> Self {
         let handle = PostgresHandle::default();
-        Self { server, changes, handle, metrics, stop, phase: Phase::Fresh, link: None, identity: None, beat: 0 }
+        let (phase, gap, link, identity) = (Phase::Fresh, None, None, None);
+        Self { server, changes, handle, metrics, stop, phase, gap, link, identity, beat: 0 }
     }
 
     pub(super) fn handle(&self) -> &PostgresHandle {
@@ -102,12 +107,12 @@ impl Capture {
         }
     }
 
-    /// Goes on after a stored position.
-    pub(super) async fn resume(&mut self, position: u64) -> Result<(), PostgresError> {
+    /// Goes on after `position`, the lower of what is stored and archived; `stored` is what is stored.
+    pub(super) async fn resume(&mut self, position: u64, stored: u64) -> Result<(), PostgresError> {
         if position == 0 {
             return Ok(());
         }
-        let state = loop {
+        let (control, state) = loop {
             let link = self.link.as_ref();
             let control = link.map(|link| Arc::clone(&link.control)).ok_or_else(|| self.not_attached())?;
             match look(&control, &self.server).await {
@@ -118,10 +123,15 @@ impl Capture {
                         return Ok(());
                     }
                 }
-                looked => break looked?,
+                looked => break (control, looked?),
             }
         };
-        self.held_at(state, position)?;
+        if let Err(error) = self.held_at(state.clone(), position) {
+            // A slot that holds what the store lacks is not lost, whatever the archive lacks.
+            let Err(lost) = self.held_at(state, stored) else { return Err(error) };
+            self.changes.go_on_after(stored);
+            return self.lose(&control, lost).await;
+        }
         self.changes.go_on_after(position);
         self.phase = Phase::Streaming;
         Ok(())
@@ -275,13 +285,14 @@ impl Capture {
         if let Some(was) = self.identity.as_ref().filter(|was| **was != identity) {
             return Err(PostgresError::OtherDatabase { was: was.clone(), now: identity });
         }
-        let state =
-            if is_streaming { Some(self.held_at(state, start).map_err(|error| self.moved(error))?) } else { state };
+        if is_streaming && let Err(error) = self.held_at(state.clone(), start) {
+            self.lose(&control, self.moved(error)).await?;
+        }
         let session = match &state {
             Some(state) if !state.is_lost => Some(gate.hold().await?),
             _ => None,
         };
-        if is_streaming {
+        if matches!(self.phase, Phase::Streaming) {
             // Between the look and the hold another process may have had the slot.
             let state = look(&control, &self.server).await?;
             self.held_at(state, start).map_err(|error| self.moved(error))?;
@@ -304,60 +315,6 @@ impl Capture {
             PostgresError::SlotMoved { slot, .. } => PostgresError::TakenMeanwhile { slot },
             other => other,
         }
-    }
-
-    // ------------------------------------------------------------------------------------------ snapshot
-
-    async fn begin_snapshot(&mut self) -> Result<(), PostgresError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        let slot = &self.server.config().slot;
-        if link.session.is_none() {
-            let state = look(&link.control, &self.server).await?;
-            if state.as_ref().is_some_and(|state| state.is_lost) {
-                let (slot, why) = (slot.clone(), "was invalidated by the server");
-                return Err(PostgresError::SlotLost { slot, why, position: 0 });
-            }
-            if state.is_none() {
-                if self.server.config().creation == Creation::Forbidden {
-                    return Err(PostgresError::NoSlot { slot: slot.clone() });
-                }
-                tracing::info!(slot, "making the replication slot; this waits for transactions that are under way");
-                if or_stop(&self.stop, make(&link.control, &self.server)).await.transpose()?.is_none() {
-                    return Ok(());
-                }
-            }
-            let gate = Gate::open(&self.server, 0, self.handle.confirmed()).await?;
-            link.session = Some(gate.hold().await.map_err(|error| match error {
-                // It was free, or not there, when the engine was asked for its position.
-                PostgresError::SlotTaken { slot } => PostgresError::TakenMeanwhile { slot },
-                other => other,
-            })?);
-            self.metrics.owner.set(1);
-        }
-        tracing::info!("taking a snapshot of the tables; this waits for transactions that are under way");
-        let tables = self.changes.catalog().tables();
-        let taken = or_stop(&self.stop, Snapshot::take(&self.server, tables, &link.checked.tables)).await;
-        if let Some(snapshot) = taken.transpose()? {
-            self.phase = Phase::Snapshot(Box::new(snapshot));
-        }
-        Ok(())
-    }
-
-    async fn read_snapshot(&mut self) -> Result<Option<Delivery>, PostgresError> {
-        let Phase::Snapshot(snapshot) = &mut self.phase else { return Ok(None) };
-        let (table, lsn) = (snapshot.table, snapshot.lsn);
-        let Some(rows) = or_stop(&self.stop, snapshot.next()).await.transpose()? else { return Ok(None) };
-        let Some(rows) = rows else {
-            tracing::info!(lsn = %super::changes::Lsn(lsn), "the snapshot is read; changes follow");
-            self.changes.go_on_after(lsn);
-            self.phase = Phase::Streaming;
-            return Ok(Some(self.changes.take()));
-        };
-        let columns = self.changes.catalog().tables()[table].stream.columns.len();
-        for row in &rows {
-            self.changes.snapshot_row(table, lsn, (0..columns).map(|column| row.get(column)));
-        }
-        Ok((!rows.is_empty()).then(|| self.changes.take()))
     }
 
     // ------------------------------------------------------------------------------------------ stream

@@ -24,6 +24,7 @@ use crate::source::{Delivery, LeftKey};
 
 use super::left::{self, Keys, key_before};
 use super::message::{Cell, Malformed, Message, Old, Tuple, parse};
+use super::recovery::Taking;
 use super::row::{is_moved, read_row};
 use super::table::{Catalog, Lacking, Places, Unfit};
 use super::value::{set, unavailable};
@@ -332,18 +333,32 @@ impl Changes {
     }
 
     /// Takes a row of the snapshot that is consistent with `lsn`; `cells` in the order of the stream's columns.
-    pub(super) fn snapshot_row<'a>(&mut self, table: usize, lsn: u64, cells: impl Iterator<Item = Option<&'a str>>) {
-        let change = Change { op: Op::Snapshot, version: Version::new(lsn), arrival: None, position: lsn };
-        let place = RowPlace { table, change };
-        let fault = self.write(place, |writer| {
-            for (column, cell) in cells.enumerate() {
-                if let Some(text) = cell {
-                    set(writer, column, text.as_bytes())?;
-                }
-            }
-            Ok(())
+    pub(super) fn snapshot_row<'a>(
+        &mut self,
+        table: usize,
+        (taking, lsn): (Taking, u64),
+        cells: impl Iterator<Item = Option<&'a str>>,
+    ) {
+        let mut writer = self.batches.of(table).begin();
+        let read = cells.enumerate().try_for_each(|(column, cell)| match cell {
+            Some(text) => set(&mut writer, column, text.as_bytes()),
+            None => Ok(()),
         });
+        let declared = &self.catalog.tables()[table];
+        let time = declared.stream.time.map(|time| writer.cell(time));
+        let place = RowPlace { table, change: taking.change(declared, lsn, time) };
+        let fault = read.and_then(|()| finish(writer, place.change).map(|_row| ()));
         self.note(place, fault);
+    }
+
+    /// Says of every row of a table, if `taking` asks for it, that what a snapshot at `lsn` does not hold was lost ([`Op::Lost`]) or is gone
+    /// ([`Op::Settled`]).
+    pub(super) fn snapshot_mark(&mut self, table: usize, (taking, lsn): (Taking, u64), op: Op) {
+        if let Some(change) = taking.mark(&self.catalog.tables()[table], lsn, op) {
+            let place = RowPlace { table, change };
+            let fault = self.write(place, |_no_cells| Ok(()));
+            self.note(place, fault);
+        }
     }
 
     fn stream(&self, places: &Places) -> &Arc<Stream> {

@@ -255,7 +255,7 @@ pub enum PostgresError {
         slot: String,
     },
     /// Changes after what was applied are gone with the slot.
-    #[error("replication slot '{slot}' {why}: the changes after {} are gone. Start a new namespace, whose snapshot holds the rows as they are now; then drop the old slot, and give slots enough room (max_slot_wal_keep_size)", Lsn(*position))]
+    #[error("replication slot '{slot}' {why}: the changes after {} are gone. Write on_lost_slot = \"snapshot\" in [source]: a new snapshot takes their place, and what committed meanwhile is judged late. Or start a new namespace, whose snapshot is history; and give slots enough room (max_slot_wal_keep_size)", Lsn(*position))]
     SlotLost {
         /// The slot.
         slot: String,
@@ -265,7 +265,7 @@ pub enum PostgresError {
         position: u64,
     },
     /// The slot stands behind changes that were never applied.
-    #[error("replication slot '{slot}' stands at {}, but only the changes up to {} were applied: another reader took those between, or the store is an older copy. Start a new namespace, whose snapshot holds the rows as they are now", Lsn(*confirmed), Lsn(*position))]
+    #[error("replication slot '{slot}' stands at {}, but only the changes up to {} were applied: it was made anew, another reader took those between, or the store is an older copy. Write on_lost_slot = \"snapshot\" in [source]: a new snapshot takes their place, and what committed meanwhile is judged late. Or start a new namespace, whose snapshot is history", Lsn(*confirmed), Lsn(*position))]
     SlotMoved {
         /// The slot.
         slot: String,
@@ -302,7 +302,7 @@ pub enum PostgresError {
     },
     /// The publication was made after the slot.
     #[error(
-        "publication '{publication}' is younger than the slot ({why}); drop slot '{slot}' and let this program make it anew, in a new namespace"
+        "publication '{publication}' is younger than the slot ({why}); drop slot '{slot}' and let this program make it anew, with on_lost_slot = \"snapshot\" or in a new namespace"
     )]
     YoungPublication {
         /// The publication.
@@ -347,6 +347,12 @@ impl From<Malformed> for PostgresError {
 }
 
 impl PostgresError {
+    /// What is wrong with a slot, without what to do about it.
+    pub(super) fn told(&self) -> String {
+        let told = self.to_string();
+        told.split_once(". Write ").map_or_else(|| told.clone(), |(what, _)| what.to_owned())
+    }
+
     /// How to react.
     #[must_use]
     pub fn class(&self) -> Class {

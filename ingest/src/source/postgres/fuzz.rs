@@ -1,16 +1,16 @@
 //! Frames of `pgoutput` for the fuzz target.
 
+use interdict_features::time::Span;
+
 use super::changes::Changes;
 use super::table::{Catalog, Lacking, Table};
 use crate::fixture::{chargebacks, transactions};
 
 /// Frames of one transaction, each behind its length in two bytes.
 pub fn pgoutput(mut bytes: &[u8]) {
-    let table = |name: &str, stream| Table {
-        schema: "public".to_owned(),
-        name: name.to_owned(),
-        stream,
-        before: Default::default(),
+    let table = |name: &str, stream| {
+        let (schema, name) = ("public".to_owned(), name.to_owned());
+        Table { schema, name, stream, before: Default::default(), retention: Span::DAY }
     };
     let tables = vec![table("transactions", transactions()), table("chargebacks", chargebacks())];
     let mut changes = Changes::new("fuzz", Catalog::new(tables));

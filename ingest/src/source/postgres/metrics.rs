@@ -15,6 +15,7 @@ pub struct PostgresMetrics {
     lag_bytes: Family<SourceLabel, Gauge>,
     lag_seconds: Family<SourceLabel, Gauge<f64, AtomicU64>>,
     reconnects: Family<SourceLabel, Counter>,
+    lost_slots: Family<SourceLabel, Counter>,
     rows: Family<SourceLabel, Counter>,
     transactions: Family<SourceLabel, Counter>,
     dead: Family<SourceLabel, Counter>,
@@ -54,6 +55,11 @@ impl PostgresMetrics {
             "Replication sessions begun after the first one was lost",
             metrics.reconnects.clone(),
         );
+        registry.register(
+            name("lost_slots"),
+            "Snapshots begun in the place of changes that a lost slot held",
+            metrics.lost_slots.clone(),
+        );
         registry.register(name("rows"), "Rows delivered, those of the snapshot too", metrics.rows.clone());
         registry.register(name("transactions"), "Transactions delivered that held rows", metrics.transactions.clone());
         registry.register(name("dead_letters"), "Rows that became no change", metrics.dead.clone());
@@ -70,6 +76,7 @@ impl PostgresMetrics {
             lag_bytes: self.lag_bytes.get_or_create(&label).clone(),
             lag_seconds: self.lag_seconds.get_or_create(&label).clone(),
             reconnects: self.reconnects.get_or_create(&label).clone(),
+            lost_slots: self.lost_slots.get_or_create(&label).clone(),
             rows: self.rows.get_or_create(&label).clone(),
             transactions: self.transactions.get_or_create(&label).clone(),
             dead: self.dead.get_or_create(&label).clone(),
@@ -85,6 +92,7 @@ pub(super) struct SourceMetrics {
     pub(super) lag_bytes: Gauge,
     pub(super) lag_seconds: Gauge<f64, AtomicU64>,
     pub(super) reconnects: Counter,
+    pub(super) lost_slots: Counter,
     pub(super) rows: Counter,
     pub(super) transactions: Counter,
     pub(super) dead: Counter,

@@ -1,13 +1,15 @@
 //! Capture from PostgreSQL by logical replication: the rows that are there, then every change as it commits.
 //!
 //! Positions are places in the server's log: the end of the last transaction that was delivered completely, or a later
-//! place up to which the server found nothing of ours; 0 while the first snapshot is being read. The session begins
-//! where the slot was confirmed and leaves out what was delivered before the position.
+//! place up to which the server found nothing of ours; 0 while the first snapshot is being read, and where it was while
+//! one is read that takes the place of lost changes. The session begins where the slot was confirmed and leaves out what
+//! was delivered before the position.
 //!
 //! Invariants:
 //! - The slot is held before the engine is asked for its position, so that no other process moves it after.
 //! - The server is told that something is durable only when [`PostgresHandle::confirm`] was. So a slot never stands
-//!   beyond the stored position, and one that does tells that changes were lost.
+//!   beyond the stored position, and one that does tells that changes were lost, or that the snapshot in their place was
+//!   cut off.
 //! - A lost connection is taken up again where the last complete transaction ended; rows that were delivered of the
 //!   next one are left out the second time.
 //! - While the engine holds back, the session goes on telling the server that it is alive.
@@ -22,6 +24,7 @@ mod left;
 mod message;
 pub mod metrics;
 pub mod progress;
+mod recovery;
 mod row;
 mod slot;
 mod snapshot;
@@ -34,6 +37,7 @@ mod capture;
 use std::sync::Arc;
 
 use interdict_features::definition::Stream;
+use interdict_features::time::Span;
 use tokio::runtime::Runtime;
 
 use capture::Capture;
@@ -58,20 +62,34 @@ pub struct PostgresSource {
     runtime: Runtime,
 }
 
+/// What a source is opened with.
+pub struct Opening<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where it is and what it reads.
+    pub config: &'a PostgresConfig,
+    /// The declared streams.
+    pub streams: &'a [Arc<Stream>],
+    /// For how long behind the clock of the streams the rows of one are remembered: what is older may have been known and is not judged
+    /// where a snapshot takes the place of lost changes.
+    pub retention: &'a dyn Fn(&Stream) -> Span,
+    /// Gives the values of variables.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl std::fmt::Debug for Opening<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opening").field("name", &self.name).field("config", self.config).finish_non_exhaustive()
+    }
+}
+
 impl PostgresSource {
-    /// Makes the source called `name` ready; nothing is connected before [`Self::incarnation`]. `environment` gives the
-    /// values of variables. [`Stop::stop`] on a clone of `stop` ends every call that waits.
+    /// Makes a source ready; nothing is connected before [`Self::incarnation`]. [`Stop::stop`] on a clone of `stop` ends every call that waits.
     ///
     /// # Errors
     /// Fatal: the password cannot be read, a stream is unknown or append-only, or no thread can be started.
-    pub fn open(
-        name: &str,
-        config: &PostgresConfig,
-        streams: &[Arc<Stream>],
-        environment: &dyn Fn(&str) -> Option<String>,
-        metrics: &PostgresMetrics,
-        stop: Stop,
-    ) -> Result<Self, SourceError> {
+    pub fn open(opening: &Opening<'_>, metrics: &PostgresMetrics, stop: Stop) -> Result<Self, SourceError> {
+        let &Opening { name, config, streams, retention, environment } = opening;
         let server = Server::new(name, config, environment).map_err(Box::new)?;
         let mut tables = Vec::with_capacity(config.tables.len());
         for table in &config.tables {
@@ -82,7 +100,8 @@ impl PostgresSource {
                 return Err(Box::new(PostgresError::AppendOnly { stream: stream.name.clone() }).into());
             }
             let (schema, name) = (table.schema.clone(), table.table.clone());
-            tables.push(Table { schema, name, stream: Arc::clone(stream), before: table.before.clone() });
+            let (before, retention) = (table.before.clone(), retention(stream));
+            tables.push(Table { schema, name, stream: Arc::clone(stream), before, retention });
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -119,13 +138,14 @@ impl PostgresSource {
         self.runtime.block_on(self.capture.attach()).map_err(|error| Box::new(error).into())
     }
 
-    /// Goes on after `position`; to be called after [`Self::incarnation`] and before the first [`Self::next`]. Position
-    /// 0, or no call, begins with a snapshot.
+    /// Goes on after `position`, with everything up to `stored` in the store (the same, unless an archive is behind it); to be called after
+    /// [`Self::incarnation`] and before the first [`Self::next`]. Position 0, or no call, begins with a snapshot, as does a slot that no
+    /// longer holds what comes behind `stored`, where that is configured.
     ///
     /// # Errors
     /// Fatal: the slot is gone, was invalidated or stands elsewhere, or the database was restored from a copy.
-    pub fn resume(&mut self, position: u64) -> Result<(), SourceError> {
-        self.runtime.block_on(self.capture.resume(position)).map_err(|error| Box::new(error).into())
+    pub fn resume(&mut self, position: u64, stored: u64) -> Result<(), SourceError> {
+        self.runtime.block_on(self.capture.resume(position, stored)).map_err(|error| Box::new(error).into())
     }
 
     /// The next changes, about `records_max` at most: what is there, never waiting to fill. Whole transactions, except

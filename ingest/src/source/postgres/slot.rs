@@ -46,6 +46,29 @@ pub(super) async fn look(control: &Control, server: &Server) -> Result<Option<Sl
     Ok(Some(SlotState { confirmed: row.number(3), server: row.number(5), is_lost }))
 }
 
+/// The end of the server's log.
+pub(super) async fn log_end(control: &Control) -> Result<u64, PostgresError> {
+    let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn";
+    let rows = control.ask("look at the end of its log", sql).await?;
+    Ok(rows.first().map_or(0, |row| row.number(0)))
+}
+
+/// Drops the slot if the server has invalidated it.
+pub(super) async fn drop_lost(control: &Control, server: &Server) -> Result<(), PostgresError> {
+    let slot = &server.config().slot;
+    // One that another process has made meanwhile stays.
+    let sql = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = {} AND wal_status = 'lost' AND NOT active",
+        literal(slot)
+    );
+    match control.ask("drop the lost slot", &sql).await {
+        // Another process dropped it at the same time.
+        Err(PostgresError::Server { code, .. }) if code == "42704" => Ok(()),
+        dropped => dropped.map(drop),
+    }
+}
+
 /// Makes the slot. Waits for every transaction that is under way.
 pub(super) async fn make(control: &Control, server: &Server) -> Result<(), PostgresError> {
     let slot = &server.config().slot;

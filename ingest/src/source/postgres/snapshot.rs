@@ -7,8 +7,9 @@
 use super::check::Found;
 use super::connection::{Control, Row, Server};
 use super::error::PostgresError;
+use super::recovery::{Gap, Select, Taking, look, selects};
 use super::slot::Gate;
-use super::table::{Table, quote};
+use super::table::Table;
 
 /// Rows of one answer: some hundred kilobytes.
 const ROWS: usize = 2_048;
@@ -19,15 +20,22 @@ pub(super) struct Snapshot {
     control: Control,
     /// The place in the log it is consistent with.
     pub(super) lsn: u64,
-    tables: Vec<String>,
-    /// The table that is being read.
-    pub(super) table: usize,
+    /// What its rows are.
+    pub(super) taking: Taking,
+    selects: Vec<Select>,
+    /// The statement whose rows are being read.
+    at: usize,
     is_open: bool,
 }
 
 impl Snapshot {
-    /// Takes a snapshot. Waits for every transaction that is under way.
-    pub(super) async fn take(server: &Server, tables: &[Table], found: &[Found]) -> Result<Self, PostgresError> {
+    /// Takes a snapshot; behind a gap its rows are recovered, otherwise they are history. Waits for every transaction that is under way.
+    pub(super) async fn take(
+        server: &Server,
+        tables: &[Table],
+        found: &[Found],
+        gap: Option<Gap>,
+    ) -> Result<Self, PostgresError> {
         let mut gate = Gate::open(server, 0, 0).await?;
         let name: String = server.config().slot.chars().take(50).collect();
         let sql = format!("CREATE_REPLICATION_SLOT {name}_snapshot TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
@@ -45,33 +53,36 @@ impl Snapshot {
         control.run("take up the snapshot", &begin).await?;
         // The transaction holds the snapshot from here on; the temporary slot goes with its connection.
         drop(gate);
-        let tables = tables.iter().zip(found).map(|(table, found)| select(table, found)).collect();
-        Ok(Self { control, lsn, tables, table: 0, is_open: false })
+        let taking = match gap {
+            None => Taking::History,
+            Some(Gap { after }) if lsn < after => return Err(PostgresError::Restored { server: lsn, position: after }),
+            Some(_) => look(&control, tables, found).await?,
+        };
+        let selects = selects(taking, tables, found);
+        Ok(Self { control, lsn, taking, selects, at: 0, is_open: false })
     }
 
-    /// The next rows of [`Self::table`]; none when it has no more, and the next table's turn comes with the next call.
-    /// `None` when all were read.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<Row>>, PostgresError> {
-        let Some(select) = self.tables.get(self.table) else { return Ok(None) };
+    /// The table whose first rows come next.
+    pub(super) fn begins(&self) -> Option<usize> {
+        self.selects.get(self.at).filter(|_| !self.is_open).map(|select| select.table)
+    }
+
+    /// The next rows, with their table; none when it has no more, and the next table's turn comes with the next call. `None` when all were
+    /// read.
+    pub(super) async fn next(&mut self) -> Result<Option<(usize, Vec<Row>)>, PostgresError> {
+        let Some(Select { table, sql }) = self.selects.get(self.at) else { return Ok(None) };
         if !self.is_open {
-            let sql = format!("DECLARE interdict_snapshot NO SCROLL CURSOR FOR {select}");
+            let sql = format!("DECLARE interdict_snapshot NO SCROLL CURSOR FOR {sql}");
             self.control.run("read a table", &sql).await?;
             self.is_open = true;
         }
+        let table = *table;
         let rows = self.control.run("read a table", &format!("FETCH FORWARD {ROWS} FROM interdict_snapshot")).await?;
         if rows.is_empty() {
             self.control.run("read a table", "CLOSE interdict_snapshot").await?;
             self.is_open = false;
-            self.table += 1;
+            self.at += 1;
         }
-        Ok(Some(rows))
+        Ok(Some((table, rows)))
     }
-}
-
-fn select(table: &Table, found: &Found) -> String {
-    let columns: Vec<String> = table.stream.columns.iter().map(|column| quote(&column.name)).collect();
-    // Tables that inherit from this one are published under their own names.
-    let only = if found.is_partitioned { "" } else { "ONLY " };
-    let condition = found.filter.as_ref().map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
-    format!("SELECT {} FROM {only}{}{condition}", columns.join(", "), table.quoted())
 }

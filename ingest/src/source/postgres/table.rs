@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use interdict_features::definition::Stream;
+use interdict_features::time::Span;
 use interdict_features::value::ColumnType;
 
 use crate::source::config::postgres::ColumnsBefore;
@@ -21,6 +22,8 @@ pub(super) struct Table {
     pub(super) name: String,
     pub(super) stream: Arc<Stream>,
     pub(super) before: ColumnsBefore,
+    /// For how long behind the clock of the streams its rows are remembered.
+    pub(super) retention: Span,
 }
 
 impl Table {

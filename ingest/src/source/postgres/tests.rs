@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use interdict_features::change::Op;
+use interdict_features::time::Span;
 use proptest::prelude::*;
 
 use super::changes::{Broken, Changes};
@@ -82,6 +83,7 @@ fn changes() -> Changes {
         name: name.to_owned(),
         stream,
         before: ColumnsBefore::default(),
+        retention: Span::DAY,
     };
     Changes::new(
         "payments",
@@ -188,6 +190,7 @@ fn keys_that_rows_left_are_told_where_the_table_tells() {
             name: "transactions".to_owned(),
             stream: stream.clone().into(),
             before: ColumnsBefore::default(),
+            retention: Span::DAY,
         };
         let mut changes = Changes::new("payments", Catalog::new(vec![table]));
         changes.note_keys();
