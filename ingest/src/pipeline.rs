@@ -123,6 +123,8 @@ pub struct Pipeline<S> {
     standings: BTreeMap<(String, u32), Standing>,
     scratch: Scratch,
     clock: EventClock,
+    /// As it stood with the last commit, once more was taken in.
+    clock_before: Option<EventClock>,
     clocks: Clocks,
     began: Option<Timestamp>,
     /// Changes and keys brought since the last look at the memory in use.
@@ -171,6 +173,7 @@ impl<S: Reader> Pipeline<S> {
             standings: BTreeMap::new(),
             scratch: Scratch::default(),
             clock: EventClock::default(),
+            clock_before: None,
             clocks: Clocks::default(),
             began: None,
             unlooked: 0,
@@ -289,6 +292,7 @@ impl<S: Reader> Pipeline<S> {
         self.late = 0;
         if batch.stream().labels.is_none() {
             self.late = self.late_rows(batch);
+            self.clock_before.get_or_insert_with(|| self.clock.clone());
             self.clock.observe(batch.len(), |row| batch.row(row).time());
             self.clocks.observe(batch.len(), |row| batch.row(row).time());
         }
@@ -522,6 +526,9 @@ impl<S: Reader> Pipeline<S> {
         self.engine.evict();
         self.unstored = 0;
         self.marks = Marks::default();
+        if let Some(before) = self.clock_before.take() {
+            self.clock = before;
+        }
         self.clocks.rewind();
         for standing in self.standings.values_mut() {
             (standing.applied, standing.is_touched) = (standing.stored, false);
@@ -545,6 +552,7 @@ impl<S: Reader> Pipeline<S> {
             (standing.stored, standing.is_touched) = (standing.applied, false);
         }
         self.marks_stored();
+        self.clock_before = None;
         self.clocks.stored();
         if self.unlooked >= (self.limits.memory_bytes / CHANGE_BYTES).min(MEMORY_LOOK) {
             self.unlooked = 0;

@@ -98,6 +98,15 @@ impl Lists {
         entries[slot] = Some(entry);
     }
 
+    /// Dates entries that a decision makes no earlier than those which they replace, whatever the clocks of two deciders say: who takes one
+    /// back is later than it, and has to be later than every block of before.
+    pub fn date(&self, entries: &mut [ListEntry]) {
+        for entry in entries {
+            let replaced = self.entities.get(&entry.entity).and_then(|held| held[slot(entry.list)].as_ref());
+            entry.created = replaced.map_or(entry.created, |replaced| replaced.created.max(entry.created));
+        }
+    }
+
     /// Whether no entry can be added.
     #[must_use]
     pub fn is_full(&self) -> bool {

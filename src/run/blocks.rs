@@ -19,11 +19,12 @@ use super::promises::FULL_RETRY;
 impl<S: Store> Core<S> {
     /// Sets a list entry; a block reaches the databases of its entity too.
     pub(super) async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
-        if let Err(full) = self.judging.lists.set(set.entry.clone()) {
+        let now = clock::now();
+        if let Err(full) = self.judging.lists.set(dated(&set, now)) {
             tracing::error!(%full, "a list entry was refused");
             return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: FULL_RETRY }));
         }
-        let commit = setting(&self.judging, &set, clock::now())?;
+        let commit = setting(&self.judging, &set, now)?;
         self.commit_act(commit).await?;
         Ok(Ok(()))
     }
@@ -50,17 +51,22 @@ impl<S: Store> Core<S> {
     }
 }
 
+/// The entry as it is stored: of the instant at which databases hear of it, which whoever takes it back must be later than.
+fn dated(set: &BlockSet, now: Timestamp) -> ListEntry {
+    ListEntry { created: set.entry.created.max(now), ..set.entry.clone() }
+}
+
 /// The commit that sets a list entry.
 pub(super) fn setting(judging: &Judging, set: &BlockSet, now: Timestamp) -> serde_json::Result<Commit> {
-    let entry = &set.entry;
-    let act = act(ActKind::ManualBlock, &entry.entity, &entry.reason, &entry.author, entry.created.max(now));
+    let entry = dated(set, now);
+    let act = act(ActKind::ManualBlock, &entry.entity, &entry.reason, &entry.author, entry.created);
     let intents = if entry.list == ListKind::ManualBlock { judging.by_hand(&act)? } else { Vec::new() };
     let audit = serde_json::json!({
-        "act": "set_list_entry", "entry": entry, "author": *set.caller.name, "at": act.decided_at,
+        "act": "set_list_entry", "entry": &entry, "author": *set.caller.name, "at": act.decided_at,
         "id": act_id(&act, &intents),
     });
     Ok(Commit {
-        lists: vec![ListWrite::Set(entry.clone())],
+        lists: vec![ListWrite::Set(entry)],
         appends: vec![append(LogName::AUDIT, &audit)?],
         intents,
         durability: Durability::Power,

@@ -42,7 +42,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::port::{
     Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered,
-    RegistryEntry, Store, StoredDecision,
+    RegistryEntry, Replicated, Store, StoredDecision,
 };
 use commit::Positions;
 use doubt::{Doubts, InDoubt};
@@ -428,8 +428,8 @@ impl Store for EmbeddedStore {
         self.outbox_now(behind, limit)
     }
 
-    async fn replicated(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn replicated(&self) -> Result<Replicated, StoreError> {
+        Ok(Replicated::Nobody)
     }
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {

@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::metrics::{Call, StoreMetrics};
 use crate::port::{
     Commit, Committed, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered, RegistryEntry,
-    Store, StoredDecision,
+    Replicated, Store, StoredDecision,
 };
 #[cfg(feature = "redis")]
 use crate::redis::RedisStore;
@@ -139,7 +139,7 @@ impl Store for OnlineStore {
         on!(self, store => store.outbox(behind, limit))
     }
 
-    async fn replicated(&self) -> Result<(), StoreError> {
+    async fn replicated(&self) -> Result<Replicated, StoreError> {
         on!(self, store => store.replicated())
     }
 

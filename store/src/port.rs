@@ -130,6 +130,8 @@ pub struct Commit {
     pub unblocks: Vec<Unblock>,
     /// Entries that must be stored still as they were read, where several processes write: see `RedisStore::entries`.
     pub listed: Vec<Listed>,
+    /// What must be stored still and is not written, where several processes write: else the whole commit is [`StoreError::Conflict`].
+    pub unchanged: Vec<Unchanged>,
     /// Entries for the logs.
     pub appends: Vec<Append>,
     /// Outbox entries that are finished; one that is not in the outbox (any more) changes nothing.
@@ -174,6 +176,41 @@ pub struct RowWrite {
     pub expires: Option<Timestamp>,
     /// As [`StateWrite::expected`].
     pub expected: Option<Stamp>,
+}
+
+/// Who has what a store has shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replicated {
+    /// No replicas are configured to be waited for.
+    Nobody,
+    /// The configured number of replicas, of the server that answers now: where it has taken over from the one that was read, it may lack what
+    /// that one showed.
+    Confirmed,
+}
+
+/// A state or row record that a commit rests on and leaves as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unchanged {
+    /// Where it stands.
+    pub place: Place,
+    /// What it was when it was read.
+    pub expected: Stamp,
+}
+
+/// Where a state or row record stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// A state.
+    State {
+        /// The entity's name.
+        entity: Arc<str>,
+        /// Its key, encoded.
+        key: Box<[u8]>,
+        /// The group's identity.
+        group: u64,
+    },
+    /// A row record.
+    Row(RowKey),
 }
 
 /// A decision to be stored where none is.
@@ -454,7 +491,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// What a commit with [`Durability::Power`] writes is seen by others before the replicas have it: who acts on it outside of the store
     /// asks here before.
-    fn replicated(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn replicated(&self) -> impl Future<Output = Result<Replicated, StoreError>> + Send;
 
     /// Entries of a log from `position` on, at most `limit`, with their positions.
     fn read_log(

@@ -43,7 +43,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::port::{
     Commit, Committed, Durability, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered,
-    RegistryEntry, Store, StoredDecision,
+    RegistryEntry, Replicated, Store, StoredDecision,
 };
 use config::RedisConfig;
 use layout::Layout;
@@ -171,8 +171,11 @@ impl Store for RedisStore {
         self.unfinished(behind, limit).await
     }
 
-    async fn replicated(&self) -> Result<(), StoreError> {
-        if self.link.config().replicas == 0 { Ok(()) } else { self.sync().await }
+    async fn replicated(&self) -> Result<Replicated, StoreError> {
+        if self.link.config().replicas == 0 {
+            return Ok(Replicated::Nobody);
+        }
+        self.sync().await.map(|()| Replicated::Confirmed)
     }
 
     async fn read_log(&self, log: LogName, position: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {

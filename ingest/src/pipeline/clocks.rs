@@ -70,6 +70,8 @@ struct Clock {
     clock: EventClock,
     rows: u64,
     stored: Option<PartitionClock>,
+    /// The clock and its rows as of the last commit, once more was taken in.
+    before: Option<Box<(EventClock, u64)>>,
 }
 
 impl Clock {
@@ -98,20 +100,26 @@ impl Clocks {
         }
         let times: Vec<Timestamp> = self.times.drain(..).collect();
         let clock = self.partitions.entry((source.to_owned(), partition)).or_default();
+        clock.before.get_or_insert_with(|| Box::new((clock.clock.clone(), clock.rows)));
         clock.clock.observe(times.len(), |row| times.get(row).copied());
         clock.rows += std::mem::take(&mut self.rows);
     }
 
-    /// Forgets what was taken in and belongs to no partition yet.
+    /// Forgets what was taken in since the last commit: it comes again.
     pub(super) fn rewind(&mut self) {
         self.times.clear();
         self.rows = 0;
+        for clock in self.partitions.values_mut() {
+            if let Some(before) = clock.before.take() {
+                (clock.clock, clock.rows) = *before;
+            }
+        }
     }
 
     /// Goes on with the clock that is stored of a partition.
     pub(super) fn resume(&mut self, source: &str, partition: u32, stored: Option<PartitionClock>) {
         let Some(told) = stored else { return };
-        let clock = Clock { clock: EventClock::not_before(told.now), rows: told.rows, stored };
+        let clock = Clock { clock: EventClock::not_before(told.now), rows: told.rows, stored, before: None };
         self.partitions.insert((source.to_owned(), partition), clock);
     }
 
@@ -132,6 +140,7 @@ impl Clocks {
     pub(super) fn stored(&mut self) {
         for clock in self.partitions.values_mut() {
             clock.stored = clock.told();
+            clock.before = None;
         }
     }
 }
@@ -220,5 +229,13 @@ mod tests {
         clocks.rewind();
         take(&mut clocks, 3, 70..71);
         assert_eq!(written(&mut clocks), [told(3, 70, 1)]);
+        take(&mut clocks, 4, 60..61);
+        for _ in 0..64 {
+            take(&mut clocks, 3, 9_000..9_001);
+            clocks.rewind();
+        }
+        assert_eq!(written(&mut clocks), [], "however often it is applied in vain");
+        take(&mut clocks, 3, 71..72);
+        assert_eq!(written(&mut clocks), [told(3, 70, 2)]);
     }
 }

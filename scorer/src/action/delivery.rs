@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use interdict_features::time::Timestamp;
 use interdict_store::error::{Class, StoreError};
-use interdict_store::port::{Append, Commit, Durability, Finished, Intent, LogName, OutboxPlace, Store};
+use interdict_store::port::{Append, Commit, Durability, Finished, Intent, LogName, OutboxPlace, Replicated, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -318,8 +318,19 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
         let store = Arc::clone(&self.store);
         let Some(entries) = self.insist(stop, || store.outbox(behind.as_ref(), limit)).await? else { return Ok(()) };
         let is_new = |(_, intent): &(OutboxPlace, Intent)| !self.queue.holds(intent.decision, &intent.action);
-        if entries.iter().any(is_new) && !self.is_replicated().await? {
-            return Ok(());
+        let mut entries = entries;
+        if entries.iter().any(is_new) {
+            match self.replicated().await? {
+                None => return Ok(()),
+                Some(Replicated::Nobody) => {}
+                // Whoever confirmed may have taken the store over from the one that was read, and lack what that one held.
+                Some(Replicated::Confirmed) => {
+                    let Some(there) = self.insist(stop, || store.outbox(behind.as_ref(), limit)).await? else {
+                        return Ok(());
+                    };
+                    entries.retain(|entry| there.contains(entry));
+                }
+            }
         }
         self.is_partial = entries.len() >= limit;
         self.whole = if is_whole { Some(now) } else { self.whole };
@@ -336,17 +347,17 @@ impl<S: Store, E: Surroundings> Delivery<S, E> {
         Ok(())
     }
 
-    /// Whether the replicas have what was read: nobody acts before. Else it is read again a moment later.
-    async fn is_replicated(&mut self) -> Result<bool, DeliveryError> {
+    /// Whether the replicas have what was read: nobody acts before. `None`: not yet, it is read again a moment later.
+    async fn replicated(&mut self) -> Result<Option<Replicated>, DeliveryError> {
         self.owed = None;
         let error = match self.store.replicated().await {
-            Ok(()) => return Ok(true),
+            Ok(replicated) => return Ok(Some(replicated)),
             Err(error) if error.class() == Class::Transient => error,
             Err(error) => return Err(error.into()),
         };
         tracing::warn!(%error, "actions wait for the replicas of the store");
         self.owed = Some(Instant::now() + REPLICAS);
-        Ok(false)
+        Ok(None)
     }
 
     /// Calls the store until it answers; `None` when told to stop meanwhile.

@@ -311,7 +311,8 @@ impl Answering {
             return Ok(if is_insert { Came::Refused(Refusal::UnderWay) } else { Came::NotJudged });
         };
         let judge = self.judging.judge_of(batch.stream().index).context("a request for a stream that is not judged")?;
-        let claim = judge.claim(&record)?;
+        let mut claim = judge.claim(&record)?;
+        lists.date(&mut claim.lists);
         for entry in &claim.lists {
             lists.put(entry.clone());
         }

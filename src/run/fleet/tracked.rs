@@ -3,10 +3,10 @@
 //!
 //! Invariants:
 //! - Every state and row record that a commit writes was read in the same micro-batch, and is written only over what was read.
-//! - So whatever was read at several instants stands, once the commit went through, as it was at the last of them: the positions of that
-//!   read say what everything written holds.
+//! - Where a micro-batch read at several instants, its commit is refused too when anything else of what it read has changed. So all of it
+//!   stands, once the commit went through, as it was at the last of them: the positions of that read say what everything read holds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -15,7 +15,9 @@ use interdict_ingest::pipeline::Reader;
 use interdict_ingest::pipeline::clocks::is_clock;
 use interdict_store::error::StoreError;
 use interdict_store::online::OnlineStore;
-use interdict_store::port::{Commit, Fetched, ListEntry, Offset, Query, RowKey, Stamp, StateQuery, Store};
+use interdict_store::port::{
+    Commit, Fetched, ListEntry, Offset, Place, Query, RowKey, Stamp, StateQuery, Store, Unchanged,
+};
 
 use super::super::{charge, sinks};
 
@@ -37,6 +39,8 @@ struct Reads {
     states: HashMap<Arc<str>, HashMap<Box<[u8]>, OfKey>>,
     rows: HashMap<RowKey, Read>,
     positions: Vec<SeenPosition>,
+    /// At how many instants.
+    instants: u32,
 }
 
 /// What was asked beside states and row records.
@@ -90,6 +94,7 @@ impl Tracked {
         };
         reads.positions = snapshot.positions.into_iter().filter(is_applied).map(seen).collect();
         reads.positions.sort_by(|a, b| a.partition.cmp(&b.partition));
+        reads.instants += 1;
         drop(reads);
         let lists = snapshot.fetched.lists.into_iter().flatten().collect();
         Ok(Beside { decisions: snapshot.fetched.decisions, lists })
@@ -105,7 +110,8 @@ impl Tracked {
         self.reads().rows.get(key).and_then(|(bytes, _)| bytes.clone())
     }
 
-    /// Makes `commit` one that is refused when anything it writes is not as it was read.
+    /// Makes `commit` one that is refused when anything it writes is not as it was read, and where it was read at several instants anything
+    /// it read.
     pub(super) fn expect(&self, commit: &mut Commit) {
         let reads = self.reads();
         for write in &mut commit.states {
@@ -119,6 +125,10 @@ impl Tracked {
                 .get(&write.key)
                 .expect("a row record is written only after it was read in the same micro-batch");
             write.expected = Some(*stamp);
+        }
+        if reads.instants > 1 {
+            let unchanged = reads.only_read(commit);
+            commit.unchanged.extend(unchanged);
         }
     }
 
@@ -141,6 +151,28 @@ impl Tracked {
 }
 
 impl Reads {
+    /// What was read and `commit` does not write.
+    fn only_read(&self, commit: &Commit) -> Vec<Unchanged> {
+        let written: HashSet<_> =
+            commit.states.iter().map(|write| (&*write.entity, &*write.key, write.group)).collect();
+        let rows_written: HashSet<&RowKey> = commit.rows.iter().map(|write| &write.key).collect();
+        let mut unchanged = Vec::new();
+        for (entity, keys) in &self.states {
+            for (key, groups) in keys {
+                for (group, (_, expected)) in groups {
+                    if !written.contains(&(&**entity, &**key, *group)) {
+                        let place = Place::State { entity: Arc::clone(entity), key: key.clone(), group: *group };
+                        unchanged.push(Unchanged { place, expected: *expected });
+                    }
+                }
+            }
+        }
+        let rows = self.rows.iter().filter(|(key, _)| !rows_written.contains(key));
+        unchanged
+            .extend(rows.map(|(key, (_, expected))| Unchanged { place: Place::Row(key.clone()), expected: *expected }));
+        unchanged
+    }
+
     fn state(&mut self, asked: &StateQuery) -> &mut OfKey {
         self.states.entry(Arc::clone(&asked.entity)).or_default().entry(asked.key.clone()).or_default()
     }

@@ -93,7 +93,9 @@ pub(super) fn stage(
     }
     let is_expecting =
         commit.states.iter().any(|it| it.expected.is_some()) || commit.rows.iter().any(|it| it.expected.is_some());
-    if is_expecting || !commit.listed.is_empty() || !commit.work.is_empty() || !commit.done.is_empty() {
+    let is_of_several =
+        !(commit.listed.is_empty() && commit.unchanged.is_empty() && commit.work.is_empty() && commit.done.is_empty());
+    if is_expecting || is_of_several {
         let why = "one process works on an embedded store, and it expects nothing of others".to_owned();
         return Err(StoreError::Invalid { what: "a commit of one of several writers", why });
     }

@@ -10,7 +10,8 @@ use interdict_features::time::Timestamp;
 use super::layout::{self, Layout};
 use crate::error::StoreError;
 use crate::port::{
-    Append, Claim, Commit, Intent, ListEntry, ListWrite, Listed, LogName, RowWrite, StateWrite, UNBLOCKS_KEPT, Unblock,
+    Append, Claim, Commit, Intent, ListEntry, ListWrite, Listed, LogName, Place, RowWrite, StateWrite, UNBLOCKS_KEPT,
+    Unblock,
 };
 
 /// Writes of one commit at most: the server does nothing else meanwhile, about 3 us for each, and calls a script slow
@@ -253,7 +254,7 @@ pub(super) fn logs(appends: &[Append]) -> Vec<LogName> {
 fn push_expected(layout: &Layout, body: &mut Body, commit: &Commit) -> Result<(), StoreError> {
     let states = commit.states.iter().filter(|write| write.expected.is_some());
     let rows = commit.rows.iter().filter(|write| write.expected.is_some());
-    body.push_count(states.clone().count() + rows.clone().count());
+    body.push_count(states.clone().count() + rows.clone().count() + commit.unchanged.len());
     let mut place = Vec::with_capacity(64);
     for write in states {
         layout.state(&mut place, &write.entity, &write.key, write.group)?;
@@ -264,6 +265,14 @@ fn push_expected(layout: &Layout, body: &mut Body, commit: &Commit) -> Result<()
         layout.row(&mut place, &write.key)?;
         body.push(&place);
         body.push(&write.expected.map(layout::stamp_bytes).unwrap_or_default());
+    }
+    for read in &commit.unchanged {
+        match &read.place {
+            Place::State { entity, key, group } => layout.state(&mut place, entity, key, *group)?,
+            Place::Row(key) => layout.row(&mut place, key)?,
+        }
+        body.push(&place);
+        body.push(&layout::stamp_bytes(read.expected));
     }
     Ok(())
 }

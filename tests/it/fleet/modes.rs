@@ -1,5 +1,7 @@
 //! What a fleet is when nothing goes wrong, and what it refuses.
 
+use std::time::Duration;
+
 use interdict_features::decision::DecisionRecord;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -40,6 +42,31 @@ fn a_namespace_is_worked_on_in_one_way_at_a_time() {
     fleet.process(2).wait_for("serving");
     let said = fleet.place.fail("run --bind 127.0.0.1:0");
     assert!(said.contains("processes with --role works on this namespace"), "{said}");
+}
+
+#[test]
+fn work_that_waits_for_a_scorer_is_not_left_to_a_process_without_a_role() {
+    let mut fleet = Fleet::open("leaving");
+    fleet.begin(0);
+    fleet.stored_snapshot("leaving");
+    fleet.bank.pay(1, 1, "1.00");
+    while fleet.redis.say(&["XLEN", "{leaving}:work"]) != "1" {
+        fleet.wait(Duration::from_millis(20));
+    }
+    fleet.end_all();
+    // The lease of the fleet has to end.
+    fleet.wait(Duration::from_millis(1_500));
+    let said = fleet.place.fail("run --bind 127.0.0.1:0");
+    assert!(said.contains("1 events that processes with --role took wait for a scorer"), "{said}");
+    fleet.begin(2);
+    fleet.decided("leaving", 1);
+    fleet.end_all();
+    fleet.wait(Duration::from_millis(1_500));
+    let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
+    alone.wait_for("serving");
+    alone.terminate();
+    let (status, log) = alone.end();
+    assert!(status.success(), "{log}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::port::{
-    ListEntry, ListWrite, Listed, OffsetMove, RowKey, RowWrite, Snapshot, Stamp, StateQuery, StateWrite, Unblock,
-    WorkId,
+    ListEntry, ListWrite, Listed, OffsetMove, Place, RowKey, RowWrite, Snapshot, Stamp, StateQuery, StateWrite,
+    Unblock, Unchanged, WorkId,
 };
 use interdict_features::decision::ListKind;
 
@@ -84,6 +84,32 @@ fn what_was_written_meanwhile_refuses_a_commit_as_a_whole() {
         commit.rows[0].expected = Some(Stamp::ABSENT);
         commit.rows[0].bytes = Some(Bytes::from_static(b"other"));
         store.commit(commit).await.unwrap();
+    });
+}
+
+#[test]
+fn what_a_commit_rests_on_and_does_not_write_refuses_it_once_it_has_changed() {
+    block_on(async {
+        let store = Server::shared().store().await;
+        let read = store.snapshot(&query(&[1, 2])).await.unwrap();
+        let state = Place::State { entity: "card".into(), key: 2_u64.to_be_bytes().into(), group: 1 };
+        let resting = |read: &Snapshot, source: &str| {
+            let states = Unchanged { place: state.clone(), expected: read.states[1][0] };
+            let rows = Unchanged { place: Place::Row(row()), expected: read.rows[0] };
+            Commit { unchanged: vec![states, rows], ..increment(&[1], read, source, None) }
+        };
+        store.commit(resting(&read, "a")).await.unwrap();
+        let read = store.snapshot(&query(&[1, 2])).await.unwrap();
+        store.commit(increment(&[2], &store.snapshot(&query(&[2])).await.unwrap(), "b", None)).await.unwrap();
+        let refused = store.commit(resting(&read, "c")).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Conflict), "{refused}");
+        let read = store.snapshot(&query(&[1, 2])).await.unwrap();
+        store.commit(resting(&read, "c")).await.unwrap();
+        let read = store.snapshot(&query(&[1, 2])).await.unwrap();
+        let (key, bytes) = (row(), Some(Bytes::from_static(b"row")));
+        let rows = vec![RowWrite { key, bytes, expires: None, expected: None }];
+        store.commit(Commit { rows, ..Commit::default() }).await.unwrap();
+        assert!(matches!(store.commit(resting(&read, "d")).await.unwrap_err(), StoreError::Conflict));
     });
 }
 
