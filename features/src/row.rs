@@ -141,8 +141,8 @@ impl RowRecord {
     /// Makes this the record of a row whose table went through `cleared`. Nothing happens when it has seen that.
     ///
     /// Of a row that is gone with it, what its own versions said is gone too; what a stream of labels said stays, as it would after a delete,
-    /// and so does how often it was judged: a row that comes under its id is another one. One whose fate is open is lost, and all is kept
-    /// that was known of it: it may come back as the same one.
+    /// and so does how often it was judged: a row that comes under its id is another one, unless only a request is known, whose row may be on
+    /// its way. One whose fate is open is lost, and all is kept that was known of it: it may come back as the same one.
     pub fn settle(&mut self, stream: &Stream, cleared: Cleared) {
         let is_overdue = self.presence == Presence::Lost && self.cleared <= cleared.gone;
         if self.cleared < cleared.gone || is_overdue {
@@ -158,11 +158,12 @@ impl RowRecord {
 
     fn clear(&mut self, stream: &Stream, cleared: Version) {
         let judgements = self.judgements;
+        let has_come = self.first != Version::MAX || self.is_reopened;
         let mut reports = std::mem::take(&mut self.reports);
         reports.retain(|report| report.origin == Origin::Stream);
         self.reset(stream);
         (self.judgements, self.reports, self.cleared) = (judgements, reports, cleared);
-        self.is_reopened = judgements > 0;
+        self.is_reopened = judgements > 0 && has_come;
     }
 
     /// The newest version's row; `None` when there is none.

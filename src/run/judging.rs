@@ -316,7 +316,8 @@ pub(crate) fn undecodable(judge: &Judge, letter: &DeadLetter, now: Timestamp) ->
     });
     let context = Context { seen: vec![own.clone()], ..Context::at(event, own) };
     let why = format!("the record could not be read ({}): {}", letter.reason.code(), letter.detail);
-    let record = judge.not_judged(&context, None, &[], Vec::new(), &why, now);
+    let mut record = judge.not_judged(&context, None, &[], Vec::new(), &why, now);
+    record.late = letter.op == Some(Op::Recovered);
     let claim = judge.claim(&record).context("a decision record cannot be written as JSON")?;
     Ok(Judged { record, claim })
 }

@@ -1,4 +1,5 @@
-//! Removing what truncations left behind: states of `kind = "table"` groups that were written before the newest truncation of their stream.
+//! Removing what truncations and lost changes left behind: states of `kind = "table"` groups that were written before the newest of their
+//! stream.
 //! Whoever brings one takes it for none, and nothing else would ever remove it: a latest row does not expire.
 //!
 //! Invariants:
@@ -14,7 +15,7 @@ use interdict_store::error::StoreError;
 use interdict_store::port::{Query, Store};
 use tokio_util::sync::CancellationToken;
 
-/// The groups whose states a truncation leaves behind.
+/// The groups whose states a truncation or a loss leaves behind.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Truncated(Vec<TableGroup>);
 
@@ -31,7 +32,7 @@ impl Truncated {
     pub(crate) fn of(definitions: &Definitions) -> Self {
         let group = |group: &Group| {
             let stream = &definitions.streams[group.stream];
-            let is_left = matches!(group.kind, GroupKind::Table { .. }) && stream.on_truncate == OnTruncate::Clear;
+            let is_left = matches!(group.kind, GroupKind::Table { .. }) && stream.on_truncate != OnTruncate::Ignore;
             is_left.then(|| TableGroup {
                 stream: stream.name.clone(),
                 entity: definitions.entities[group.entity].name.clone(),

@@ -106,7 +106,8 @@ impl JudgedSources {
     }
 
     /// The stream by whose policy a record that became no event is decided: the one whose table it names, else the source's only one. None
-    /// if it says that it is history, or a change of a kind that is not judged.
+    /// if it says that it is history, or a change of a kind that is not judged. A row of a snapshot behind lost changes: its stream, judged or
+    /// not.
     pub(crate) fn stream_of(&self, definitions: &Definitions, source: &str, letter: &DeadLetter) -> Option<usize> {
         let stream = match &letter.stream {
             _ if letter.reason == DeadReason::UnknownTable => None,
@@ -115,6 +116,10 @@ impl JudgedSources {
         };
         let is_judged = |stream: &usize| {
             let stream = &definitions.streams[*stream];
+            if letter.op == Some(Op::Recovered) {
+                // The row record tells whether it is to be judged, and is to hear that its row is there.
+                return letter.id.is_some() && stream.time.is_some() && stream.labels.is_none();
+            }
             letter.op.map_or(stream.judge.is_some(), |op| is_judged_by_itself(stream, op))
         };
         stream.filter(is_judged)

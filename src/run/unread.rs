@@ -67,6 +67,10 @@ impl<'a> Unread<'a> {
         }
     }
 
+    fn is_recovered(&self) -> bool {
+        self.letters.iter().all(|letter| letter.op == Some(Op::Recovered))
+    }
+
     fn position(&self) -> u64 {
         self.letters.first().map_or(0, |letter| letter.position)
     }
@@ -81,7 +85,8 @@ impl<'a> Unread<'a> {
     }
 }
 
-/// A delivery in steps. Records that concern no row of its changes come first, all at once: they may be many.
+/// A delivery in steps. Records that concern no row of its changes come first, all at once: they may be many. Those of a snapshot behind lost
+/// changes come last: what they are of is known once its mark was taken.
 pub(crate) fn steps<'a>(
     definitions: &Definitions,
     judged_sources: &JudgedSources,
@@ -89,14 +94,20 @@ pub(crate) fn steps<'a>(
     delivery: &'a Delivery,
 ) -> Vec<Step<'a>> {
     let unread = unread(definitions, judged_sources, source, &delivery.dead);
+    let (behind, unread): (Vec<Unread<'_>>, Vec<Unread<'_>>) = unread.into_iter().partition(Unread::is_recovered);
     let changed = changed(&unread, &delivery.batches);
     let is_changed = |unread: &Unread<'_>| {
         let id = unread.letters[0].id.as_deref();
         id.is_some_and(|id| changed.contains(&(unread.stream, id)))
     };
     let (bound, loose): (Vec<Unread<'_>>, Vec<Unread<'_>>) = unread.into_iter().partition(is_changed);
+    together(loose).chain(merged(bound, &delivery.batches)).chain(together(behind)).collect()
+}
+
+/// Records of each stream at once, those that tell their row and those that do not.
+fn together<'a>(unread: Vec<Unread<'a>>) -> impl Iterator<Item = Step<'a>> {
     let mut together: BTreeMap<(usize, bool), Unread<'_>> = BTreeMap::new();
-    for unread in loose {
+    for unread in unread {
         match together.entry((unread.stream, unread.rows.is_some())) {
             Entry::Occupied(mut others) => others.get_mut().join(unread),
             Entry::Vacant(first) => {
@@ -104,7 +115,7 @@ pub(crate) fn steps<'a>(
             }
         }
     }
-    together.into_values().map(Step::Unread).chain(merged(bound, &delivery.batches)).collect()
+    together.into_values().map(Step::Unread)
 }
 
 /// All changes of a delivery in the order of their positions, rows of records that became no change among them.

@@ -39,9 +39,10 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Notes the versions of changes that were applied.
+    /// Notes the versions of changes that were applied. One that stands behind every version says nothing: a record that could not be read.
     pub(super) fn note<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) {
-        let versions = changes.filter(|change| !change.op.is_mark()).map(|change| change.version);
+        let is_of_row = |change: &&Change| !change.op.is_mark() && change.version != Version::MAX;
+        let versions = changes.filter(is_of_row).map(|change| change.version);
         self.newest = versions.fold(self.newest, Version::max);
     }
 
@@ -97,7 +98,9 @@ impl Mark {
         }
         let at = version(&mut from)?;
         let gone = if format == FORMAT { version(&mut from)? } else { at };
-        let mark = Self { cleared: Cleared { at, gone }, newest: version(&mut from)? };
+        // What could not be read was noted once, as newer than everything.
+        let newest = Some(version(&mut from)?).filter(|newest| *newest != Version::MAX).unwrap_or(at);
+        let mark = Self { cleared: Cleared { at, gone }, newest };
         if from.is_empty() { Ok(mark) } else { Err(Damaged) }
     }
 }

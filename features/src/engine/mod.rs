@@ -210,7 +210,9 @@ impl Engine {
             }
             let Some(id) = key_of(row, &[row.stream.id], &mut buffer).map(OwnedKey::from) else { continue };
             self.row_shard(&id.as_key()).read(&self.plan, stream, &id.as_key(), &mut record)?;
-            if let Some(old) = record.row(declared) {
+            // One that is lost comes back as it was where its version in the snapshot cannot be taken.
+            let old = if change.op == Op::Recovered { record.last_row(declared) } else { record.row(declared) };
+            if let Some(old) = old {
                 want(old, &mut buffer);
             }
             let is_partial = |column: &usize| row.cells[*column] == UNCHANGED;

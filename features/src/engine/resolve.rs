@@ -131,7 +131,9 @@ impl RowShard {
         if let Some(refused) = refusal(plan, change, row) {
             let is_judged = !is_label && is_judged_by_itself(stream, change.op);
             let judgement = if is_judged { self.judge_refused(plan, stream, change, id)? } else { None };
-            return Ok(Resolution { judgement, ..Resolution::of(Outcome::Refused(refused)) });
+            let is_there = change.op == Op::Recovered && !is_label && plan.streams[stream.index].keeps_records;
+            let new = if is_there && judgement.is_none() { self.keep_lost(plan, stream, id)? } else { None };
+            return Ok(Resolution { judgement, new, ..Resolution::of(Outcome::Refused(refused)) });
         }
         if !plan.streams[stream.index].keeps_records {
             return Ok(self.resolve_append(stream, at, change, row));
@@ -200,6 +202,20 @@ impl RowShard {
         let seen = change.arrival.max(self.record.newest(stream));
         self.tables[stream.index].write(stream, needed, (id, place), &self.record, seen);
         Ok(Some(0))
+    }
+
+    /// A lost row that a snapshot brought in a version that cannot be taken is there all the same, as it was: its place among the resolved rows.
+    fn keep_lost(&mut self, plan: &Plan, stream: &Stream, id: &Key<'_>) -> Result<Option<u32>, Damaged> {
+        let needed = &plan.streams[stream.index].needed;
+        let place = self.tables[stream.index].place(id);
+        self.tables[stream.index].read(stream, needed, place, &mut self.record)?;
+        if self.record.presence != Presence::Lost {
+            return Ok(None);
+        }
+        self.record.presence = Presence::Live;
+        let new = self.resolved.copy(&self.record, stream);
+        self.tables[stream.index].write(stream, needed, (id, place), &self.record, None);
+        Ok(new)
     }
 
     /// A row of which nothing was known, brought whole: what nearly every change is. It becomes its record without a detour.
@@ -294,7 +310,7 @@ impl RowShard {
             Judge::Insert => {
                 let is_new = matches!(change.op, Op::Insert | Op::Request);
                 let is_again = self.before.row(stream).is_none()
-                    && self.before.judgements > 0
+                    && self.before.is_reopened
                     && change.version == self.record.version;
                 let is_history = self.record.is_covered(change.version);
                 (is_new && !is_history && (self.before.judgements == 0 || is_again)).then_some(self.before.judgements)
@@ -318,10 +334,10 @@ impl RowShard {
             return None;
         }
         let is_known = self.before.is_known();
+        let is_open = self.before.judgements == 0 || self.before.is_reopened;
         let is_due = match stream.judge.as_ref()? {
-            Judge::Insert => !is_known,
+            Judge::Insert => !is_known && is_open,
             Judge::When(condition) => {
-                let is_open = self.before.judgements == 0 || self.before.is_reopened;
                 let is_changed = !is_known || !self.before.holds_the_same(&self.record, stream, needed);
                 let input = BeforeAfter { before: self.before.last_row(stream), after, width: stream.columns.len() };
                 is_open && is_changed && condition.evaluate(&input) == Operand::Bool(true)

@@ -96,17 +96,18 @@ impl RowRecord {
         };
         // A report that is taken back names the time at which it was made; it counted until it was taken back.
         let time = if change.op == Op::Delete { change.arrival.or(row.time()) } else { row.time().or(change.arrival) };
-        if change.op == Op::Recovered && self.has_reported(value, row.time()) {
+        if change.op == Op::Recovered && self.has_reported(change.version, value, row.time()) {
             return Err(Ignored::Duplicate);
         }
         self.apply_label(change.version, value, time)
     }
 
-    /// Whether a row of a label stream that a snapshot brought again says what was known: as the newest report does, of those of its time
-    /// where its table tells when it was made.
-    fn has_reported(&self, value: Option<bool>, made: Option<Timestamp>) -> bool {
-        let is_of_it =
-            |report: &&Report| report.origin == Origin::Stream && (made.is_none() || report.reported == made);
+    /// Whether a row of a label stream that a snapshot at `version` brought again says what was known: as the newest report does, of those of
+    /// its time where its table tells when it was made. What stands behind the snapshot was told by others (over HTTP).
+    fn has_reported(&self, version: Version, value: Option<bool>, made: Option<Timestamp>) -> bool {
+        let is_of_it = |report: &&Report| {
+            report.origin == Origin::Stream && report.version < version && (made.is_none() || report.reported == made)
+        };
         let newest = self.reports.iter().rfind(is_of_it);
         newest.map_or(made.is_none() && value.is_none(), |newest| newest.value == value)
     }

@@ -265,3 +265,37 @@ fn what_a_crash_left_in_staging_is_no_part_of_the_archive() {
     assert_eq!((position, writer.position()), (0, 0));
     assert!(!left.exists() && archived(folder.path()).is_empty());
 }
+
+#[test]
+fn of_snapshots_in_the_place_of_lost_changes_only_the_whole_one_is_archived() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = transactions();
+    let (mut writer, position) = begin(folder.path(), 100, Places::Log);
+    assert_eq!(position, 100);
+    let given = |writer: &mut Writer, batches: &[ChangeBatch], position: u64| {
+        writer.make_room(batches, position).unwrap();
+        writer.push(batches, position, NOW).unwrap();
+    };
+    let mark = |op, lsn| write(&stream, change(op, Version::new(lsn), 0), |_| {});
+    let row = |id, lsn| insert(&stream, id, change(Op::Recovered, Version::new(lsn), 0));
+    // Changes that no file holds yet when the slot is lost.
+    for id in 1..=3_i64 {
+        let lsn = 100 + id.unsigned_abs();
+        given(&mut writer, &[insert(&stream, id, change(Op::Insert, Version { major: lsn, minor: 1 }, 0))], lsn);
+    }
+    for cut_off in [200, 210] {
+        given(&mut writer, &[mark(Op::Lost, cut_off), row(1, cut_off)], 103);
+        (2..=9).for_each(|id| given(&mut writer, &[row(id, cut_off)], 103));
+        assert!(!writer.is_due(NOW.plus(ArchiveOptions::default().age_max)), "never within a snapshot");
+    }
+    given(&mut writer, &[mark(Op::Lost, 300), row(1, 300), row(4, 300)], 103);
+    given(&mut writer, &[mark(Op::Settled, 300)], 300);
+    assert_eq!(writer.waiting_rows(), 3 + 4);
+    writer.prepare().unwrap();
+    assert!(!writer.publish(299).unwrap() && writer.publish(300).unwrap());
+    let streamed = |id: i64| (Op::Insert, Version { major: 100 + id.unsigned_abs(), minor: 1 }, id);
+    let found: Vec<_> = archived(folder.path()).into_iter().filter(|(op, ..)| !op.is_mark()).collect();
+    let recovered = |id| (Op::Recovered, Version::new(300), id);
+    assert_eq!(found, [streamed(1), streamed(2), streamed(3), recovered(1), recovered(4)]);
+    assert_eq!((writer.position(), writer.counts().rows), (300, 7));
+}

@@ -241,6 +241,12 @@ fn utf8(bytes: &[u8]) -> Result<&str, Fault> {
 
 /// The operation that a text names: ours, or Debezium's letter.
 pub(crate) fn op_of(text: &str) -> Option<Op> {
+    // What only the capture of a database knows of a table as a whole is told by no record.
+    archived_op_of(text).filter(|op| !matches!(op, Op::Lost | Op::Recovered | Op::Settled))
+}
+
+/// The same of a change that was archived.
+pub(crate) fn archived_op_of(text: &str) -> Option<Op> {
     Some(match text {
         "insert" | "c" => Op::Insert,
         "snapshot" | "r" => Op::Snapshot,

@@ -13,7 +13,7 @@ use interdict_features::time::Timestamp;
 use interdict_features::value::{NULL, UNCHANGED};
 
 use crate::dead_letter::{DeadLetter, DeadReason, Fault};
-use crate::decoder::op_of;
+use crate::decoder::archived_op_of;
 use crate::source::error::SourceError;
 
 use super::conversion;
@@ -153,7 +153,7 @@ impl Plan {
         };
         let mut ops = Vec::with_capacity(rows.num_rows());
         for row in 0..rows.num_rows() {
-            let op = if array.is_null(row) { Some(rows_as) } else { op_of(text(row)) };
+            let op = if array.is_null(row) { Some(rows_as) } else { archived_op_of(text(row)) };
             if op.is_none() {
                 faults.note(row, Fault::new(DeadReason::UnknownOp, "column '_op' holds no operation that is known"));
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use interdict_features::config::ConfigFile;
 use interdict_features::decode::TimeUnit;
+use interdict_features::definition::LabelsOf;
 use proptest::prelude::*;
 
 use super::config::{AtEnd, DecimalText, Missing, Reading, SourceKind};
@@ -328,8 +329,12 @@ fn two_streams_of_one_table_are_a_mistake() {
 
 /// What the configuration says, or its problems.
 fn read_config(text: &str) -> Result<Vec<config::SourceConfig>, Vec<String>> {
+    read_config_of(text, &[transactions(), chargebacks()])
+}
+
+fn read_config_of(text: &str, streams: &[Arc<Stream>]) -> Result<Vec<config::SourceConfig>, Vec<String>> {
     let file = ConfigFile::parse("interdict.toml", text).unwrap();
-    let sources = config::read(&file, &[transactions(), chargebacks()]);
+    let sources = config::read(&file, streams);
     match file.finish() {
         Ok(()) => Ok(sources),
         Err(problems) => Err(problems.0.iter().map(|p| format!("{}: {}", p.line, p.message)).collect()),
@@ -371,9 +376,12 @@ fn a_stream_that_a_lost_slot_may_clear_has_one_source() {
     let file = |format: &str, more: &str| {
         format!("[[source]]\nname = \"file\"\ntype = \"file\"\npath = \"f\"\nformat = \"{format}\"\n{more}")
     };
+    let mut labels = Stream::clone(&chargebacks());
+    labels.labels = Some(LabelsOf { stream: 0, value: 1 });
+    let streams = [transactions(), labels.into()];
     let (snapshot, transactions) = ("on_lost_slot = \"snapshot\"\n", "stream = \"transactions\"\n");
     let check = |text: String, is_fine: bool| {
-        let read = read_config(&text);
+        let read = read_config_of(&text, &streams);
         assert_eq!(read.is_ok(), is_fine, "{text}: {read:?}");
         if let Err(problems) = read {
             assert!(problems.len() == 1 && problems[0].contains("is fed by 'file' too"), "{problems:?}");

@@ -67,7 +67,7 @@ fn a_snapshot_takes_the_place_of_what_a_dropped_slot_held() {
         is_over
     });
     let all = shown(&puller.seen);
-    // Older than a day before the thirty-second newest event, at 78 s of the last day: nobody can tell whether they were known.
+    // Older than a day before the newest event, at 109 s of the last day: nobody can tell whether they were known.
     let micros = |day: i64| 1_767_225_600_000_000 + day * 86_400_000_000;
     let old = |id: i64, time: i64, amount: &str| format!("= transactions {id}|{time}|c|{amount}|-|-");
     let expected = [

@@ -384,3 +384,63 @@ fn a_loss_behind_a_newer_change_is_left_to_a_person() {
     assert_eq!(shell.all(&[mark(Op::Lost, PAYMENTS, 20)])[0].outcome, Outcome::Truncated);
     assert_eq!(shell.all(&[mark(Op::Settled, PAYMENTS, 20)])[0].outcome, Outcome::Ignored(Ignored::Outdated));
 }
+
+#[test]
+fn a_request_that_was_decided_keeps_its_decision_whenever_its_row_comes() {
+    let plan = plan(ALL);
+    let request = |id| Delivery { version: Version::REQUEST, ..payment(Op::Request, id, 0, 0) };
+    let loss = |lsn, ids: &[i64]| {
+        let rows = ids.iter().map(|id| payment(Op::Recovered, *id, lsn, 0));
+        let marks = [Op::Lost, Op::Settled].map(|op| mark(op, PAYMENTS, lsn));
+        let [lost, settled] = marks;
+        std::iter::once(lost).chain(rows).chain([settled]).collect::<Vec<_>>()
+    };
+    let mut shell = Shell::new(&plan, 1, Evaluate::Judged);
+    assert_eq!(judged(&shell.all(&[request(1), request(2), request(3)])), [Some(0); 3]);
+    // In the gap, behind it, and behind the next one.
+    assert_eq!(judged(&shell.deliver(&loss(20, &[1]), |_| Cut::Memory)), [None; 3]);
+    assert_eq!(judged(&shell.all(&[payment(Op::Insert, 2, 30, 0)])), [None]);
+    assert_eq!(judged(&shell.deliver(&loss(40, &[1, 2, 3]), |_| Cut::Memory)), [None; 5]);
+    // One that was there and is gone is another one when it comes again.
+    assert_eq!(judged(&shell.deliver(&loss(50, &[2, 3]), |_| Cut::Memory)), [None; 4]);
+    assert_eq!(judged(&shell.all(&[payment(Op::Insert, 1, 60, 0)])), [Some(1)]);
+}
+
+#[test]
+fn a_known_row_that_cannot_be_read_any_more_stays_as_it_was() {
+    let plan = plan(ALL);
+    let count = plan.definitions.feature("spend.n_2m").unwrap();
+    let mut shell = Shell::new(&plan, 2, Evaluate::Judged);
+    let unread = |id| {
+        let mut cells = vec![Cell::Null; payment(Op::Recovered, id, 20, 0).cells.len()];
+        cells[0] = Cell::Word(id);
+        Delivery { cells, version: Version::MAX, ..payment(Op::Recovered, id, 20, 0) }
+    };
+    shell.all(&[payment(Op::Insert, 1, 10, 0), payment(Op::Insert, 2, 11, 0)]);
+    let snapshot = [mark(Op::Lost, PAYMENTS, 20), unread(1), unread(3), unread(3), mark(Op::Settled, PAYMENTS, 20)];
+    let answers = shell.deliver(&snapshot, |_| Cut::Memory);
+    assert_eq!(judged(&answers), [None, None, Some(0), None, None]);
+    let answer = &shell.all(&[payment(Op::Insert, 4, 30, 1)])[0];
+    assert_eq!(answer.vector.as_ref().unwrap()[count].value, Value::Int(2), "1 is there, 2 is gone");
+    // The version that can be read at last is a change of what was judged before.
+    assert_eq!(judged(&shell.all(&[payment(Op::Update, 1, 31, 0)])), [None]);
+}
+
+#[test]
+fn a_label_that_did_not_change_does_not_outdo_what_a_person_said_since() {
+    let plan = plan(&ALL.replace("time = \"reported\"\n", ""));
+    let fraud = plan.definitions.feature("spend.fraud_2m").unwrap();
+    let mut shell = Shell::new(&plan, 1, Evaluate::Judged);
+    let report = |op, version, fraud: bool, second: i64| Delivery {
+        cells: vec![Cell::Word(1), Cell::Word(i64::from(fraud)), Cell::Word(NOON)],
+        stream: CHARGEBACKS,
+        arrival: Some(NOON + second * SECOND),
+        ..payment(op, 1, version, 0)
+    };
+    shell.all(&[payment(Op::Insert, 1, 10, 0), report(Op::Insert, 11, true, 1)]);
+    shell.all(&[report(Op::Insert, 1 << 63, false, 2)]);
+    let again = shell.all(&[report(Op::Recovered, 20, true, 60)]);
+    assert_eq!(again[0].outcome, Outcome::Ignored(Ignored::Duplicate));
+    let answer = &shell.all(&[payment(Op::Insert, 2, 30, 61)])[0];
+    assert_eq!(answer.vector.as_ref().unwrap()[fraud].value, Value::Double(0.0));
+}

@@ -186,3 +186,17 @@ fn append_only_streams_are_cleared_too() {
     let spend = plan.definitions.feature("spend.n_2m").unwrap();
     assert_eq!(share(&answers[3], spend), Value::Int(2), "the states that other streams feed stay");
 }
+
+#[test]
+fn what_could_not_be_read_holds_no_truncation_up() {
+    let mut shell = Shell::new(&plan(&cleared()), 1, Evaluate::Judged);
+    let unread = Delivery {
+        stream: PAYMENTS,
+        op: Op::Insert,
+        version: Version::MAX,
+        arrival: None,
+        cells: std::iter::once(Cell::Word(7)).chain((1..13).map(|_| Cell::Null)).collect(),
+    };
+    assert_eq!(shell.all(&[unread])[0].judgement, Some(0));
+    assert_eq!(shell.all(&[truncation(PAYMENTS, Version::new(20))])[0].outcome, Outcome::Applied);
+}

@@ -66,6 +66,8 @@ pub(super) struct Capture {
     phase: Phase,
     /// What the snapshot that is to be taken, or is being read, takes the place of.
     gap: Option<Gap>,
+    /// Nothing before it is told to the server: the slot was made behind what was lost, and some servers would let it go back.
+    floor: u64,
     link: Option<Link>,
     identity: Option<String>,
     /// The heartbeat of the last idle position.
@@ -92,7 +94,7 @@ impl Capture {
     pub(super) fn new(server: Server, changes: Changes, metrics: SourceMetrics, stop: Stop) -> Self {
         let handle = PostgresHandle::default();
         let (phase, gap, link, identity) = (Phase::Fresh, None, None, None);
-        Self { server, changes, handle, metrics, stop, phase, gap, link, identity, beat: 0 }
+        Self { server, changes, handle, metrics, stop, phase, gap, floor: 0, link, identity, beat: 0 }
     }
 
     pub(super) fn handle(&self) -> &PostgresHandle {
@@ -277,7 +279,7 @@ impl Capture {
         let is_streaming = matches!(self.phase, Phase::Streaming);
         // What a session before this one delivered need not be read again; the first one is not told yet.
         let start = if is_streaming { self.changes.position() } else { 0 };
-        let mut gate = Gate::open(&self.server, start, self.handle.confirmed()).await?;
+        let mut gate = Gate::open(&self.server, start, self.confirmed()).await?;
         let config = self.server.config();
         let cluster = gate.identify().await?;
         let identity =
@@ -309,6 +311,11 @@ impl Capture {
         Ok(Link { control, watch, checked, session })
     }
 
+    /// What the server is told to be durable; 0: nothing.
+    fn confirmed(&self) -> u64 {
+        Some(self.handle.confirmed()).filter(|confirmed| *confirmed >= self.floor).unwrap_or_default()
+    }
+
     /// While this process runs, only another reader moves the slot beyond what this one delivered.
     fn moved(&self, error: PostgresError) -> PostgresError {
         match error {
@@ -323,7 +330,7 @@ impl Capture {
         let Some(mut session) = self.link.as_mut().and_then(|link| link.session.take()) else {
             return Err(self.server.peer.unreachable("no session"));
         };
-        session.confirm(self.handle.confirmed());
+        session.confirm(self.confirmed());
         let read = self.read_session(&mut session, records_max).await;
         if let Some(link) = &mut self.link {
             link.session = Some(session);

@@ -340,10 +340,13 @@ impl Changes {
         cells: impl Iterator<Item = Option<&'a str>>,
     ) {
         let mut writer = self.batches.of(table).begin();
-        let read = cells.enumerate().try_for_each(|(column, cell)| match cell {
-            Some(text) => set(&mut writer, column, text.as_bytes()),
-            None => Ok(()),
-        });
+        // All of them, whatever one is: time and id say what becomes of the row.
+        let mut read = Ok(());
+        for (column, cell) in cells.enumerate() {
+            let set = cell.map_or(Ok(()), |text| set(&mut writer, column, text.as_bytes()));
+            read = read.and(set);
+        }
+        let read = read.map_err(|fault: Fault| fault.of_row(&writer.row()));
         let declared = &self.catalog.tables()[table];
         let time = declared.stream.time.map(|time| writer.cell(time));
         let place = RowPlace { table, change: taking.change(declared, lsn, time) };
@@ -395,7 +398,8 @@ impl Changes {
             position: major,
             row,
             stream: Some(table.stream.name.clone()),
-            id: None,
+            // A streamed row is told by its place; that of a snapshot is another one with every attempt.
+            id: fault.id.filter(|_| place.change.op == Op::Recovered),
             version: None,
             op: Some(place.change.op),
             reason: fault.reason,

@@ -16,6 +16,7 @@ pub struct PostgresMetrics {
     lag_seconds: Family<SourceLabel, Gauge<f64, AtomicU64>>,
     reconnects: Family<SourceLabel, Counter>,
     lost_slots: Family<SourceLabel, Counter>,
+    lost: Family<SourceLabel, Gauge<f64, AtomicU64>>,
     rows: Family<SourceLabel, Counter>,
     transactions: Family<SourceLabel, Counter>,
     dead: Family<SourceLabel, Counter>,
@@ -60,6 +61,12 @@ impl PostgresMetrics {
             "Snapshots begun in the place of changes that a lost slot held",
             metrics.lost_slots.clone(),
         );
+        registry.register_with_unit(
+            name("lost_slot_timestamp"),
+            "When this process began the last of them, after 1970; 0: none",
+            Unit::Seconds,
+            metrics.lost.clone(),
+        );
         registry.register(name("rows"), "Rows delivered, those of the snapshot too", metrics.rows.clone());
         registry.register(name("transactions"), "Transactions delivered that held rows", metrics.transactions.clone());
         registry.register(name("dead_letters"), "Rows that became no change", metrics.dead.clone());
@@ -77,6 +84,7 @@ impl PostgresMetrics {
             lag_seconds: self.lag_seconds.get_or_create(&label).clone(),
             reconnects: self.reconnects.get_or_create(&label).clone(),
             lost_slots: self.lost_slots.get_or_create(&label).clone(),
+            lost: self.lost.get_or_create(&label).clone(),
             rows: self.rows.get_or_create(&label).clone(),
             transactions: self.transactions.get_or_create(&label).clone(),
             dead: self.dead.get_or_create(&label).clone(),
@@ -93,6 +101,7 @@ pub(super) struct SourceMetrics {
     pub(super) lag_seconds: Gauge<f64, AtomicU64>,
     pub(super) reconnects: Counter,
     pub(super) lost_slots: Counter,
+    pub(super) lost: Gauge<f64, AtomicU64>,
     pub(super) rows: Counter,
     pub(super) transactions: Counter,
     pub(super) dead: Counter,

@@ -1,8 +1,9 @@
 //! What takes the place of changes that a lost slot held: a snapshot whose rows are judged where nothing was known of them.
 //!
-//! Row records are forgotten once the clock of the streams (what half of the newest events had reached) is past their event's time by the
-//! retention of their stream. That clock never stood later than half of the newest events in the tables do now: a row within the
-//! retention before those is still remembered if it was ever known. Of an older one nobody can tell.
+//! Row records are forgotten once the clock of the streams is past their event's time by the retention of their stream. That clock never stood
+//! later than the newest event, or the present: a row within the retention before the newest event in the tables is still remembered if it was
+//! ever known. Of an older one nobody can tell. (Where the newest events are deleted meanwhile, or another source is far ahead of this one, a
+//! row may have been forgotten all the same.)
 //!
 //! Invariants:
 //! - A row that may have been known and forgotten builds state and is not judged.
@@ -21,10 +22,8 @@ use super::error::PostgresError;
 use super::table::{Table, quote};
 use super::value::set;
 
-/// How many of the newest events make the clock.
-const EVENTS: usize = 32;
-/// How many are looked at: some may have a time that is none (`infinity`).
-const ASKED: usize = 2 * EVENTS;
+/// How many of the newest events are looked at: some may have a time that is none (`infinity`).
+const ASKED: usize = 64;
 
 /// Changes that cannot be had any more.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +41,7 @@ pub(super) enum Taking {
     Recovered {
         /// When the snapshot was taken, by the database's clock.
         taken: Timestamp,
-        /// How far event time had come at the latest when changes were lost; `None`: too few events for anything to be forgotten.
+        /// How far event time had come at the latest when changes were lost; `None`: there is no event.
         clock: Option<Timestamp>,
     },
 }
@@ -124,14 +123,12 @@ pub(super) async fn look(control: &Control, tables: &[Table], found: &[Found]) -
             }
         }
     }
-    Ok(Taking::Recovered { taken, clock: clock(times, taken) })
+    Ok(Taking::Recovered { taken, clock: clock(&times, taken) })
 }
 
-/// What half of the newest events had reached, and never more than the present.
-fn clock(mut times: Vec<i64>, taken: Timestamp) -> Option<Timestamp> {
-    times.sort_unstable();
-    let reached = times.len().checked_sub(EVENTS).map(|at| Timestamp::from_micros(times[at]));
-    reached.map(|reached| reached.min(taken))
+/// The newest event, and never more than the present.
+fn clock(times: &[i64], taken: Timestamp) -> Option<Timestamp> {
+    times.iter().max().map(|newest| Timestamp::from_micros(*newest).min(taken))
 }
 
 #[cfg(test)]
@@ -182,16 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_what_half_of_the_newest_events_reached_and_never_ahead() {
+    fn the_clock_is_the_newest_event_and_never_ahead() {
         let taken = Timestamp::from_micros(1_000_000);
-        let check = |times: Vec<i64>, expected: Option<i64>| {
+        let check = |times: &[i64], expected: Option<i64>| {
             assert_eq!(clock(times, taken), expected.map(Timestamp::from_micros));
         };
-        check(vec![], None);
-        check((0..31).collect(), None);
-        check((0..32).rev().collect(), Some(0));
-        check((0..100).collect(), Some(68));
-        check((0..100).map(|_| 9_000_000).collect(), Some(1_000_000));
+        check(&[], None);
+        check(&[7], Some(7));
+        check(&[3, 99, 5], Some(99));
+        check(&[9_000_000, 5], Some(1_000_000));
     }
 
     #[test]

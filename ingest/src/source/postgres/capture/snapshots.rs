@@ -33,7 +33,8 @@ impl Capture {
             "changes were lost with the replication slot; a snapshot takes their place, and what committed meanwhile is judged late"
         );
         self.metrics.lost_slots.inc();
-        (self.phase, self.gap) = (Phase::Fresh, Some(Gap { after }));
+        self.metrics.lost.set(now_seconds());
+        (self.phase, self.gap, self.floor) = (Phase::Fresh, Some(Gap { after }), u64::MAX);
         Ok(())
     }
 
@@ -55,6 +56,7 @@ impl Capture {
         if let Some(Gap { after }) = self.gap {
             let (bytes, lsn) = (snapshot.lsn - after, snapshot.lsn);
             tracing::warn!(after = %Lsn(after), snapshot = %Lsn(lsn), bytes, "nothing was captured of the log in between");
+            self.floor = lsn;
         }
         self.phase = Phase::Snapshot(Box::new(snapshot));
         Ok(())
@@ -83,7 +85,7 @@ impl Capture {
                 return Ok(None);
             }
         }
-        let gate = Gate::open(&self.server, 0, self.handle.confirmed()).await?;
+        let gate = Gate::open(&self.server, 0, self.confirmed()).await?;
         let session = gate.hold().await.map_err(|error| match error {
             // It was free, or not there, when the engine was asked for its position.
             PostgresError::SlotTaken { slot } => PostgresError::TakenMeanwhile { slot },
@@ -118,4 +120,10 @@ impl Capture {
         self.changes.go_on_after(lsn);
         (self.phase, self.gap) = (Phase::Streaming, None);
     }
+}
+
+/// The wall clock in seconds after 1970.
+#[expect(clippy::disallowed_methods, reason = "a metric tells when something was")]
+fn now_seconds() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
