@@ -118,10 +118,10 @@ impl<S: Store> Core<S> {
 
     /// Records that cannot be judged for want of a row get the policy's default all the same.
     async fn decide_unread(&mut self, unread: &Unread<'_>) -> anyhow::Result<()> {
-        let Some(judge) = self.judging.judge_of(unread.stream).cloned() else { return Ok(()) };
         if let Some(rows) = unread.rows() {
             self.apply(rows, Evaluate::Nothing).await?;
         }
+        let Some(judge) = self.judging.judge_of(unread.stream).cloned() else { return Ok(()) };
         let letters = unread.judged(self.pipeline.engine().plan(), self.pipeline.output());
         loop {
             let mut settled = Settled::default();

@@ -219,6 +219,7 @@ impl Judging {
                 if !blocked.is_empty() && case.entities.iter().any(|entity| blocked.contains(entity)) {
                     judged = decide(judge, &self.lists, batch, case, now)?;
                 }
+                self.lists.date(&mut judged.claim.lists);
                 for entry in &judged.claim.lists {
                     self.lists.put(entry.clone());
                     blocked.insert(entry.entity.clone());

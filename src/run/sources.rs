@@ -116,8 +116,8 @@ impl JudgedSources {
         };
         let is_judged = |stream: &usize| {
             let stream = &definitions.streams[*stream];
-            if letter.op == Some(Op::Recovered) {
-                // The row record tells whether it is to be judged, and is to hear that its row is there.
+            if matches!(letter.op, Some(Op::Recovered | Op::Snapshot)) {
+                // The row record is to hear that its row is there, and tells whether it is to be judged.
                 return letter.id.is_some() && stream.time.is_some() && stream.labels.is_none();
             }
             letter.op.map_or(stream.judge.is_some(), |op| is_judged_by_itself(stream, op))

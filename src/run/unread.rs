@@ -67,8 +67,8 @@ impl<'a> Unread<'a> {
         }
     }
 
-    fn is_recovered(&self) -> bool {
-        self.letters.iter().all(|letter| letter.op == Some(Op::Recovered))
+    fn is_of_snapshot(&self) -> bool {
+        self.letters.iter().all(|letter| letter.op.is_some_and(Op::is_of_snapshot))
     }
 
     fn position(&self) -> u64 {
@@ -85,8 +85,8 @@ impl<'a> Unread<'a> {
     }
 }
 
-/// A delivery in steps. Records that concern no row of its changes come first, all at once: they may be many. Those of a snapshot behind lost
-/// changes come last: what they are of is known once its mark was taken.
+/// A delivery in steps. Records that concern no row of its changes come first, all at once: they may be many. Those of a snapshot come
+/// behind its mark, which says that everything was lost, and before its rows, which are to see them.
 pub(crate) fn steps<'a>(
     definitions: &Definitions,
     judged_sources: &JudgedSources,
@@ -94,14 +94,18 @@ pub(crate) fn steps<'a>(
     delivery: &'a Delivery,
 ) -> Vec<Step<'a>> {
     let unread = unread(definitions, judged_sources, source, &delivery.dead);
-    let (behind, unread): (Vec<Unread<'_>>, Vec<Unread<'_>>) = unread.into_iter().partition(Unread::is_recovered);
+    let (behind, unread): (Vec<Unread<'_>>, Vec<Unread<'_>>) = unread.into_iter().partition(Unread::is_of_snapshot);
     let changed = changed(&unread, &delivery.batches);
     let is_changed = |unread: &Unread<'_>| {
         let id = unread.letters[0].id.as_deref();
         id.is_some_and(|id| changed.contains(&(unread.stream, id)))
     };
     let (bound, loose): (Vec<Unread<'_>>, Vec<Unread<'_>>) = unread.into_iter().partition(is_changed);
-    together(loose).chain(merged(bound, &delivery.batches)).chain(together(behind)).collect()
+    let mut steps: Vec<Step<'_>> = together(loose).chain(merged(bound, &delivery.batches)).collect();
+    let is_mark = |step: &Step<'_>| matches!(step, Step::Changes(changes) if changes.get(0).0.op.is_mark());
+    let at = steps.iter().rposition(is_mark).map_or(0, |mark| mark + 1);
+    steps.splice(at..at, together(behind));
+    steps
 }
 
 /// Records of each stream at once, those that tell their row and those that do not.

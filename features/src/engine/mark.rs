@@ -142,6 +142,13 @@ pub fn staleness(mark: &[u8]) -> Result<(Version, impl Fn(&[u8]) -> bool + Sync 
     Ok((cleared, move |state: &[u8]| matches!(unstamped(cleared, state), Ok(None))))
 }
 
+/// Whether two marks clear the same, whatever came since.
+#[must_use]
+pub fn clear_alike(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
+    let cleared = |mark: Option<&[u8]>| mark.map_or(Ok(Cleared::default()), |mark| Ok(Mark::decode(mark)?.cleared));
+    matches!((cleared(one), cleared(other)), (Ok(one), Ok::<_, Damaged>(other)) if one == other)
+}
+
 fn put_version(out: &mut Vec<u8>, version: Version) {
     put_varint(out, version.major);
     put_varint(out, u64::from(version.minor));

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use rayon::prelude::*;
 
-pub use mark::staleness;
+pub use mark::{clear_alike, staleness};
 pub use output::{Outcome, Output, Refused};
 pub use plan::{Key, Plan, Route, StreamPlan, event_key, key_of, key_text, put_key_text};
 pub use resolve::is_judged_by_itself;

@@ -131,7 +131,9 @@ impl RowShard {
         if let Some(refused) = refusal(plan, change, row) {
             let is_judged = !is_label && is_judged_by_itself(stream, change.op);
             let judgement = if is_judged { self.judge_refused(plan, stream, change, id)? } else { None };
-            let is_there = change.op == Op::Recovered && !is_label && plan.streams[stream.index].keeps_records;
+            // A row of a snapshot of which nothing could be read but its id.
+            let is_unread = matches!(change.op, Op::Recovered | Op::Snapshot) && change.version == Version::MAX;
+            let is_there = is_unread && !is_label && plan.streams[stream.index].keeps_records;
             let new = if is_there && judgement.is_none() { self.keep_lost(plan, stream, id)? } else { None };
             return Ok(Resolution { judgement, new, ..Resolution::of(Outcome::Refused(refused)) });
         }

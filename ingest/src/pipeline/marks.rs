@@ -25,6 +25,12 @@ pub fn mark_key(stream: &str) -> RowKey {
     RowKey { stream: Arc::from(MARKS), id: Box::from(stream.as_bytes()) }
 }
 
+/// Whether a mark stands under `key`.
+#[must_use]
+pub fn is_mark(key: &RowKey) -> bool {
+    &*key.stream == MARKS
+}
+
 impl Names {
     fn mark(&self, stream: usize) -> RowKey {
         mark_key(&self.streams[stream])

@@ -452,7 +452,8 @@ impl Answering {
             let read = patiently(&self.stop, told, async || self.tracked.store().entries(entity).await);
             let (entries, listed) = read.await?;
             // Later than what was done before, whatever the clocks of the processes say.
-            let after = listed.unblocked().map(|unblocked| unblocked.plus(Span::from_micros(1)));
+            let before = entries.iter().map(|entry| entry.created).max().max(listed.unblocked());
+            let after = before.map(|before| before.plus(Span::from_micros(1)));
             let now = clock::now();
             let (done, commit) = fill(entries, after.map_or(now, |after| after.max(now)))?;
             let Some(mut commit) = commit else { return Ok(done) };

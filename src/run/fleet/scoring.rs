@@ -107,9 +107,6 @@ impl Scoring {
             share.cases.retain(|_| is_open.next().unwrap_or(true));
             judged.append(&mut self.judge_share(share)?);
         }
-        for judged in &mut judged {
-            self.judging.lists.date(&mut judged.claim.lists);
-        }
         self.store(judged, done, start).await
     }
 

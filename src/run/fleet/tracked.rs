@@ -5,14 +5,18 @@
 //! - Every state and row record that a commit writes was read in the same micro-batch, and is written only over what was read.
 //! - Where a micro-batch read at several instants, its commit is refused too when anything else of what it read has changed. So all of it
 //!   stands, once the commit went through, as it was at the last of them: the positions of that read say what everything read holds.
+//!   Marks, which move with every change of a stream that truncations clear, are read again with everything else, and count as changed when
+//!   they clear something else.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use interdict_features::decision::SeenPosition;
+use interdict_features::engine::clear_alike;
 use interdict_ingest::pipeline::Reader;
 use interdict_ingest::pipeline::clocks::is_clock;
+use interdict_ingest::pipeline::marks::is_mark;
 use interdict_store::error::StoreError;
 use interdict_store::online::OnlineStore;
 use interdict_store::port::{
@@ -41,6 +45,8 @@ struct Reads {
     positions: Vec<SeenPosition>,
     /// At how many instants.
     instants: u32,
+    /// A stream was cleared between two of them.
+    is_torn: bool,
 }
 
 /// What was asked beside states and row records.
@@ -80,7 +86,13 @@ impl Tracked {
             }
         }
         for ((key, bytes), stamp) in query.rows.iter().zip(snapshot.fetched.rows).zip(snapshot.rows) {
-            reads.rows.insert(key.clone(), (bytes, stamp));
+            if let Some((before, _)) = reads.rows.get(key).filter(|_| is_mark(key)) {
+                // What was applied rests on the one that was read first; it is written only over that.
+                let is_alike = clear_alike(before.as_deref(), bytes.as_deref());
+                reads.is_torn |= !is_alike;
+            } else {
+                reads.rows.insert(key.clone(), (bytes, stamp));
+            }
         }
         let seen = |position: interdict_store::port::SourcePosition| SeenPosition {
             partition: format!("{}/{}", position.source, position.partition),
@@ -167,7 +179,9 @@ impl Reads {
                 }
             }
         }
-        let rows = self.rows.iter().filter(|(key, _)| !rows_written.contains(key));
+        let is_only_read =
+            |key: &RowKey| !rows_written.contains(key) && (self.is_torn || !is_mark(key)) && !is_clock(key);
+        let rows = self.rows.iter().filter(|(key, _)| is_only_read(key));
         unchanged
             .extend(rows.map(|(key, (_, expected))| Unchanged { place: Place::Row(key.clone()), expected: *expected }));
         unchanged
@@ -180,8 +194,9 @@ impl Reads {
 
 impl Reader for Tracked {
     async fn fetch(&self, query: &Query) -> Result<Fetched, StoreError> {
-        let missing = self.missing(query);
+        let mut missing = self.missing(query);
         if !missing.states.is_empty() || !missing.rows.is_empty() {
+            missing.rows.extend(self.reads().rows.keys().filter(|key| is_mark(key)).cloned());
             self.prefetch(&missing).await?;
         }
         let mut reads = self.reads();

@@ -139,21 +139,26 @@ fn rows_of_the_snapshot_that_cannot_be_read_are_decided_where_nothing_is_known_a
     decision(&caller, 101);
     stop(process);
     lose_slot(&bank, "interdict");
-    bank.pay(102, 1, "1.00");
-    // One that is history, one that was decided, one that nobody has seen.
-    bank.ask("UPDATE transactions SET amount = 'NaN' WHERE transaction_id IN (1, 101, 102)");
+    (102..=104).for_each(|id| bank.pay(id, 1, "1.00"));
+    // One that is history, one that was decided, one that nobody has seen; and two without a time, of which one was decided.
+    bank.ask(
+        "UPDATE transactions SET amount = 'NaN' WHERE transaction_id IN (1, 102);
+         UPDATE transactions SET tx_datetime = 'infinity' WHERE transaction_id IN (101, 104)",
+    );
     let mut process = place.start("run");
     let caller = Caller::new(&process.address());
     process.wait_for("nothing was captured of the log in between");
     let unread = decision(&caller, 102);
     let told = |key: &str| unread["decision"][key].clone();
     assert_eq!((told("late"), told("decided_by")), (true.into(), "default".into()), "{unread}");
-    bank.pay(103, 1, "1.00");
-    decision(&caller, 103);
+    bank.ask("INSERT INTO transactions VALUES (105, '2025-06-15 12:40Z', 1, 5001, 1)");
+    decision(&caller, 105);
     stop(process);
     let decided = by_payment(&place);
-    assert_eq!(decided.iter().map(|(id, all)| (*id, all.len())).collect::<Vec<_>>(), [(101, 1), (102, 1), (103, 1)]);
+    let counts: Vec<(i64, usize)> = decided.iter().map(|(id, all)| (*id, all.len())).collect();
+    assert_eq!(counts, [(101, 1), (102, 1), (103, 1), (105, 1)]);
     assert_eq!(count_of(&decided[&103][0]), "Int(6)", "four of history, 101, and this one");
+    assert_eq!(count_of(&decided[&105][0]), "Int(7)", "and 103");
 }
 
 #[test]

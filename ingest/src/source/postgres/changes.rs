@@ -398,8 +398,8 @@ impl Changes {
             position: major,
             row,
             stream: Some(table.stream.name.clone()),
-            // A streamed row is told by its place; that of a snapshot is another one with every attempt.
-            id: fault.id.filter(|_| place.change.op == Op::Recovered),
+            // A streamed row is told by its place; that of a snapshot behind lost changes is another one with every attempt.
+            id: fault.id.filter(|_| place.change.op.is_of_snapshot() && place.change.arrival.is_some()),
             version: None,
             op: Some(place.change.op),
             reason: fault.reason,
