@@ -1,4 +1,4 @@
-"""Runs a command beside a Fluvio of its own: a stream controller and one SPU on free ports, in a temporary folder.
+"""Runs a command beside a Fluvio of its own: a stream controller and two SPUs on free ports, in a temporary folder.
 
 The command finds the controller's address in INTERDICT_FLUVIO. Where that is set already nothing is started.
 Usage: fluvio.py -- COMMAND ARGUMENTS
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 PATIENCE_SECONDS = 60
+SPUS = ["5001", "5002"]
 
 # The one step for which Fluvio has a tool of its own, done without it. Built with what the tests are built with.
 BUILD = ["cargo", "build", "--quiet", "--workspace", "--features", "fluvio-server", "--example", "fluvio_register"]
@@ -48,7 +49,7 @@ def start(arguments: list[str], log: Path, environment: dict[str, str]) -> subpr
 
 
 def run_beside_cluster(command: list[str], folder: Path) -> int:
-    public, private, spu_public, spu_private = free_ports(4)
+    public, private, *spu_ports = free_ports(2 + 2 * len(SPUS))
     environment = dict(os.environ, HOME=str(folder))
     subprocess.run(BUILD, check=True)
     processes = []
@@ -60,17 +61,16 @@ def run_beside_cluster(command: list[str], folder: Path) -> int:
         )
         processes.append(controller)
         wait_for(public, controller, folder / "sc.log")
-        subprocess.run(
-            [REGISTER, f"127.0.0.1:{public}", "5001", f"127.0.0.1:{spu_public}", f"127.0.0.1:{spu_private}"],
-            check=True,
-        )
-        spu = start(
-            ["fluvio-run", "spu", "-i", "5001", "-p", f"127.0.0.1:{spu_public}", "-v", f"127.0.0.1:{spu_private}",
-             "--sc-addr", f"127.0.0.1:{private}", "--log-base-dir", str(folder / "spu")],
-            folder / "spu.log", environment,
-        )
-        processes.append(spu)
-        wait_for(spu_public, spu, folder / "spu.log")
+        for spu, spu_public, spu_private in zip(SPUS, spu_ports[::2], spu_ports[1::2]):
+            own = [f"127.0.0.1:{spu_public}", f"127.0.0.1:{spu_private}"]
+            subprocess.run([REGISTER, f"127.0.0.1:{public}", spu, *own], check=True)
+            log = folder / f"spu-{spu}.log"
+            processes.append(start(
+                ["fluvio-run", "spu", "-i", spu, "-p", own[0], "-v", own[1], "--sc-addr", f"127.0.0.1:{private}",
+                 "--log-base-dir", str(folder / f"spu-{spu}")],
+                log, environment,
+            ))
+            wait_for(spu_public, processes[-1], log)
         return subprocess.call(command, env=dict(os.environ, INTERDICT_FLUVIO=f"127.0.0.1:{public}"))
     finally:
         for process in reversed(processes):

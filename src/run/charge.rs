@@ -1,9 +1,11 @@
-//! Charge of a namespace whose store other processes can reach, where one process plays every role and trusts its memory.
+//! Charge of what one process does at a time, as the store counts it: of a namespace where one process plays every role and trusts its
+//! memory, or of a topic's partition that one of several ingestors reads.
 //!
 //! Invariants:
-//! - Every commit of the engine says under which charge it is made, and is refused once another process has taken charge: what this one
-//!   has in memory may be old by then.
+//! - Every commit says under which charge it is made, and is refused once another process has taken charge: what this one has in memory may
+//!   be old by then.
 //! - Charge is taken before anything is read that memory is to hold.
+//! - So of two who take each other for dead the later one stays, whoever commits first.
 
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::StoreError;
@@ -15,7 +17,7 @@ use super::patience::patiently;
 /// What the name of the position begins with that says how often charge was taken.
 #[cfg(feature = "redis")]
 pub(crate) const POSITIONS: &str = "charge/";
-/// Its name.
+/// Its name where charge is of a namespace.
 const ENGINE: &str = "charge/engine";
 
 /// Whether this process is in charge of what it works on.
@@ -39,21 +41,8 @@ impl Charge {
         if self == Self::Sole {
             return Ok(self);
         }
-        let told = "the store does not answer; charge of it is taken later";
-        loop {
-            let stored = patiently(stop, told, async || store.positions(ENGINE).await).await?;
-            let from = position_of(&stored, 0);
-            let to = from.map_or(1, |from| from + 1);
-            let commit = Commit { offsets: vec![move_of(from, to)], ..Commit::default() };
-            let taken = patiently(stop, told, async || match store.commit(commit.clone()).await {
-                // Another process took it at this moment.
-                Err(StoreError::Fenced { .. }) => Ok(None),
-                committed => committed.map(|_| Some(to)),
-            });
-            if let Some(number) = taken.await? {
-                return Ok(Self::Taken(number));
-            }
-        }
+        let taken = take(store, stop, ENGINE, &[0]).await?;
+        Ok(Self::Taken(taken.first().map_or(0, |named| named.to)))
     }
 
     /// Makes a commit that is refused once another process has taken charge, again and again where the store fails for a while.
@@ -69,7 +58,7 @@ impl Charge {
     ) -> anyhow::Result<Committed> {
         if let Self::Taken(number) = self {
             // The first to be looked at: what else does not fit follows from it.
-            commit.offsets.insert(0, move_of(Some(number), number));
+            commit.offsets.insert(0, named(ENGINE, 0, number));
         }
         let committed = patiently(stop, told, async || store.commit(commit.clone()).await).await;
         committed.map_err(|error| match error.downcast_ref() {
@@ -81,6 +70,37 @@ impl Charge {
     }
 }
 
-fn move_of(from: Option<u64>, to: u64) -> OffsetMove {
-    OffsetMove { source: ENGINE.to_owned(), partition: 0, from, to }
+/// Takes charge of `partitions` of `name` from whichever processes have it: what a commit of each names from now on, in their order.
+///
+/// # Errors
+/// As [`patiently`].
+pub(super) async fn take(
+    store: &impl Store,
+    stop: &Stop,
+    name: &str,
+    partitions: &[u32],
+) -> anyhow::Result<Vec<OffsetMove>> {
+    let told = "the store does not answer; charge of it is taken later";
+    loop {
+        let stored = patiently(stop, told, async || store.positions(name).await).await?;
+        let up = |partition: &u32| {
+            let from = position_of(&stored, *partition);
+            OffsetMove { source: name.to_owned(), partition: *partition, from, to: from.map_or(1, |from| from + 1) }
+        };
+        let offsets: Vec<OffsetMove> = partitions.iter().map(up).collect();
+        let commit = Commit { offsets: offsets.clone(), ..Commit::default() };
+        let taken = patiently(stop, told, async || match store.commit(commit.clone()).await {
+            // Another process took it at this moment.
+            Err(StoreError::Fenced { .. }) => Ok(false),
+            committed => committed.map(|_| true),
+        });
+        if taken.await? {
+            return Ok(offsets.into_iter().map(|taken| named(name, taken.partition, taken.to)).collect());
+        }
+    }
+}
+
+/// What a commit names that is made under the charge that was taken for the `number`th time.
+fn named(name: &str, partition: u32, number: u64) -> OffsetMove {
+    OffsetMove { source: name.to_owned(), partition, from: Some(number), to: number }
 }

@@ -71,6 +71,12 @@ pub(crate) enum Intake {
             expect(dead_code, reason = "only processes that share a source ask the store by partition")
         )]
         partitions: Vec<u32>,
+        /// Those of them that another process may still believe to read.
+        #[cfg_attr(
+            not(feature = "redis"),
+            expect(dead_code, reason = "only processes that share a source take over from each other")
+        )]
+        new: Vec<u32>,
         reply: oneshot::Sender<anyhow::Result<Vec<Offset>>>,
     },
     /// Partitions are to be read elsewhere: what was taken of them is to be stored first.
@@ -252,7 +258,7 @@ impl<S: Store> Core<S> {
 
     /// Tells a source's reader where it goes on.
     async fn attach(&mut self, given: Intake) -> anyhow::Result<()> {
-        let Intake::Attach { source, incarnation, partitions: _, reply } = given else { return Ok(()) };
+        let Intake::Attach { source, incarnation, reply, .. } = given else { return Ok(()) };
         self.catch_up().await?;
         let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
         let _reader_stopped = reply.send(positions.map_err(Into::into));

@@ -35,7 +35,7 @@ use crate::setup::Setup;
 use super::archiving::{Archive, Archives, Next};
 use super::clock;
 use super::core::{Intake, position_of};
-use super::topics;
+use super::topics::{self, Among};
 
 /// Records of one delivery at most.
 pub(crate) const DELIVERY: usize = 4_096;
@@ -52,14 +52,25 @@ pub(crate) struct OwnSource {
 /// Where a source puts its deliveries. Blocks while the engine is behind.
 #[derive(Debug)]
 pub(crate) struct Intaker {
-    source: Arc<str>,
-    intake: mpsc::Sender<Intake>,
+    pub(super) source: Arc<str>,
+    pub(super) intake: mpsc::Sender<Intake>,
 }
 
 impl Intaker {
-    /// Makes the source known to the engine; the positions after which `partitions`, all that are read here, go on.
-    pub(super) fn attach(&self, incarnation: Option<String>, partitions: Vec<u32>) -> anyhow::Result<Vec<Offset>> {
-        self.ask(|source, reply| Intake::Attach { source, incarnation, partitions, reply })?
+    /// Makes a source of one partition known to the engine; the position after which it goes on.
+    pub(super) fn attach(&self, incarnation: Option<String>) -> anyhow::Result<Option<u64>> {
+        Ok(position_of(&self.attach_partitions(incarnation, vec![0], Vec::new())?, 0))
+    }
+
+    /// Makes a source known to the engine; the positions after which `partitions`, all that are read here, go on. `new` are those of
+    /// them that another process may still believe to read.
+    pub(super) fn attach_partitions(
+        &self,
+        incarnation: Option<String>,
+        partitions: Vec<u32>,
+        new: Vec<u32>,
+    ) -> anyhow::Result<Vec<Offset>> {
+        self.ask(|source, reply| Intake::Attach { source, incarnation, partitions, new, reply })?
     }
 
     /// Has everything stored that was taken of `partitions`, which are read here no more.
@@ -301,8 +312,8 @@ pub(crate) struct Starter<'a> {
     pub(crate) confirms: Confirms,
     pub(crate) reached: Reached,
     pub(crate) topics: TopicMetrics,
-    /// How the source of a name learns which topic it reads.
-    pub(crate) identify: &'a dyn Fn(&str) -> topics::Identify,
+    /// What the readers of the topic of a source agree on.
+    pub(crate) among: &'a dyn Fn(&str) -> Box<dyn Among>,
     pub(crate) archives: Archives,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: &'a PostgresMetrics,
@@ -354,9 +365,8 @@ impl Starter<'_> {
                 let handle = source.handle();
                 let confirm = move |partition, position| handle.confirm(partition, position);
                 self.confirms.sources.push((config.name.clone(), Box::new(confirm)));
-                let identify = (self.identify)(&config.name);
-                let read =
-                    move |intaker: Intaker, stop: Stop, _position| topics::read(source, identify, &intaker, &stop);
+                let among = (self.among)(&config.name);
+                let read = move |intaker: Intaker, stop: Stop, _position| topics::read(source, among, &intaker, &stop);
                 self.own(OwnSource { name: config.name.clone(), incarnation: None, read: Box::new(read) }, None)
             }
             _ => Err(anyhow!("source '{}' is of a kind that this program was built without", config.name)),
@@ -376,10 +386,10 @@ impl Starter<'_> {
             is_reached.store(true, Ordering::Release);
             let archived = archive.as_mut().zip(incarnation.clone());
             let (position, stored) = match archived {
-                None => (position_of(&intaker.attach(incarnation, vec![0])?, 0), 0),
+                None => (intaker.attach(incarnation)?, 0),
                 Some((archive, identity)) => {
                     let Some(folder) = archive.take(&identity)? else { return Ok(()) };
-                    let stored = position_of(&intaker.attach(incarnation, vec![0])?, 0);
+                    let stored = intaker.attach(incarnation)?;
                     (archive.begin(folder, &identity, stored)?, stored.unwrap_or_default())
                 }
             };

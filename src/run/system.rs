@@ -63,7 +63,8 @@ use super::maintenance::{Sweeping, sweep};
 use super::sinks;
 use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
-use super::{topics, waiting, watching};
+use super::topics::Alone;
+use super::{waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
 pub(crate) const INTAKE: usize = 4;
@@ -402,7 +403,7 @@ async fn start_sources(
         confirms: Confirms::after(setup.store.replay_window()),
         reached: if core.charge == Charge::Sole { Reached::default() } else { Reached::contested() },
         topics: TopicMetrics::register(registry),
-        identify: &|_name| topics::identify_alone(),
+        among: &|_name| Box::new(Alone::default()),
         archives: core.archives.clone(),
         #[cfg(feature = "postgres")]
         postgres: &PostgresMetrics::register(registry),

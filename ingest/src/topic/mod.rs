@@ -56,7 +56,7 @@ pub trait TopicSource: Send {
     /// As [`error::TopicError`] says.
     fn incarnation(&mut self) -> Result<Option<String>, SourceError>;
 
-    /// How many partitions the topic has; 0 before [`Self::incarnation`].
+    /// How many partitions the topic has, as far as is known; 0 before [`Self::incarnation`].
     fn partitions(&self) -> u32;
 
     /// Who says which partitions are read here.

@@ -5,6 +5,7 @@
 //!
 //! Invariants:
 //! - What the store holds is the outcome of the changes up to its offsets, of all of them and of no others, however many ingestors there are.
+//! - Of a topic's partition nothing is stored but under charge of it, which whoever reads it later has taken.
 //! - Every event that is to be judged leaves one piece of work, in the commit that moves the offset past it.
 //! - Dead letters are on disk before the offsets move past them, and in the log for sinks with the commit that moves them.
 
@@ -28,6 +29,7 @@ use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::sources::JudgedSources;
 use super::super::stats::Stats;
 use super::super::unread::{self, Step, Unread};
+use super::charges::{self, Charges};
 use super::confirming::Confirming;
 use super::stats::FleetStats;
 use super::tracked::Tracked;
@@ -48,6 +50,7 @@ pub(super) struct Ingestor {
     pub(super) fleet: Arc<FleetStats>,
     pub(super) judged_sources: JudgedSources,
     pub(super) confirming: Confirming,
+    pub(super) charges: Charges,
     pub(super) stop: Stop,
 }
 
@@ -92,18 +95,38 @@ impl Ingestor {
                     self.take(&batch).await?;
                     self.fleet.applied(clock::instant() - read);
                 }
-                Some(Intake::Attach { source, incarnation, partitions, reply }) => {
-                    let positions = self.pipeline.attach(&source, incarnation.as_deref()).await;
+                Some(Intake::Attach { source, incarnation, partitions, new, reply }) => {
+                    let positions = self.attach(&source, incarnation.as_deref(), &new).await;
                     let positions = positions.map(|positions| self.keep(&source, &partitions, positions));
-                    let _reader_stopped = reply.send(positions.map_err(Into::into));
+                    let _reader_stopped = reply.send(positions);
                 }
                 // Every delivery was stored when it was taken.
                 Some(Intake::Release { source, partitions, reply }) => {
                     self.pipeline.let_go(&source, &partitions);
+                    self.charges.let_go(&source, &partitions);
                     let _reader_stopped = reply.send(());
                 }
                 Some(Intake::Ended) => open_sources -= 1,
                 Some(Intake::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Where a source goes on, once this process is in charge of its `new` partitions: their positions stand still from then on.
+    async fn attach(
+        &mut self,
+        source: &Arc<str>,
+        incarnation: Option<&str>,
+        new: &[u32],
+    ) -> anyhow::Result<Vec<Offset>> {
+        self.charges.take(self.tracked.store(), &self.stop, source, new).await?;
+        loop {
+            match self.pipeline.attach(source, incarnation).await.map_err(anyhow::Error::from) {
+                Err(error) if super::is_passing(&error) => {
+                    tracing::error!(error = crate::told::told(&error), "the store does not answer; a source waits");
+                    wait_to_retry(&self.stop)?;
+                }
+                positions => return positions,
             }
         }
     }
@@ -192,6 +215,9 @@ impl Ingestor {
             self.pipeline.advance(source, delivery.partition, delivery.position);
         }
         self.pipeline.fill(&mut applied.commit);
+        // The first to be looked at: what else does not fit follows from it.
+        let taken = batch.iter().map(|given| (&given.source, given.delivery.partition));
+        applied.commit.offsets.splice(..0, self.charges.of(taken));
         self.tracked.expect(&mut applied.commit);
         Ok(applied)
     }
@@ -245,7 +271,8 @@ impl Ingestor {
     /// Makes a commit; false when another process has written what it rests on.
     async fn commit(&self, commit: &Commit) -> anyhow::Result<bool> {
         let told = "the store does not take a commit; intake waits";
-        Ok(patience::commit(self.tracked.store(), &self.stop, told, commit).await?.is_some())
+        let committed = patience::commit(self.tracked.store(), &self.stop, told, commit).await;
+        Ok(committed.map_err(charges::told)?.is_some())
     }
 
     /// Tells sources what is stored when nothing else does.
@@ -255,7 +282,9 @@ impl Ingestor {
             return Ok(());
         }
         // Only if the store still holds what it held: one that went back must not have what it lost confirmed.
-        let commit = Commit { durability: Durability::Power, offsets: self.pipeline.held(), ..Commit::default() };
+        let mut offsets = self.charges.all();
+        offsets.append(&mut self.pipeline.held());
+        let commit = Commit { durability: Durability::Power, offsets, ..Commit::default() };
         if self.commit(&commit).await? {
             self.tell_confirmed(now);
         }

@@ -38,20 +38,37 @@ impl Claimant {
     }
 
     /// How often it is renewed, and asked for by those who wait.
-    fn step(&self) -> Duration {
+    pub(super) fn step(&self) -> Duration {
         self.time_to_live / 4
     }
 
     /// Asks for the lease, or renews it.
     async fn ask(&self) -> anyhow::Result<Standing> {
-        match self.store.lease(&self.name, self.holder, self.time_to_live).await {
-            Ok(Some(_)) => Ok(Standing::Held),
-            Ok(None) => Ok(Standing::Another),
+        let asked = self.ask_all(std::slice::from_ref(&self.name)).await?;
+        Ok(match asked.as_deref() {
+            Some([true]) => Standing::Held,
+            Some(_) => Standing::Another,
+            None => Standing::Unknown,
+        })
+    }
+
+    /// Asks for several leases in place of the one named, or renews them: which of them are held; `None` where the store does not say.
+    pub(super) async fn ask_all(&self, names: &[String]) -> anyhow::Result<Option<Vec<bool>>> {
+        match self.store.lease_all(names, self.holder, self.time_to_live).await {
+            Ok(leases) => Ok(Some(leases.iter().map(Option::is_some).collect())),
             Err(error) if error.class() == Class::Transient => {
-                tracing::warn!(%error, lease = self.name, "a lease cannot be asked for; it is tried again");
-                Ok(Standing::Unknown)
+                let lease = names.first();
+                tracing::warn!(%error, lease, "a lease cannot be asked for; it is tried again");
+                Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives leases back; where the store does not answer they end by themselves.
+    pub(super) async fn release(&self, names: &[String]) {
+        if let Err(error) = self.store.release(names, self.holder).await {
+            tracing::debug!(%error, lease = names.first(), "the lease ends by itself");
         }
     }
 
@@ -79,9 +96,7 @@ impl Claimant {
             tokio::select! {
                 () = tokio::time::sleep(self.step()) => {}
                 () = stop.cancelled() => {
-                    if let Err(error) = self.store.release(&self.name, self.holder).await {
-                        tracing::debug!(%error, lease = self.name, "the lease ends by itself");
-                    }
+                    self.release(std::slice::from_ref(&self.name)).await;
                     return Ok(true);
                 }
             }

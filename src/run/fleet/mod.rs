@@ -10,6 +10,7 @@
 //! - A namespace is worked on either by roles or by one process that plays all of them and trusts its memory: the lease `mode` says which.
 
 mod answering;
+mod charges;
 mod confirming;
 mod ingest;
 mod lease;
@@ -17,6 +18,8 @@ mod mode;
 #[cfg(all(feature = "kafka", feature = "postgres"))]
 mod republish;
 mod scoring;
+mod share;
+mod sharing;
 mod start;
 mod stats;
 mod topics;

@@ -1,4 +1,4 @@
-//! Topics among roles: one process at a time names a topic or works a sink.
+//! Topics among roles: one process at a time works a sink. Who reads which partition is told in [`super::sharing`].
 //!
 //! Invariants:
 //! - A lease only saves work that is done twice in vain: a sink's position is fenced by the store, and a record that is produced twice has
@@ -8,33 +8,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interdict_ingest::source::config::{SourceConfig, SourceKind};
-use interdict_ingest::topic::TopicSource;
-use interdict_ingest::topic::broker::Broker;
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
 use interdict_store::redis::RedisStore;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::setup::Setup;
-
 use super::super::sinks::{End, Feeder, Produce, Until};
-use super::super::topics::Identify;
 use super::lease::Claimant;
 
 /// How often the monitor looks where sinks stand.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// One process after the other asks which topic it is: the first one gives a topic its mark, the others find it.
-pub(super) fn identify_in_turn(claimant: Claimant, stop: CancellationToken) -> Identify {
-    let runtime = Handle::current();
-    Box::new(move |source: &mut dyn TopicSource| {
-        let identified = claimant.in_turn(&runtime, &stop, || source.incarnation())?;
-        Ok(identified.transpose()?.flatten())
-    })
-}
 
 /// Works a sink while no other process does, until `stop`.
 pub(super) async fn produce(feeder: Feeder, claimant: Claimant, stop: CancellationToken) -> anyhow::Result<()> {
@@ -64,18 +48,6 @@ pub(super) async fn produce(feeder: Feeder, claimant: Claimant, stop: Cancellati
 
 fn is_transient(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StoreError>().is_some_and(|error| error.class() == Class::Transient)
-}
-
-/// Refuses topics that several ingestors would read twice: nobody shares those of Fluvio out among them.
-pub(super) fn check(setup: &Setup) -> anyhow::Result<()> {
-    let is_unshared = |source: &&SourceConfig| matches!(&source.kind, SourceKind::Topic(topic) if matches!(topic.broker, Broker::Fluvio(_)));
-    if let Some(source) = setup.sources.iter().find(is_unshared) {
-        anyhow::bail!(
-            "source '{}' is a topic of Fluvio, which has no groups that share it out among ingestors: run without --role",
-            source.name
-        );
-    }
-    Ok(())
 }
 
 /// Keeps `produce` at where the sinks of all processes stand, until `stop`.

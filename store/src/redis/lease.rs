@@ -8,13 +8,27 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::link::Lane;
-use super::{RedisStore, answer, scripts};
+use super::{RedisStore, answer, layout, scripts};
 use crate::error::StoreError;
+
+/// The shortest lease that the server's clock tells from none.
+const LEAST: Duration = Duration::from_millis(1);
 
 /// A lease that is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lease {
     /// Grows with every new holder and never goes back.
+    pub epoch: u64,
+}
+
+/// A lease and who holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldLease {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub holder: Uuid,
+    /// As [`Lease::epoch`].
     pub epoch: u64,
 }
 
@@ -24,23 +38,60 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn lease(&self, name: &str, holder: Uuid, time_to_live: Duration) -> Result<Option<Lease>, StoreError> {
-        let millis = time_to_live.as_millis().max(1).to_string();
-        let epoch = self.ask_lease(name, holder, &millis).await?;
-        Ok((epoch > 0).then_some(Lease { epoch }))
+        let leases = self.lease_all(&[name.to_owned()], holder, time_to_live).await?;
+        leases.into_iter().next().ok_or_else(|| answer::odd("lease"))
     }
 
-    /// Gives the lease `name` back if `holder` holds it.
+    /// As [`Self::lease`] for several of one holder, at one instant; in the order asked.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn release(&self, name: &str, holder: Uuid) -> Result<(), StoreError> {
-        self.ask_lease(name, holder, "0").await.map(drop)
+    pub async fn lease_all(
+        &self,
+        names: &[String],
+        holder: Uuid,
+        time_to_live: Duration,
+    ) -> Result<Vec<Option<Lease>>, StoreError> {
+        let epochs = self.ask_leases(names, holder, time_to_live.max(LEAST)).await?;
+        Ok(epochs.into_iter().map(|epoch| (epoch > 0).then_some(Lease { epoch })).collect())
     }
 
-    async fn ask_lease(&self, name: &str, holder: Uuid, millis: &str) -> Result<u64, StoreError> {
-        let arguments = [name.as_bytes(), holder.as_bytes(), millis.as_bytes()];
+    /// Gives leases back, those that `holder` holds.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn release(&self, names: &[String], holder: Uuid) -> Result<(), StoreError> {
+        self.ask_leases(names, holder, Duration::ZERO).await.map(drop)
+    }
+
+    /// The leases whose names begin with `prefix` and that are held, in order of name. Those among them that begin with `passing` too and
+    /// that nobody holds any more are forgotten, epochs and all: names that come and go would fill the server's memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Database`].
+    pub async fn leases(&self, prefix: &str, passing: &str) -> Result<Vec<HeldLease>, StoreError> {
+        let arguments = [prefix.as_bytes(), passing.as_bytes()];
+        let question = scripts::LEASES.question(&self.layout, &[self.layout.leases()], &arguments);
+        let answered = answer::only("leases", self.link.ask(Lane::Write, &question).await?)?;
+        let mut words = answer::list("leases", answered)?.into_iter();
+        let mut leases = Vec::with_capacity(words.len() / 3);
+        while let (Some(name), Some(holder), Some(epoch)) = (words.next(), words.next(), words.next()) {
+            let name = layout::text("lease", answer::some_bytes("lease", name)?)?;
+            let holder = answer::some_bytes("lease", holder)?;
+            let holder = Uuid::from_slice(&holder).map_err(|_odd| answer::odd("lease"))?;
+            leases.push(HeldLease { name, holder, epoch: answer::position("lease", &epoch)? });
+        }
+        leases.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(leases)
+    }
+
+    async fn ask_leases(&self, names: &[String], holder: Uuid, time_to_live: Duration) -> Result<Vec<u64>, StoreError> {
+        let millis = time_to_live.as_millis().to_string();
+        let mut arguments = vec![holder.as_bytes().as_slice(), millis.as_bytes()];
+        arguments.extend(names.iter().map(String::as_bytes));
         let question = scripts::LEASE.question(&self.layout, &[self.layout.leases()], &arguments);
         let answered = answer::only("lease", self.link.ask(Lane::Write, &question).await?)?;
-        answer::position("lease", &answered)
+        let epochs = answer::list("lease", answered)?;
+        epochs.iter().map(|epoch| answer::position("lease", epoch)).collect()
     }
 }

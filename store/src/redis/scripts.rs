@@ -60,6 +60,8 @@ pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(incl
 pub(super) static ALIAS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/alias.lua")));
 /// Acquires, renews or gives back a lease.
 pub(super) static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lease.lua")));
+/// Lists leases.
+pub(super) static LEASES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/leases.lua")));
 /// Begins a sweep.
 pub(super) static SWEEP_BEGIN: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/sweep_begin.lua")));
@@ -76,7 +78,7 @@ pub(super) static PRUNE_DROP: LazyLock<Script> = LazyLock::new(|| Script::new(in
 /// Removes list entries that ended.
 pub(super) static ENDED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/ended.lua")));
 
-fn all() -> [&'static Script; 14] {
+fn all() -> [&'static Script; 15] {
     [
         &COMMIT,
         &OFFSETS,
@@ -86,6 +88,7 @@ fn all() -> [&'static Script; 14] {
         &REGISTER,
         &ALIAS,
         &LEASE,
+        &LEASES,
         &SWEEP_BEGIN,
         &SWEEP_STEP,
         &SWEEP_END,

@@ -2,6 +2,8 @@
 
 mod acting;
 mod chaos;
+#[cfg(feature = "fluvio-server")]
+mod fluvio;
 mod lists;
 mod lost;
 mod lost_tail;
@@ -124,7 +126,8 @@ impl Fleet {
         running.iter().for_each(Process::terminate);
         for process in running {
             let (status, log) = process.end();
-            assert!(status.success() || log.contains("another process writes to"), "{log}");
+            let is_fenced = log.contains("another process writes to") || log.contains("another process has taken");
+            assert!(status.success() || is_fenced, "{log}");
         }
     }
 

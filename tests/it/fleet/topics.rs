@@ -12,8 +12,8 @@ use crate::kafka::Kafka;
 use crate::parity::partitions::{CHARGEBACKS, PAYMENTS, Placed, check_reads, compare, placed};
 
 /// Places of [`super::PROCESSES`].
-const INGESTORS: [usize; 2] = [0, 1];
-const SCORERS: [usize; 2] = [2, 3];
+pub(super) const INGESTORS: [usize; 2] = [0, 1];
+pub(super) const SCORERS: [usize; 2] = [2, 3];
 
 /// Digests of every state and row record by those of their keys, namespace apart. The first eight bytes say when a value expires: one that has
 /// no time of its own does so by its writer's clock. The clocks of partitions are of those who read them.
@@ -21,23 +21,53 @@ const STORED: &str = "local out = {} for _, key in ipairs(redis.call('KEYS', ARG
     if not string.find(key, ':r7:@clocks:', 1, true) then \
     out[#out + 1] = redis.sha1hex(string.sub(key, #ARGV[1] + 1)) .. ' ' .. redis.sha1hex(string.sub(redis.call('GET', key), 9)) end end return out";
 
-/// Kafka with everything that the fleet reads and writes.
-fn kafka() -> Kafka {
-    let kafka = Kafka::start();
-    for (topic, partitions) in [("payments", PAYMENTS), ("chargebacks", CHARGEBACKS), ("decisions", 1), ("dead", 1)] {
-        kafka.create(topic, i64::from(partitions));
-    }
-    kafka
+/// What holds topics.
+pub(super) trait Broker {
+    fn create(&self, topic: &str, partitions: u32);
+    /// The keys that a source, or a sink, on `topic` is configured with.
+    fn keys(&self, topic: &str, end: End) -> String;
+    /// Produces one record; `None` is a tombstone.
+    fn send(&self, topic: &str, partition: u32, key: &str, value: Option<&str>);
+    /// Waits until everything sent is there.
+    fn flush(&self);
 }
 
-/// Sources and sinks over `kafka`. Sessions are short: its groups wait for nearly one at every change.
-fn feed(kafka: &Kafka) -> String {
-    let broker = format!("type = \"kafka\"\nbrokers = \"{}\"\n", kafka.brokers());
-    let source = |name: &str, rest: &str| {
-        format!("[[source]]\nname = \"{name}\"\n{broker}topic = \"{name}\"\nsession = \"3s\"\n{rest}\n")
-    };
+/// Which end of a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Source,
+    Sink,
+}
+
+impl Broker for Kafka {
+    fn create(&self, topic: &str, partitions: u32) {
+        Self::create(self, topic, i64::from(partitions));
+    }
+
+    /// Sessions are short: groups of the mock cluster wait for nearly one at every change.
+    fn keys(&self, topic: &str, end: End) -> String {
+        let session = if end == End::Source { "session = \"3s\"\n" } else { "" };
+        format!("type = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{topic}\"\n{session}", self.brokers())
+    }
+
+    fn send(&self, topic: &str, partition: u32, key: &str, value: Option<&str>) {
+        Self::send(self, topic, i32::try_from(partition).unwrap(), key, value);
+    }
+
+    fn flush(&self) {
+        Self::flush(self);
+    }
+}
+
+/// Makes the topics of everything that the fleet reads and writes; its sources and sinks.
+pub(super) fn feed(broker: &impl Broker) -> String {
+    for (topic, partitions) in [("payments", PAYMENTS), ("chargebacks", CHARGEBACKS), ("decisions", 1), ("dead", 1)] {
+        broker.create(topic, partitions);
+    }
+    let source =
+        |name: &str, rest: &str| format!("[[source]]\nname = \"{name}\"\n{}{rest}\n", broker.keys(name, End::Source));
     let sink = |name: &str, what: &str| {
-        format!("[[sink]]\nname = \"{name}\"\n{broker}topic = \"{name}\"\nwhat = \"{what}\"\n")
+        format!("[[sink]]\nname = \"{name}\"\n{}what = \"{what}\"\n", broker.keys(name, End::Sink))
     };
     source("payments", "format = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"")
         + &source("chargebacks", "format = \"json\"\nstream = \"chargebacks\"")
@@ -45,15 +75,14 @@ fn feed(kafka: &Kafka) -> String {
         + &sink("dead", "dead_letters")
 }
 
-fn produce(kafka: &Kafka, changes: &[Placed]) {
+pub(super) fn produce(broker: &impl Broker, changes: &[Placed]) {
     for change in changes {
-        let partition = i32::try_from(change.partition).unwrap();
-        kafka.send(change.topic, partition, &change.key(), Some(&change.value));
+        broker.send(change.topic, change.partition, &change.key(), Some(&change.value));
         if change.is_delete {
-            kafka.send(change.topic, partition, &change.key(), None);
+            broker.send(change.topic, change.partition, &change.key(), None);
         }
     }
-    kafka.flush();
+    broker.flush();
 }
 
 impl Fleet {
@@ -91,7 +120,7 @@ impl Fleet {
     }
 
     /// Waits until the ingestor at `place` reads `count` partitions of the payments.
-    fn reads(&mut self, place: usize, count: u64) {
+    pub(super) fn reads(&mut self, place: usize, count: u64) {
         self.wait_until(&format!("ingestor {place} reading {count} partitions"), |fleet| {
             fleet.metric(place, "interdict_ingest_topic_partitions{source=\"payments\"}") == Some(count)
         });
@@ -101,9 +130,17 @@ impl Fleet {
         self.redis.say(&["HGET", &format!("{{{namespace}}}:meta"), "decisions"]).parse().unwrap_or(0)
     }
 
-    fn await_decisions(&mut self, namespace: &str, changes: &[Placed]) {
+    pub(super) fn await_decisions(&mut self, namespace: &str, changes: &[Placed]) {
         let count = changes.iter().filter(|change| change.is_judged()).count();
         self.wait_until(&format!("{count} decisions"), |fleet| fleet.decisions(namespace) >= count);
+    }
+
+    /// How far topics were applied.
+    fn positions(&self, namespace: &str) -> BTreeMap<String, String> {
+        let said = self.redis.say(&["HGETALL", &format!("{{{namespace}}}:offsets")]);
+        let lines: Vec<&str> = said.lines().collect();
+        let pairs = lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
+        pairs.filter(|(field, _)| !field.contains("sink/") && !field.contains("charge/")).collect()
     }
 
     /// Digests of states and row records by digest of their key.
@@ -116,7 +153,7 @@ impl Fleet {
 
 #[test]
 fn four_partitions_among_two_ingestors_give_what_one_gives() {
-    let kafka = kafka();
+    let kafka = Kafka::start();
     let mut fleet = Fleet::fed("two", Some(feed(&kafka)));
     let payments =
         crate::parity::payments(&fleet.place.path("."), "--transactions 2400 --customers 60 --terminals 120");
@@ -147,30 +184,27 @@ fn four_partitions_among_two_ingestors_give_what_one_gives() {
     assert!(status.success(), "{log}");
     produce(&kafka, &changes[2 * third + third / 2..]);
     fleet.await_decisions("two", &changes);
+    is_as_one_ingestor_leaves_it(&mut fleet, &changes);
+}
+
+/// Ends the fleet of namespace `two`, which has decided on all `changes`: every decision is as the twin counts it, and one ingestor leaves
+/// the same behind.
+pub(super) fn is_as_one_ingestor_leaves_it(fleet: &mut Fleet, changes: &[Placed]) {
     fleet.settle("two");
-    check_reads(&fleet.caller(1), &changes);
-    let logged = end(&mut fleet, "two");
+    check_reads(&fleet.caller(1), changes);
+    let logged = end(fleet, "two");
     assert_eq!(logged.len(), changes.iter().filter(|change| change.is_judged()).count());
-    assert_eq!(compare(&changes, &logged), logged.len());
+    assert_eq!(compare(changes, &logged), logged.len());
     fleet.check_blocks(&logged);
 
-    // One ingestor leaves the same behind.
     let two = fleet.stored("two");
     fleet.configure("one");
     for place in [INGESTORS[0], SCORERS[0], SCORERS[1], MONITOR] {
         fleet.begin(place);
     }
-    fleet.await_decisions("one", &changes);
+    fleet.await_decisions("one", changes);
     fleet.reads(INGESTORS[0], 4);
-    fleet.wait_until("the end of the topics", |fleet| {
-        let offsets = |namespace: &str| fleet.redis.say(&["HGETALL", &format!("{{{namespace}}}:offsets")]);
-        let of_topics = |said: String| {
-            let lines: Vec<&str> = said.lines().collect();
-            let pairs = lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
-            pairs.filter(|(field, _)| !field.contains("sink/")).collect::<BTreeMap<_, _>>()
-        };
-        of_topics(offsets("one")) == of_topics(offsets("two"))
-    });
+    fleet.wait_until("the end of the topics", |fleet| fleet.positions("one") == fleet.positions("two"));
     let one = fleet.stored("one");
     assert!(one.len() > 2_000, "{} states and rows", one.len());
     let differing = one.iter().filter(|(key, value)| two.get(*key) != Some(value)).count();
@@ -178,14 +212,14 @@ fn four_partitions_among_two_ingestors_give_what_one_gives() {
 }
 
 /// Ends all; what the monitor wrote.
-fn end(fleet: &mut Fleet, namespace: &str) -> Vec<DecisionRecord> {
+pub(super) fn end(fleet: &mut Fleet, namespace: &str) -> Vec<DecisionRecord> {
     fleet.end_all();
     fleet.logged(namespace).into_values().collect()
 }
 
 #[test]
 fn roles_produce_decisions_and_dead_letters_whoever_dies() {
-    let kafka = kafka();
+    let kafka = Kafka::start();
     let mut fleet = Fleet::fed("sinks", Some(feed(&kafka)));
     let payments =
         crate::parity::payments(&fleet.place.path("."), "--transactions 1200 --customers 60 --terminals 120");

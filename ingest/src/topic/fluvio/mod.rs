@@ -92,10 +92,7 @@ impl FluvioSource {
     /// Connects, and finds the topic and its mark; `None`: the topic holds no record yet that a mark could be kept at.
     async fn look(&mut self) -> Result<Option<String>, TopicError> {
         let mut cluster = Cluster::connect(&self.broker, &self.topic, &self.group).await?;
-        self.partitions = cluster.partitions().await?;
-        if let Some(stream) = self.bursts.clone().filter(|_| self.partitions > 1) {
-            return Err(TopicError::Bursts { topic: self.topic.clone(), partitions: self.partitions, stream });
-        }
+        self.has_partitions(cluster.partitions().await?)?;
         if cluster.mark(&self.group).await?.is_none() {
             let ends = cluster.ends().await?;
             let Some((partition, _, _)) = ends.into_iter().find(|(_, _, end)| *end > 0) else { return Ok(None) };
@@ -105,6 +102,15 @@ impl FluvioSource {
         let mark = cluster.mark(&self.group).await?;
         self.reader = Some(Reader::new(cluster, self.metrics.clone(), Patience { stall: STALL, retry: RETRY }));
         Ok(mark)
+    }
+
+    /// Notes how many partitions the topic has by now.
+    fn has_partitions(&mut self, partitions: u32) -> Result<(), TopicError> {
+        self.partitions = partitions;
+        match self.bursts.clone().filter(|_| partitions > 1) {
+            Some(stream) => Err(TopicError::Bursts { topic: self.topic.clone(), partitions, stream }),
+            None => Ok(()),
+        }
     }
 
     /// One attempt, bounded in time.
@@ -130,7 +136,7 @@ impl FluvioSource {
         Ok((&self.runtime, self.reader.as_mut().ok_or_else(missing)?))
     }
 
-    /// Keeps offsets in the cluster, and shows the lag.
+    /// Keeps offsets in the cluster, shows the lag, and looks whether the topic has grown.
     fn show(&mut self) -> Result<(), TopicError> {
         if self.shown.is_some_and(|shown| shown.elapsed() < SHOW) {
             return Ok(());
@@ -147,6 +153,15 @@ impl FluvioSource {
         // The lag is for people; a cluster that does not answer is heard of when it is read.
         if let Ok(Ok(ends)) = ends {
             self.ends = ends.into_iter().map(|(partition, _, end)| (partition, end)).collect();
+            let partitions = self.ends.keys().last().map_or(0, |last| last + 1);
+            if partitions > self.partitions {
+                tracing::warn!(
+                    topic = self.topic,
+                    partitions,
+                    "the topic has more partitions now; keys that move to them are read in no order with what came before"
+                );
+                self.has_partitions(partitions)?;
+            }
         }
         for lag in self.lag() {
             self.metrics.lag(&lag);

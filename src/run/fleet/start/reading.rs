@@ -19,9 +19,10 @@ use super::super::super::letters::Letters;
 use super::super::super::sources::{Confirms, JudgedSources, Reached, Starter};
 use super::super::super::system::{self, INTAKE};
 use super::super::super::{clock, republished, sinks, waiting};
+use super::super::charges::Charges;
 use super::super::confirming::Confirming;
 use super::super::ingest::Ingestor;
-use super::super::topics;
+use super::super::sharing::Shared;
 use super::super::tracked::Tracked;
 use super::Process;
 
@@ -68,7 +69,7 @@ impl Process<'_> {
     ) -> anyhow::Result<(mpsc::Receiver<Intake>, Confirming, Reached)> {
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut self.registry);
-        let (identity, stop) = (self.claimant("identity"), self.stop_edge.clone());
+        let (claimant, stop) = (self.claimant("topic"), self.stop_edge.clone());
         self.archives = Archives::open(self.setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
         let mut starter = Starter {
             setup: self.setup,
@@ -77,7 +78,7 @@ impl Process<'_> {
             confirms: Confirms::after(self.setup.store.replay_window()),
             reached: Reached::default(),
             topics: TopicMetrics::register(&mut self.registry),
-            identify: &|source| topics::identify_in_turn(identity.named(&format!("identity/{source}")), stop.clone()),
+            among: &|source| Box::new(Shared::new(&claimant, source, stop.clone())),
             archives: self.archives.clone(),
             #[cfg(feature = "postgres")]
             postgres: &PostgresMetrics::register(&mut self.registry),
@@ -95,7 +96,6 @@ impl Process<'_> {
             !setup.sources.is_empty(),
             "--role ingest has nothing to read: the configuration has no [source]"
         );
-        topics::check(setup)?;
         let (deliveries, confirming, reached) = self.read(&republished::ingested(setup))?;
         let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
         let letters = self.letters()?;
@@ -109,6 +109,7 @@ impl Process<'_> {
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
             confirming,
+            charges: Charges::default(),
             stop: self.stop_taking.clone(),
         };
         let sources = setup.sources.len();

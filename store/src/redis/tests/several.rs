@@ -286,12 +286,50 @@ fn a_lease_has_one_holder_and_its_epoch_never_goes_back() {
         };
         assert_eq!(taken_over().await, 2);
         assert_eq!(epoch(a, long).await, None);
-        store.release("monitor", a).await.unwrap();
+        store.release(&["monitor".to_owned()], a).await.unwrap();
         assert_eq!(epoch(a, long).await, None, "what another one holds is not given back");
-        store.release("monitor", b).await.unwrap();
+        store.release(&["monitor".to_owned()], b).await.unwrap();
         assert_eq!(epoch(b, long).await, Some(3));
         let leases: BTreeMap<&str, Option<u64>> =
             [("other", store.lease("other", a, long).await.unwrap().map(|it| it.epoch))].into();
         assert_eq!(leases["other"], Some(1));
+    });
+}
+
+#[test]
+fn leases_are_listed_while_they_are_held_and_passing_ones_are_forgotten() {
+    let (long, a, b) = (Duration::from_secs(600), Uuid::from_u128(1), Uuid::from_u128(2));
+    block_on(async {
+        let store = Server::shared().store().await;
+        let held = async || {
+            let leases = store.leases("topic/payments/", "topic/payments/reader/").await.unwrap();
+            leases.into_iter().map(|it| (it.name, it.holder, it.epoch)).collect::<Vec<_>>()
+        };
+        assert_eq!(held().await, []);
+        for name in ["topic/payments/reader/a", "topic/payments/10", "topic/payments/2", "topic/payment", "monitor"] {
+            store.lease(name, a, long).await.unwrap().unwrap();
+        }
+        store.lease("topic/payments/reader/b", b, SHORT).await.unwrap().unwrap();
+        store.lease("topic/payments/3", b, SHORT).await.unwrap().unwrap();
+        let mine = ["topic/payments/10", "topic/payments/2", "topic/payments/reader/a"];
+        let mine: Vec<_> = mine.iter().map(|name| ((*name).to_owned(), a, 1)).collect();
+        // Those of the other one end by themselves.
+        while held().await != mine {}
+        let lasts = store.lease("topic/payments/3", a, long).await.unwrap().unwrap();
+        assert_eq!(lasts.epoch, 2, "an epoch never goes back");
+        let passes = store.lease("topic/payments/reader/b", b, long).await.unwrap().unwrap();
+        assert_eq!(passes.epoch, 1, "the reader was forgotten");
+        for name in ["topic/payments/3", "topic/payments/reader/b"] {
+            assert!(held().await.iter().any(|(held, ..)| held == name));
+            store.release(&[name.to_owned()], if name.ends_with('b') { b } else { a }).await.unwrap();
+        }
+        assert_eq!(held().await, mine);
+        let several = ["topic/payments/3", "topic/payments/2", "topic/payments/4"].map(str::to_owned);
+        let leases = store.lease_all(&several, b, long).await.unwrap();
+        let epochs: Vec<_> = leases.into_iter().map(|lease| lease.map(|lease| lease.epoch)).collect();
+        assert_eq!(epochs, [Some(3), None, Some(1)]);
+        assert_eq!(held().await.len(), 5);
+        store.release(&several, b).await.unwrap();
+        assert_eq!(held().await, mine);
     });
 }

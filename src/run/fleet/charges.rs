@@ -1,0 +1,160 @@
+//! Charge of the partitions of topics that an ingestor reads.
+//!
+//! A consumer group or a lease says who reads a partition, and both may take somebody for dead who is not. Charge says it to the store:
+//! whoever begins with a partition takes it, and from that moment on what another one still holds of it is refused, before and after the
+//! new one's first commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use interdict_ingest::source::stop::Stop;
+use interdict_store::error::StoreError;
+use interdict_store::port::{OffsetMove, Store};
+
+use super::super::charge;
+
+/// What the names of positions begin with that say how often charge of a topic's partitions was taken.
+const TOPICS: &str = "charge/topic/";
+
+/// What this process is in charge of, with what its commits name.
+#[derive(Debug, Default)]
+pub(super) struct Charges(BTreeMap<(Arc<str>, u32), OffsetMove>);
+
+impl Charges {
+    /// Takes charge of partitions from whoever read them; before their positions are asked for.
+    ///
+    /// # Errors
+    /// As [`charge::take`].
+    pub(super) async fn take(
+        &mut self,
+        store: &impl Store,
+        stop: &Stop,
+        source: &Arc<str>,
+        partitions: &[u32],
+    ) -> anyhow::Result<()> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let taken = charge::take(store, stop, &format!("{TOPICS}{source}"), partitions).await?;
+        self.0.extend(taken.into_iter().map(|named| ((Arc::clone(source), named.partition), named)));
+        Ok(())
+    }
+
+    /// Lets go of partitions that are read here no more.
+    pub(super) fn let_go(&mut self, source: &Arc<str>, partitions: &[u32]) {
+        for partition in partitions {
+            self.0.remove(&(Arc::clone(source), *partition));
+        }
+    }
+
+    /// What a commit names that takes something of `partitions`, each once.
+    pub(super) fn of<'a>(&self, partitions: impl IntoIterator<Item = (&'a Arc<str>, u32)>) -> Vec<OffsetMove> {
+        let partitions: BTreeSet<_> = partitions.into_iter().collect();
+        let named = partitions.into_iter().filter_map(|(source, at)| self.0.get(&(Arc::clone(source), at)));
+        named.cloned().collect()
+    }
+
+    /// What a commit names that rests on everything that is read here.
+    pub(super) fn all(&self) -> Vec<OffsetMove> {
+        self.0.values().cloned().collect()
+    }
+}
+
+/// Says what is to be done where a commit was refused for want of charge.
+pub(super) fn told(error: anyhow::Error) -> anyhow::Error {
+    let lost = match error.downcast_ref() {
+        Some(StoreError::Fenced { source_name, partition, .. }) => {
+            source_name.strip_prefix(TOPICS).map(|source| taken_over(source, *partition))
+        }
+        _ => None,
+    };
+    match lost {
+        Some(lost) => error.context(lost),
+        None => error,
+    }
+}
+
+/// That another process reads a partition by now.
+pub(super) fn taken_over(source: &str, partition: u32) -> String {
+    format!(
+        "another process has taken partition {partition} of source '{source}' over: this one stood still, or was cut off, for longer than its lease or session; start it again, it takes its share"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+    use interdict_store::port::Commit;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    /// A commit that moves a partition of `payments`, as one in charge makes it.
+    fn moving(charges: &Charges, partition: u32, from: Option<u64>, to: u64) -> Commit {
+        let source: Arc<str> = "payments".into();
+        let mut offsets = charges.of([(&source, partition), (&source, partition)]);
+        offsets.push(OffsetMove { source: source.to_string(), partition, from, to });
+        Commit { offsets, ..Commit::default() }
+    }
+
+    /// Who of two commits first: the one who was taken for dead, or the one who has taken over.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum First {
+        Stale,
+        New,
+    }
+
+    fn whoever_took_over_stays(first: First) {
+        let folder = TempDir::new().unwrap();
+        let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
+        let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
+        let (mut stale, mut new) = (Charges::default(), Charges::default());
+        block_on(async {
+            stale.take(&store, &stop, &source, &[0, 1]).await.unwrap();
+            store.commit(moving(&stale, 0, None, 7)).await.unwrap();
+            new.take(&store, &stop, &source, &[0]).await.unwrap();
+            if first == First::New {
+                store.commit(moving(&new, 0, Some(7), 8)).await.unwrap();
+            }
+            let refused = store.commit(moving(&stale, 0, Some(7), 9)).await.unwrap_err();
+            let refused = crate::told::told(&told(refused.into()));
+            assert!(refused.contains("has taken partition 0 of source 'payments' over"), "{refused}");
+            let from = if first == First::New { 8 } else { 7 };
+            store.commit(moving(&new, 0, Some(from), 10)).await.unwrap();
+            // What nobody took from it the other one still has.
+            store.commit(moving(&stale, 1, None, 3)).await.unwrap();
+            assert_eq!(stale.all().len(), 2);
+            stale.let_go(&source, &[0]);
+            assert_eq!(stale.of([(&source, 0)]), []);
+        });
+    }
+
+    #[test]
+    fn whoever_took_over_stays_where_the_other_one_comes_first() {
+        whoever_took_over_stays(First::Stale);
+    }
+
+    #[test]
+    fn whoever_took_over_stays_where_he_comes_first() {
+        whoever_took_over_stays(First::New);
+    }
+
+    #[test]
+    fn two_who_take_charge_at_once_do_not_both_have_it() {
+        let folder = TempDir::new().unwrap();
+        let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
+        let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
+        let (mut one, mut other) = (Charges::default(), Charges::default());
+        let (taken, also) = block_on(async {
+            tokio::join!(one.take(&store, &stop, &source, &[0]), other.take(&store, &stop, &source, &[0]))
+        });
+        taken.and(also).unwrap();
+        assert_ne!(one.all(), other.all());
+        let made = [one, other].map(|charges| block_on(store.commit(moving(&charges, 0, None, 1))).is_ok());
+        assert_eq!(made.iter().filter(|is_made| **is_made).count(), 1);
+    }
+}
