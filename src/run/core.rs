@@ -66,16 +66,10 @@ pub(crate) enum Intake {
         source: Arc<str>,
         incarnation: Option<String>,
         /// Those that are read here.
-        #[cfg_attr(
-            not(feature = "redis"),
-            expect(dead_code, reason = "only processes that share a source ask the store by partition")
-        )]
+        #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only over a Redis are sources shared"))]
         partitions: Vec<u32>,
         /// Those of them that another process may still believe to read.
-        #[cfg_attr(
-            not(feature = "redis"),
-            expect(dead_code, reason = "only processes that share a source take over from each other")
-        )]
+        #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only over a Redis are sources shared"))]
         new: Vec<u32>,
         reply: oneshot::Sender<anyhow::Result<Vec<Offset>>>,
     },

@@ -127,7 +127,7 @@ pub fn open(
         #[cfg(not(feature = "kafka"))]
         Broker::Kafka(_) => Err(TopicError::NotBuilt { feature: "kafka" }),
         #[cfg(feature = "fluvio")]
-        Broker::Fluvio(broker) => Ok(Box::new(super::fluvio::producer::FluvioSink::new(broker, &config.topic)?)),
+        Broker::Fluvio(broker) => Ok(Box::new(super::fluvio::producer::FluvioSink::new(broker, &config.topic))),
         #[cfg(not(feature = "fluvio"))]
         Broker::Fluvio(_) => Err(TopicError::NotBuilt { feature: "fluvio" }),
     }

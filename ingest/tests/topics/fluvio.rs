@@ -7,10 +7,11 @@ use fluvio::metadata::topic::TopicSpec;
 use fluvio::{Fluvio, FluvioClusterConfig, TopicProducerConfigBuilder};
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::broker::{Broker, FluvioBroker, Tls};
+use interdict_ingest::topic::sink::{self, Produced, SinkConfig, What};
 use tokio::runtime::Runtime;
 
 use crate::contract;
-use crate::rig::{Member, Rig, Stored, config, expected, payments, source, values};
+use crate::rig::{Member, Rig, Stored, config, expected, payments, row, source, values};
 
 struct Real {
     endpoint: String,
@@ -125,4 +126,30 @@ fn partitions_are_given_and_taken_away() {
     member.source.assign(&[0, 1]).unwrap();
     member.work_until(&mut stored, |_, stored| stored.records() == 200);
     assert!(member.source.assign(&[2]).is_err());
+}
+
+#[test]
+fn what_a_sink_produces_is_there_in_order() {
+    let real = Real::named();
+    let topic = real.create(1);
+    let (name, what) = ("decisions".to_owned(), What::Decisions);
+    let config_of_sink = SinkConfig { name, what, broker: real.broker(), topic: topic.clone() };
+    let open = || sink::open(&config_of_sink, &|_variable| None).unwrap();
+    // As a start does that only looks whether a sink can be had.
+    real.runtime.block_on(async { drop(open()) });
+    let mut sink = open();
+    for first in (0..5_000).step_by(1_000) {
+        let rows: Vec<(String, String)> = (first..first + 1_000).map(|id| (id.to_string(), row(id))).collect();
+        let records = rows.iter().map(|(key, row)| Produced {
+            key: key.clone(),
+            value: row.as_bytes(),
+            headers: Vec::new(),
+            partition: None,
+        });
+        sink.produce(&records.collect::<Vec<_>>()).unwrap();
+    }
+    let mut stored = Stored::default();
+    let mut member = Member::join(source(&config(real.broker(), &topic), &payments(), &Stop::default()));
+    member.work_until(&mut stored, |_, stored| stored.records() >= 5_000);
+    assert_eq!(stored.ids[&0], expected(0, 0..5_000));
 }

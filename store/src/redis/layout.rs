@@ -21,7 +21,7 @@
 //! | `{NS}:log:decisions` | stream | entry `1-POSITION`: decision id |
 //! | `{NS}:log:NAME` | stream | entry `1-POSITION`: the entry |
 //! | `{NS}:work` | stream | pieces of work; its group `scorers` knows who has taken which |
-//! | `{NS}:leases` | hash | lease to holder, epoch and end (ms) |
+//! | `{NS}:leases` | hash | lease to holder, epoch and end (ms); of those named by their holder (`leases.lua`) only what is held |
 //! | `{NS}:bundles` | hash | name(model) version to registry entry, JSON |
 //! | `{NS}:aliases` | hash | `model@alias` to version |
 //! | `{NS}:writer:UUID` | hash | what became of this process's commits that it may ask about again (see `ledger`) |

@@ -99,7 +99,6 @@ fn decisions_and_dead_letters_come_to_fluvio_whoever_dies() {
     let mut fleet = Fleet::fed("sinks", Some(feed(&fluvio)));
     let changes = changes(&fleet, 1_200, 74);
     fleet.begin_all();
-    fleet.reads(INGESTORS[0], 2);
     let dying = [SCORERS[0], SCORERS[1], INGESTORS[1], SCORERS[0], INGESTORS[0], SCORERS[1]];
     for ((piece, place), partition) in changes.chunks(changes.len() / 6 + 1).zip(dying).zip((0..4).cycle()) {
         produce(&fluvio, piece);

@@ -174,10 +174,20 @@ fn four_partitions_among_two_ingestors_give_what_one_gives() {
     fleet.reads(INGESTORS[1], 4);
     fleet.await_decisions("two", &changes[..2 * third]);
 
-    // It comes back and takes its share; the other one is told to end.
+    // It comes back and takes its share. The other one stands still for longer than its session: when it goes on it stores nothing of what
+    // is another's by then, and goes on with its share or ends and is started again.
     fleet.begin_all();
     fleet.reads(INGESTORS[0], 2);
-    produce(&kafka, &changes[2 * third..2 * third + third / 2]);
+    fleet.process(INGESTORS[1]).signal("STOP");
+    let paused = 2 * third + third / 4;
+    produce(&kafka, &changes[2 * third..paused]);
+    fleet.reads(INGESTORS[0], 4);
+    fleet.process(INGESTORS[1]).signal("CONT");
+    fleet.reads(INGESTORS[0], 2);
+    fleet.reads(INGESTORS[1], 2);
+
+    // It is told to end.
+    produce(&kafka, &changes[paused..2 * third + third / 2]);
     let leaving = fleet.processes[INGESTORS[1]].take().expect("it runs");
     leaving.terminate();
     let (status, log) = leaving.end();

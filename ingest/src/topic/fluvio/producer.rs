@@ -24,15 +24,14 @@ pub(in crate::topic) struct FluvioSink {
     broker: FluvioBroker,
     topic: String,
     producer: Option<TopicProducerPool>,
-    /// Dropped last.
-    runtime: Runtime,
+    /// Made where the sink is used, since one cannot be dropped where a sink is only looked at. Dropped last.
+    runtime: Option<Runtime>,
 }
 
 impl FluvioSink {
     /// A sink that connects when it is used.
-    pub(in crate::topic) fn new(broker: &FluvioBroker, topic: &str) -> Result<Self, TopicError> {
-        let runtime = runtime(&broker.endpoint)?;
-        Ok(Self { broker: broker.clone(), topic: topic.to_owned(), producer: None, runtime })
+    pub(in crate::topic) fn new(broker: &FluvioBroker, topic: &str) -> Self {
+        Self { broker: broker.clone(), topic: topic.to_owned(), producer: None, runtime: None }
     }
 }
 
@@ -62,6 +61,11 @@ async fn send(producer: &TopicProducerPool, records: &[Produced<'_>]) -> anyhow:
 impl TopicSink for FluvioSink {
     fn produce(&mut self, records: &[Produced<'_>]) -> Result<(), TopicError> {
         let (broker, topic) = (&self.broker, &self.topic);
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => runtime(&broker.endpoint)?,
+        };
+        let runtime = self.runtime.insert(runtime);
         let known = self.producer.take();
         let work = async {
             let producer = match known {
@@ -71,7 +75,7 @@ impl TopicSink for FluvioSink {
             send(&producer, records).await?;
             anyhow::Ok(producer)
         };
-        let done = self.runtime.block_on(tokio::time::timeout(PATIENCE, work));
+        let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await });
         let done = done.unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())));
         let producer = done.map_err(|error| meaning(&self.broker.endpoint, &self.topic, &error))?;
         self.producer = Some(producer);
