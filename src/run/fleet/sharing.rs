@@ -59,12 +59,14 @@ pub(super) struct Shared {
 /// One that takes part.
 struct Begun {
     told: watch::Receiver<Told>,
+    /// What was told last.
+    number: u64,
     heard: watch::Sender<Heard>,
     sharing: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Shared {
-    /// For a reader of `source`, which knows its topic once it was `stop`ped or has asked in turn.
+    /// For a reader of `source`; `stop` ends what waits for its turn to ask which topic it is.
     pub(super) fn new(claimant: &Claimant, source: &str, stop: CancellationToken) -> Self {
         // Of several topics with an odd partition each not the same process gets all.
         let holder = Uuid::new_v5(&claimant.holder, source.as_bytes());
@@ -84,7 +86,7 @@ impl Shared {
             heard: heard_seen,
             unanswered: None,
         };
-        Begun { told: told_seen, heard, sharing: self.runtime.spawn(sharing.run()) }
+        Begun { told: told_seen, number: 0, heard, sharing: self.runtime.spawn(sharing.run()) }
     }
 }
 
@@ -101,9 +103,10 @@ impl Among for Shared {
         begun.heard.send_if_modified(|heard| std::mem::replace(&mut heard.partitions, partitions) != partitions);
         match begun.told.has_changed() {
             Ok(is_new) => {
-                let told = is_new.then(|| begun.told.borrow_and_update().partitions.clone());
+                let told = is_new.then(|| begun.told.borrow_and_update().clone());
+                begun.number = told.as_ref().map_or(begun.number, |told| told.number);
                 self.begun = Some(begun);
-                Ok(told)
+                Ok(told.map(|told| told.partitions))
             }
             Err(_ended) => {
                 self.runtime.block_on(begun.sharing)??;
@@ -114,8 +117,7 @@ impl Among for Shared {
 
     fn keeps(&mut self, kept: BTreeSet<u32>) {
         let Some(begun) = &self.begun else { return };
-        let number = begun.told.borrow().number;
-        begun.heard.send_modify(|heard| (heard.number, heard.kept) = (number, kept));
+        begun.heard.send_modify(|heard| (heard.number, heard.kept) = (begun.number, kept));
     }
 
     fn end(&mut self) {
