@@ -18,7 +18,7 @@ use super::patience::patiently;
 #[cfg(feature = "redis")]
 pub(crate) const POSITIONS: &str = "charge/";
 /// Its name where charge is of a namespace.
-const ENGINE: &str = "charge/engine";
+pub(super) const ENGINE: &str = "charge/engine";
 
 /// Whether this process is in charge of what it works on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +97,29 @@ pub(super) async fn take(
         if taken.await? {
             return Ok(offsets.into_iter().map(|taken| named(name, taken.partition, taken.to)).collect());
         }
+    }
+}
+
+/// What a commit names that is made while no process without a role has charge of the namespace, as things stand now.
+///
+/// # Errors
+/// As [`patiently`].
+#[cfg(feature = "redis")]
+pub(super) async fn standing(store: &impl Store, stop: &Stop) -> anyhow::Result<OffsetMove> {
+    let told = "the store does not answer; who is in charge is asked later";
+    loop {
+        let stored = patiently(stop, told, async || store.positions(ENGINE).await).await?;
+        if let Some(number) = position_of(&stored, 0) {
+            return Ok(named(ENGINE, 0, number));
+        }
+        // There is something to be fenced by from now on; another process may have seen to it at this moment.
+        let offsets = vec![OffsetMove { source: ENGINE.to_owned(), partition: 0, from: None, to: 0 }];
+        let commit = Commit { offsets, ..Commit::default() };
+        patiently(stop, told, async || match store.commit(commit.clone()).await {
+            Err(StoreError::Fenced { .. }) => Ok(()),
+            committed => committed.map(drop),
+        })
+        .await?;
     }
 }
 

@@ -63,6 +63,8 @@ use super::maintenance::{Sweeping, sweep};
 use super::sinks;
 use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
+#[cfg(feature = "redis")]
+use super::taking_over;
 use super::topics::Alone;
 use super::{waiting, watching};
 
@@ -245,25 +247,12 @@ async fn hold_alone(
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let Some(store) = store.shared() else { return Ok(()) };
-    // Before the lease is taken, which would keep scorers away, and behind it, when nobody leaves any more.
-    ensure_judged(store).await?;
+    // Before the lease is taken, which would keep scorers away; for certain once charge is taken.
+    taking_over::ensure_judged(&**store).await?;
     tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop.clone()).await?);
-    ensure_judged(store).await?;
     if setup.sources.iter().any(|source| matches!(source.kind, SourceKind::Topic(_))) {
         tasks.spawn(fleet::hold_topics(store, setup.store.lease(), stop.clone()).await?);
     }
-    Ok(())
-}
-
-/// Sees that ingestors have left no work, which nobody but scorers would judge: its events lie behind the offsets.
-#[cfg(feature = "redis")]
-async fn ensure_judged(store: &interdict_store::redis::RedisStore) -> anyhow::Result<()> {
-    let waiting = store.work_waiting().await?;
-    anyhow::ensure!(
-        waiting == 0,
-        "{waiting} events that processes with --role took wait for a scorer: run `interdict run --role scorer` until \
-         interdict_scorer_work_waiting is 0, then start without --role"
-    );
     Ok(())
 }
 

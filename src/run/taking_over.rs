@@ -21,6 +21,7 @@ impl<S: Store> Core<S> {
         self.charge = before.take(&*self.store, &self.stop).await?;
         self.reached.take_charge();
         if before == Charge::Open {
+            ensure_judged(&*self.store).await?;
             // What was noted of the sources at the start is as old as the lists.
             for source in self.pipeline.sources() {
                 let stored = self.store.positions(&source).await?;
@@ -46,4 +47,19 @@ impl<S: Store> Core<S> {
         self.pipeline.stored();
         Ok(())
     }
+}
+
+/// Sees that ingestors have left no work, which nobody but scorers would judge: its events lie behind the offsets. Under charge none is left
+/// any more.
+///
+/// # Errors
+/// That some waits, and what to do.
+pub(super) async fn ensure_judged(store: &impl Store) -> anyhow::Result<()> {
+    let waiting = store.work_waiting().await?;
+    anyhow::ensure!(
+        waiting == 0,
+        "{waiting} events that processes with --role took wait for a scorer: run `interdict run --role scorer` until \
+         interdict_scorer_work_waiting is 0, then start without --role"
+    );
+    Ok(())
 }

@@ -428,6 +428,10 @@ impl Store for EmbeddedStore {
         self.outbox_now(behind, limit)
     }
 
+    async fn work_waiting(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     async fn replicated(&self) -> Result<Replicated, StoreError> {
         Ok(Replicated::Nobody)
     }

@@ -139,6 +139,10 @@ impl Store for OnlineStore {
         on!(self, store => store.outbox(behind, limit))
     }
 
+    async fn work_waiting(&self) -> Result<u64, StoreError> {
+        on!(self, store => store.work_waiting())
+    }
+
     async fn replicated(&self) -> Result<Replicated, StoreError> {
         on!(self, store => store.replicated())
     }

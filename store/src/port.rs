@@ -493,6 +493,9 @@ pub trait Store: Send + Sync + 'static {
     /// asks here before.
     fn replicated(&self) -> impl Future<Output = Result<Replicated, StoreError>> + Send;
 
+    /// Work that was left for whoever takes it and is not done; embedded there is none.
+    fn work_waiting(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Entries of a log from `position` on, at most `limit`, with their positions.
     fn read_log(
         &self,

@@ -171,6 +171,10 @@ impl Store for RedisStore {
         self.unfinished(behind, limit).await
     }
 
+    async fn work_waiting(&self) -> Result<u64, StoreError> {
+        Self::work_waiting(self).await
+    }
+
     async fn replicated(&self) -> Result<Replicated, StoreError> {
         if self.link.config().replicas == 0 {
             return Ok(Replicated::Nobody);

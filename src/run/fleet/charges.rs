@@ -1,4 +1,4 @@
-//! Charge of the partitions of topics that an ingestor reads.
+//! Charge of the partitions of topics that an ingestor reads, and that no process without a role has charge of the namespace.
 //!
 //! A consumer group or a lease says who reads a partition, and both may take somebody for dead who is not. Charge says it to the store:
 //! whoever begins with a partition takes it, and from that moment on what another one still holds of it is refused, before and after the
@@ -17,10 +17,21 @@ use super::super::charge;
 const TOPICS: &str = "charge/topic/";
 
 /// What this process is in charge of, with what its commits name.
-#[derive(Debug, Default)]
-pub(super) struct Charges(BTreeMap<(Arc<str>, u32), OffsetMove>);
+#[derive(Debug)]
+pub(super) struct Charges {
+    namespace: OffsetMove,
+    partitions: BTreeMap<(Arc<str>, u32), OffsetMove>,
+}
 
 impl Charges {
+    /// Of no partition yet. A process without a role that begins later fences everything.
+    ///
+    /// # Errors
+    /// As [`charge::standing`].
+    pub(super) async fn begin(store: &impl Store, stop: &Stop) -> anyhow::Result<Self> {
+        Ok(Self { namespace: charge::standing(store, stop).await?, partitions: BTreeMap::new() })
+    }
+
     /// Takes charge of partitions from whoever read them; before their positions are asked for.
     ///
     /// # Errors
@@ -36,33 +47,36 @@ impl Charges {
             return Ok(());
         }
         let taken = charge::take(store, stop, &format!("{TOPICS}{source}"), partitions).await?;
-        self.0.extend(taken.into_iter().map(|named| ((Arc::clone(source), named.partition), named)));
+        self.partitions.extend(taken.into_iter().map(|named| ((Arc::clone(source), named.partition), named)));
         Ok(())
     }
 
     /// Lets go of partitions that are read here no more.
     pub(super) fn let_go(&mut self, source: &Arc<str>, partitions: &[u32]) {
         for partition in partitions {
-            self.0.remove(&(Arc::clone(source), *partition));
+            self.partitions.remove(&(Arc::clone(source), *partition));
         }
     }
 
     /// What a commit names that takes something of `partitions`, each once.
     pub(super) fn of<'a>(&self, partitions: impl IntoIterator<Item = (&'a Arc<str>, u32)>) -> Vec<OffsetMove> {
         let partitions: BTreeSet<_> = partitions.into_iter().collect();
-        let named = partitions.into_iter().filter_map(|(source, at)| self.0.get(&(Arc::clone(source), at)));
-        named.cloned().collect()
+        let named = partitions.into_iter().filter_map(|(source, at)| self.partitions.get(&(Arc::clone(source), at)));
+        std::iter::once(&self.namespace).chain(named).cloned().collect()
     }
 
     /// What a commit names that rests on everything that is read here.
     pub(super) fn all(&self) -> Vec<OffsetMove> {
-        self.0.values().cloned().collect()
+        std::iter::once(&self.namespace).chain(self.partitions.values()).cloned().collect()
     }
 }
 
 /// Says what is to be done where a commit was refused for want of charge.
 pub(super) fn told(error: anyhow::Error) -> anyhow::Error {
     let lost = match error.downcast_ref() {
+        Some(StoreError::Fenced { source_name, .. }) if source_name == charge::ENGINE => {
+            Some("a process without --role has taken this namespace over: stop that, or this one".to_owned())
+        }
         Some(StoreError::Fenced { source_name, partition, .. }) => {
             source_name.strip_prefix(TOPICS).map(|source| taken_over(source, *partition))
         }
@@ -112,8 +126,9 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
-        let (mut stale, mut new) = (Charges::default(), Charges::default());
         block_on(async {
+            let mut stale = Charges::begin(&store, &stop).await.unwrap();
+            let mut new = Charges::begin(&store, &stop).await.unwrap();
             stale.take(&store, &stop, &source, &[0, 1]).await.unwrap();
             store.commit(moving(&stale, 0, None, 7)).await.unwrap();
             new.take(&store, &stop, &source, &[0]).await.unwrap();
@@ -127,9 +142,14 @@ mod tests {
             store.commit(moving(&new, 0, Some(from), 10)).await.unwrap();
             // What nobody took from it the other one still has.
             store.commit(moving(&stale, 1, None, 3)).await.unwrap();
-            assert_eq!(stale.all().len(), 2);
+            assert_eq!(stale.all().len(), 3);
             stale.let_go(&source, &[0]);
-            assert_eq!(stale.of([(&source, 0)]), []);
+            assert_eq!(stale.of([(&source, 0)]).len(), 1);
+            // One that plays every role takes it from all of them.
+            charge::Charge::Open.take(&store, &stop).await.unwrap();
+            let refused = store.commit(moving(&new, 0, Some(10), 11)).await.unwrap_err();
+            let refused = crate::told::told(&told(refused.into()));
+            assert!(refused.contains("a process without --role has taken this namespace over"), "{refused}");
         });
     }
 
@@ -148,7 +168,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
-        let (mut one, mut other) = (Charges::default(), Charges::default());
+        let (mut one, mut other) =
+            block_on(async { tokio::try_join!(Charges::begin(&store, &stop), Charges::begin(&store, &stop)) }).unwrap();
         let (taken, also) = block_on(async {
             tokio::join!(one.take(&store, &stop, &source, &[0]), other.take(&store, &stop, &source, &[0]))
         });

@@ -132,7 +132,7 @@ impl<'a> Process<'a> {
         let plays = |role: Role| roles.contains(&role);
         let setup = self.setup;
         let reached = match (plays(Role::Ingest), plays(Role::Republish)) {
-            (true, _) => self.ingest(until_end)?,
+            (true, _) => self.ingest(until_end).await?,
             (_, true) => self.republish()?,
             _ => Reached::default(),
         };

@@ -141,7 +141,7 @@ async fn store_all(
     mut intake: tokio_mpsc::Receiver<Intake>,
     stored: &Stored,
 ) -> anyhow::Result<()> {
-    let (mut charges, mut positions) = (Charges::default(), BTreeMap::new());
+    let (mut charges, mut positions) = (Charges::begin(store, stop).await?, BTreeMap::new());
     while let Some(given) = intake.recv().await {
         match given {
             Intake::Attach { source, incarnation, new, reply, .. } => {

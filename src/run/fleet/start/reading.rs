@@ -90,12 +90,13 @@ impl Process<'_> {
         Ok((deliveries, Confirming::new(confirms, self.archives.clone()), reached))
     }
 
-    pub(super) fn ingest(&mut self, ends_with_sources: bool) -> anyhow::Result<Reached> {
+    pub(super) async fn ingest(&mut self, ends_with_sources: bool) -> anyhow::Result<Reached> {
         let setup = self.setup;
         anyhow::ensure!(
             !setup.sources.is_empty(),
             "--role ingest has nothing to read: the configuration has no [source]"
         );
+        let charges = Charges::begin(&*self.online, &self.stop_taking).await?;
         let (deliveries, confirming, reached) = self.read(&republished::ingested(setup))?;
         let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
         let letters = self.letters()?;
@@ -109,7 +110,7 @@ impl Process<'_> {
             fleet: Arc::clone(&self.fleet),
             judged_sources: JudgedSources::of(setup),
             confirming,
-            charges: Charges::default(),
+            charges,
             stop: self.stop_taking.clone(),
         };
         let sources = setup.sources.len();
