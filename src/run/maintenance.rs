@@ -136,8 +136,18 @@ pub(crate) async fn sweep<S: Store>(store: Arc<S>, by: Sweeping, stop: Cancellat
         let Ok(read) = read.inspect_err(|error| tracing::error!(%error, "{UNSWEPT}")) else { continue };
         let Some(now) = clocks.instant(read, clock::instant(), by.idle) else { continue };
         let (store, now, runtime) = (Arc::clone(&store), now.min(clock::now()), Handle::current());
-        let swept = tokio::task::spawn_blocking(move || runtime.block_on(store.expire(now))).await?;
+        let until = stop.clone();
+        let swept = tokio::task::spawn_blocking(move || runtime.block_on(expire(&*store, now, &until))).await?;
         told(swept, "forgot what nothing reads any more");
+    }
+}
+
+/// Removes what expired before `now`, until `stop`: who goes on begins anew, since nothing says that all was looked at.
+async fn expire<S: Store>(store: &S, now: Timestamp, stop: &CancellationToken) -> Result<u64, StoreError> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(0),
+        swept = store.expire(now) => swept,
     }
 }
 

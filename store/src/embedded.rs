@@ -292,12 +292,16 @@ impl EmbeddedStore {
     pub fn expire_now(&self, now: Timestamp) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
-            let swept = self.write(|writer, engine| expiry::sweep(engine, &mut writer.index, now))?;
+            let swept = self.expire_step(now)?;
             removed += swept.removed;
             if swept.is_done {
                 return Ok(removed);
             }
         }
+    }
+
+    fn expire_step(&self, now: Timestamp) -> Result<expiry::Swept, StoreError> {
+        self.write(|writer, engine| expiry::sweep(engine, &mut writer.index, now))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -449,7 +453,15 @@ impl Store for EmbeddedStore {
     }
 
     async fn expire(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.expire_now(now)
+        let mut removed = 0;
+        loop {
+            let swept = self.expire_step(now)?;
+            removed += swept.removed;
+            if swept.is_done {
+                return Ok(removed);
+            }
+            step_aside().await;
+        }
     }
 
     async fn prune(

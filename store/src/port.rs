@@ -512,7 +512,8 @@ pub trait Store: Send + Sync + 'static {
     fn trim_log(&self, log: LogName, position: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Removes states and row records whose `expires` lies before `now`; returns how many. A store may keep one up to
-    /// [`EXPIRY_SLACK`] longer, never shorter; one that was rewritten counts by its newest `expires`.
+    /// [`EXPIRY_SLACK`] longer, never shorter; one that was rewritten counts by its newest `expires`. It looks at a few at a time; dropped
+    /// between two steps it leaves the rest for another time.
     fn expire(&self, now: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Removes the states of an entity's group for which `is_stale` holds; returns how many. It looks at a few at a time, beside readers

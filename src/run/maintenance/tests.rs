@@ -133,6 +133,24 @@ async fn whoever_sweeps_need_not_have_applied_anything() {
     sweeping.await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn who_is_to_stop_leaves_the_rest_for_another_time() {
+    const MANY: usize = 20_000;
+    let (_folder, store) = store();
+    let mut reader = Reader::new(0, &store).await;
+    reader.pay(EVENING, 1..20_001).await;
+    let (stop, later) = (CancellationToken::new(), Timestamp::from_micros(EVENING + 48 * HOUR));
+    // Told in the midst of it.
+    let (swept, ()) = tokio::join!(expire(&*store, later, &stop), async { stop.cancel() });
+    swept.unwrap();
+    let left = store.states_now().unwrap().len();
+    assert!(left > MANY / 2, "{left} states are left");
+    assert_eq!(expire(&*store, later, &stop).await.unwrap(), 0);
+    assert_eq!(store.states_now().unwrap().len(), left);
+    expire(&*store, later, &CancellationToken::new()).await.unwrap();
+    assert_eq!(store.states_now().unwrap().len(), 0);
+}
+
 /// A clock of a partition: where it is, what it says, of how many rows.
 fn clock_of(source: &str, partition: u32, hour: i64, rows: u64) -> ((String, u32), PartitionClock) {
     ((source.to_owned(), partition), PartitionClock { now: Timestamp::from_micros(hour * HOUR), rows })
