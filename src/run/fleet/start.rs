@@ -46,6 +46,12 @@ use super::stats::FleetStats;
 
 type Model = (Runtime, Arc<Active>, Bundle);
 
+/// A thread and its name.
+type Named = (&'static str, std::thread::JoinHandle<anyhow::Result<()>>);
+
+/// The name of the monitor's thread.
+const MONITOR: &str = "monitor";
+
 /// What all roles of a process share.
 struct Process<'a> {
     setup: &'a Setup,
@@ -61,8 +67,7 @@ struct Process<'a> {
     stop_taking: Stop,
     stop_edge: CancellationToken,
     stop_rest: CancellationToken,
-    /// Threads by name, in the order in which they are stopped.
-    threads: Vec<(&'static str, std::thread::JoinHandle<anyhow::Result<()>>)>,
+    threads: Vec<Named>,
     /// Names of threads as they end.
     ends: (mpsc::Sender<&'static str>, mpsc::Receiver<&'static str>),
     tasks: JoinSet<anyhow::Result<()>>,
@@ -252,28 +257,33 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Stops in order and waits for everything.
+    /// Stops in order and waits for everything: leases are given back, deliveries end and the monitor writes what is left once nothing is
+    /// decided any more.
     async fn stop(mut self) -> anyhow::Result<()> {
         self.stop_taking.stop();
         self.stop_edge.cancel();
-        let (rest, mut threads) = (self.stop_rest.clone(), Vec::new());
-        threads.append(&mut self.threads);
-        let mut outcome = Ok(());
-        for (name, thread) in threads {
-            if name == "monitor" {
-                rest.cancel();
-            }
-            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
-            outcome = outcome.and(ended.unwrap_or_else(|_panic| Err(anyhow!("the {name}'s thread panicked"))));
-        }
+        let threads = std::mem::take(&mut self.threads).into_iter();
+        let (monitor, others): (Vec<_>, Vec<_>) = threads.partition(|(name, _)| *name == MONITOR);
+        let mut outcome = joined(others).await?;
         let archives = self.archives.clone();
         tokio::task::spawn_blocking(move || archives.finish()).await?;
-        rest.cancel();
+        self.stop_rest.cancel();
+        outcome = outcome.and(joined(monitor).await?);
         while let Some(done) = self.tasks.join_next().await {
             outcome = outcome.and(done.unwrap_or_else(|error| Err(error.into())));
         }
         outcome
     }
+}
+
+/// Waits for the end of all `threads`; the first failure among what came of them.
+async fn joined(threads: Vec<Named>) -> anyhow::Result<anyhow::Result<()>> {
+    let mut outcome = Ok(());
+    for (name, thread) in threads {
+        let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+        outcome = outcome.and(ended.unwrap_or_else(|_panic| Err(anyhow!("the {name}'s thread panicked"))));
+    }
+    Ok(outcome)
 }
 
 #[cfg(not(all(feature = "kafka", feature = "postgres")))]

@@ -9,6 +9,7 @@ mod lost;
 mod lost_tail;
 mod modes;
 mod republish;
+mod stopping;
 mod topics;
 mod unread;
 

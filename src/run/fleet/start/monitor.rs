@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::super::sinks::Produce;
 use super::super::super::watching;
 use super::super::topics;
-use super::{Ending, Model, Process};
+use super::{Ending, MONITOR, Model, Process};
 
 impl Process<'_> {
     /// Starts the monitor once no other process is one; false when told to stop before.
@@ -49,10 +49,10 @@ impl Process<'_> {
                 .await?;
         let ends = self.ends.0.clone();
         let watch = move || {
-            let _told_also_by_a_panic = Ending { name: "monitor", ends };
+            let _told_also_by_a_panic = Ending { name: MONITOR, ends };
             thread.join().unwrap_or_else(|_panic| Err(anyhow!("the monitor's thread panicked")))
         };
-        self.threads.push(("monitor", std::thread::Builder::new().name("monitor-watch".to_owned()).spawn(watch)?));
+        self.threads.push((MONITOR, std::thread::Builder::new().name("monitor-watch".to_owned()).spawn(watch)?));
         let stop = self.stop_rest.clone();
         self.tasks.spawn(async move {
             anyhow::ensure!(claimant.keep(&stop).await?, "another process is the monitor now; start this one again");
