@@ -7,6 +7,7 @@ pub(crate) mod clock;
 mod commands;
 mod core;
 mod deciding;
+mod delivering;
 mod desk;
 #[cfg(feature = "redis")]
 mod fleet;

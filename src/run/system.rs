@@ -26,7 +26,7 @@ use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_ingest::topic::sink::What;
 use interdict_monitor::monitor::{Monitor, MonitorState};
-use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits, Surroundings};
+use interdict_scorer::action::delivery::{Limits as DeliveryLimits, Surroundings};
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
 use interdict_scorer::action::receiver::Receivers;
 use interdict_scorer::activation::{Active, activate};
@@ -54,6 +54,7 @@ use super::charge::Charge;
 use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake, position_of};
+use super::delivering::deliver;
 use super::desk::{Desk, Health, QUEUE, model_entry};
 #[cfg(feature = "redis")]
 use super::fleet;
@@ -450,9 +451,7 @@ async fn start_deliveries(
     let receivers = open_receivers(&setup.policy).await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity(), ..DeliveryLimits::default() };
-    let delivery = Delivery::new(Arc::clone(store), receivers, limits, Shell, metrics);
-    let (wake, stop) = (Arc::clone(wake), stop.clone());
-    tasks.spawn(async move { Ok(delivery.run(wake, stop).await?) });
+    tasks.spawn(deliver(Arc::clone(store), receivers.into(), limits, metrics, (Arc::clone(wake), stop.clone())));
     Ok(())
 }
 

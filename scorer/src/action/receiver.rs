@@ -1,14 +1,15 @@
 //! Who carries out the outgoing actions of a policy: one receiver per action, whatever its kind.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use interdict_features::time::Timestamp;
 use interdict_store::error::Class;
 use interdict_store::port::Intent;
+use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "postgres")]
-use super::database::{Database, OpenError};
+use super::database::{Checked, Database, OpenError};
 use super::delivery::effect_id;
 use super::metrics::Metrics;
 use super::webhook::{SendError, Webhook, WebhookError, client};
@@ -114,27 +115,50 @@ impl Receivers {
             match receiver {
                 Receiver::Webhook { .. } => {}
                 #[cfg(feature = "postgres")]
-                Receiver::Database(database) => mistakes.extend(database.check().await),
+                Receiver::Database(database) => match database.check().await {
+                    Checked::Refuses(mistake) => mistakes.push(mistake),
+                    Checked::Takes | Checked::Unknown => {}
+                },
             }
         }
         mistakes.sort();
         if mistakes.is_empty() { Ok(()) } else { Err(ReceiverError::Mistakes(mistakes)) }
     }
 
-    /// As [`Self::check`], of a system that works: what is refused is told to log and metrics, and how much it is. Acts that need it become
-    /// dead letters by themselves and all others go on, while a process that refused to carry them out would leave them to another one
-    /// that refuses as well.
-    pub async fn inspect(&self, metrics: &Metrics) -> usize {
-        let mistakes = match self.check().await {
-            Ok(()) => Vec::new(),
-            Err(ReceiverError::Mistakes(mistakes)) => mistakes,
-            Err(other) => vec![other.to_string()],
-        };
-        for mistake in &mistakes {
+    /// Asks every database at once and again each `every`, until `stop`, and tells log and metrics what is refused: acts that need it become
+    /// dead letters by themselves and all others go on, while a process that refused to carry them out would leave them to another one that
+    /// refuses as well. What a database that does not answer refused before it still counts. Once `stop` is cancelled nothing is told.
+    pub async fn watch(&self, metrics: &Metrics, every: Duration, stop: &CancellationToken) {
+        let mut refused = BTreeMap::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.inspect(&mut refused) => {}
+            }
+            metrics.receiver_mistakes.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+        }
+    }
+
+    /// Brings what is refused, by action, up to date.
+    #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async, reason = "webhooks are not asked"))]
+    async fn inspect(&self, refused: &mut BTreeMap<String, String>) {
+        #[cfg(feature = "postgres")]
+        for (action, receiver) in &self.0 {
+            let Receiver::Database(database) = receiver else { continue };
+            match database.check().await {
+                Checked::Takes => drop(refused.remove(action)),
+                Checked::Refuses(mistake) => drop(refused.insert(action.clone(), mistake)),
+                Checked::Unknown => {}
+            }
+        }
+        for mistake in refused.values() {
             tracing::error!(mistake, "acts that need this become dead letters until it is mended");
         }
-        metrics.receiver_mistakes.set(i64::try_from(mistakes.len()).unwrap_or(i64::MAX));
-        mistakes.len()
     }
 
     /// The actions that are carried out.

@@ -88,6 +88,16 @@ pub enum OpenError {
     },
 }
 
+/// What a database says to what is asked of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Checked {
+    Takes,
+    /// Every act would be rejected, for this reason.
+    Refuses(String),
+    /// It does not answer: its acts wait.
+    Unknown,
+}
+
 /// A database in which one action blocks and unblocks.
 pub struct Database {
     action: String,
@@ -149,9 +159,8 @@ impl Database {
         })
     }
 
-    /// Asks the database whether it takes the action's statements and has its ledger. `None` when it does, and when it
-    /// does not answer: its acts wait then.
-    pub(super) async fn check(&self) -> Option<String> {
+    /// Asks the database whether it takes the action's statements and has its ledger.
+    pub(super) async fn check(&self) -> Checked {
         let asked = async {
             let session = self.connect().await?;
             session.check_rights(&self.config).await?;
@@ -160,13 +169,13 @@ impl Database {
         match tokio::time::timeout(self.config.timeout, asked).await.unwrap_or(Err(ActError::Timeout)) {
             Ok(session) => {
                 self.put_back(session);
-                None
+                Checked::Takes
             }
             Err(error) if error.class() == Class::Transient => {
                 self.tell(&Err(&error));
-                None
+                Checked::Unknown
             }
-            Err(error) => Some(format!("action '{}': {error}", self.action)),
+            Err(error) => Checked::Refuses(format!("action '{}': {error}", self.action)),
         }
     }
 

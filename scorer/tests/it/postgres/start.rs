@@ -1,9 +1,14 @@
 //! What is found wrong when the process starts, and what is only waited for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use interdict_scorer::action::delivery::ActionStatus;
+use interdict_scorer::action::metrics::Metrics;
 use interdict_scorer::action::receiver::Receivers;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::rig::{BLOCK, Outbox, Rig, action, environment, until};
 use super::server::Server;
@@ -100,6 +105,50 @@ async fn a_password_is_read_from_the_environment_and_a_wrong_one_is_waited_out()
     let policy = read_policy(&action(&url, &lines)).unwrap();
     let error = Receivers::open(&policy, &|_| None).unwrap_err().to_string();
     assert!(error.contains("no BANK") && !error.contains("secret@"), "{error}");
+}
+
+/// What the gauge of mistakes shows.
+fn shown(registry: &Registry) -> i64 {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix("interdict_scorer_receiver_mistakes "));
+    value.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_revoked_and_granted_while_actions_are_carried_out_is_known() {
+    let rig = Rig::on(Arc::new(Server::start("postgres")), &[]).await;
+    let receivers = Arc::new(rig.outbox.receivers());
+    receivers.check().await.unwrap();
+    let mut registry = Registry::default();
+    let (metrics, stop) = (Metrics::register(&mut registry), CancellationToken::new());
+    let watching = {
+        let (receivers, metrics, stop) = (Arc::clone(&receivers), metrics.clone(), stop.clone());
+        tokio::spawn(async move { receivers.watch(&metrics, Duration::from_millis(2), &stop).await })
+    };
+    rig.bank.batch_execute("REVOKE UPDATE ON accounts FROM interdict").await.unwrap();
+    until("the right is missed", async || shown(&registry) == 1).await;
+
+    // Whoever does not answer is not mended.
+    rig.server.crash();
+    let away = TcpListener::bind(("127.0.0.1", rig.server.port)).await.unwrap();
+    for _ in 0..5 {
+        drop(away.accept().await.unwrap());
+    }
+    assert_eq!(shown(&registry), 1);
+    drop(away);
+    rig.server.resume();
+    let bank = rig.server.connect(&rig.name).await;
+    bank.batch_execute("GRANT UPDATE ON accounts TO interdict").await.unwrap();
+    until("it is mended", async || shown(&registry) == 0).await;
+
+    // Who carries on elsewhere shows it there.
+    bank.batch_execute("REVOKE UPDATE ON accounts FROM interdict").await.unwrap();
+    stop.cancel();
+    watching.await.unwrap();
+    let last = shown(&registry);
+    receivers.watch(&metrics, Duration::ZERO, &stop).await;
+    assert_eq!(shown(&registry), last);
 }
 
 #[tokio::test]

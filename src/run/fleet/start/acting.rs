@@ -4,23 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interdict_ingest::topic::sink::{SinkMetrics, What};
-use interdict_scorer::action::delivery::{Delivery, Limits as DeliveryLimits};
+use interdict_scorer::action::delivery::Limits as DeliveryLimits;
 use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
-use interdict_scorer::action::receiver::Receivers;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::Role;
+use super::super::super::delivering::deliver;
 use super::super::super::sinks::{Feeder, Produce};
-use super::super::super::system::{self, Shell};
+use super::super::super::system;
 use super::super::topics;
 use super::Process;
 
 /// How often whoever carries actions out looks for those that other processes left.
 const OUTBOX_LOOK: Duration = Duration::from_millis(5);
-
-/// How often receivers that refuse something are asked whether they still do.
-const INSPECT: Duration = Duration::from_secs(60);
 
 impl Process<'_> {
     /// Carries actions out while no other process does. What receivers refuse now is a mistake that refuses the start; what they refuse
@@ -32,19 +29,18 @@ impl Process<'_> {
         let store = Arc::clone(&self.online);
         let (outbox, stop, claimant) = (Arc::clone(&self.outbox), self.stop_rest.clone(), self.claimant("outbox"));
         self.tasks.spawn(async move {
-            let deliver = |held: CancellationToken| {
+            let work = |held: CancellationToken| {
                 let (receivers, store) = (Arc::clone(&receivers), Arc::clone(&store));
                 let (outbox, metrics) = (Arc::clone(&outbox), metrics.clone());
                 async move {
-                    let delivery = Delivery::new(store, Arc::clone(&receivers), limits, Shell, metrics.clone());
-                    let mistakes = receivers.inspect(&metrics).await;
-                    let looking = look_often(Arc::clone(&outbox), held.clone());
-                    let inspecting = inspect_until_mended(&receivers, mistakes, &metrics, &held);
-                    let (delivered, (), ()) = tokio::join!(delivery.run(outbox, held.clone()), looking, inspecting);
-                    Ok(delivered?)
+                    let looks = held.child_token();
+                    let looking = look_often(Arc::clone(&outbox), looks.clone());
+                    let delivering = deliver(store, receivers, limits, metrics, (outbox, held));
+                    let delivering = async { delivering.await.inspect_err(|_| looks.cancel()) };
+                    tokio::join!(delivering, looking).0
                 }
             };
-            Box::pin(claimant.while_held(&stop, deliver)).await
+            Box::pin(claimant.while_held(&stop, work)).await
         });
         Ok(())
     }
@@ -64,22 +60,6 @@ impl Process<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Asks receivers that refuse something again and again, so that it is known when it is mended.
-async fn inspect_until_mended(
-    receivers: &Receivers,
-    mistakes: usize,
-    metrics: &DeliveryMetrics,
-    stop: &CancellationToken,
-) {
-    let mut mistakes = mistakes;
-    while mistakes > 0 {
-        tokio::select! {
-            () = tokio::time::sleep(INSPECT) => mistakes = receivers.inspect(metrics).await,
-            () = stop.cancelled() => return,
-        }
     }
 }
 
