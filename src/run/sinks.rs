@@ -4,6 +4,8 @@
 //! Invariants:
 //! - A sink's stored position moves only once the broker has everything up to it: what a crash cuts short is produced again.
 //! - A log forgets an entry only once every sink of its kind has it.
+//! - Nothing is produced that a power failure or, with `[store] replicas`, a fail-over would take from the store: its place would be given to
+//!   another entry.
 //! - A broker that takes nothing stops no decision: the log grows on disk, and the lag is a metric.
 
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use interdict_ingest::topic::error::TopicError;
 use interdict_ingest::topic::sink::{self, OneSink, Produced, SinkConfig, SinkMetrics, TopicSink, What};
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
-use interdict_store::port::{Commit, LogName, OffsetMove, Store as _};
+use interdict_store::port::{Commit, Durability, LogName, OffsetMove, Store as _};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -277,6 +279,8 @@ impl Feeding {
         let offsets = vec![OffsetMove { source, partition: 0, from: self.stored, to: *last }];
         runtime.block_on(self.feeder.store.commit(Commit { offsets, ..Commit::default() }))?;
         self.stored = Some(*last);
+        let nothing = Commit { durability: Durability::Power, ..Commit::default() };
+        runtime.block_on(self.feeder.store.commit(nothing))?;
         runtime.block_on(self.feeder.produce.refresh(&self.feeder.store))?;
         if self.feeder.trims == Trims::Itself {
             runtime.block_on(self.feeder.store.trim_log(log, self.feeder.produce.needed(self.feeder.config.what)))?;

@@ -9,6 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Fleet, free_port};
+use crate::kafka::Kafka;
 use crate::redis_server::RedisServer;
 
 /// Places of [`super::PROCESSES`].
@@ -92,7 +93,9 @@ fn a_revoked_right_stops_no_scorer_and_is_reported() {
 }
 
 #[test]
-fn nobody_is_blocked_before_the_replicas_have_the_decision() {
+fn nobody_is_blocked_and_nothing_produced_before_the_replicas_have_the_decision() {
+    let kafka = Kafka::start();
+    kafka.create("decisions", 1);
     let mut fleet = Fleet::open("kept");
     let port = free_port().to_string();
     for (setting, value) in [("port", port.as_str()), ("repl-diskless-sync-delay", "0")] {
@@ -102,7 +105,11 @@ fn nobody_is_blocked_before_the_replicas_have_the_decision() {
     replica.say(&["REPLICAOF", "127.0.0.1", &port]);
     let config = std::fs::read_to_string(fleet.place.path("interdict.toml")).unwrap();
     let replicated = "wait = \"2s\"\nreplicas = 1\nreplica_timeout = \"200ms\"\n";
-    fleet.place.write("interdict.toml", config.replacen("wait = \"2s\"\n", replicated, 1));
+    let sink = format!(
+        "[[sink]]\nname = \"decisions\"\nwhat = \"decisions\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"decisions\"\n",
+        kafka.brokers()
+    );
+    fleet.place.write("interdict.toml", config.replacen("wait = \"2s\"\n", replicated, 1) + &sink);
     fleet.wait_until("the replica", |_| replica.say(&["INFO", "replication"]).contains("master_link_status:up"));
     fleet.begin(SCORERS[0]);
     fleet.process(SCORERS[0]).wait_for("serving");
@@ -110,15 +117,19 @@ fn nobody_is_blocked_before_the_replicas_have_the_decision() {
     fleet.await_block(5);
 
     fleet.ask(6, 0..CONDEMNING - 1);
+    let before = usize::try_from(2 * CONDEMNING - 1).unwrap();
+    fleet.wait_until("what the replica has", |_| kafka.read("decisions").len() == before);
     let go_on = replica.pause();
     fleet.ask(6, CONDEMNING - 1..CONDEMNING);
     fleet.wait_until("the action", |fleet| fleet.redis.say(&["HGET", "{kept}:meta", "intents"]) == "2");
     let seen = clock();
     while seen.elapsed() < Duration::from_secs(2) {
         assert_eq!(fleet.status(6), "active", "the replica does not have the decision");
+        assert_eq!(kafka.read("decisions").len(), before, "a fail-over would give its place to another one");
     }
     go_on();
     fleet.await_block(6);
+    fleet.wait_until("the decision in the topic", |_| kafka.read("decisions").len() > before);
 }
 
 #[test]
