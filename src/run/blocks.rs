@@ -8,6 +8,7 @@ use interdict_features::decision::{EntityRef, ListKind};
 use interdict_features::time::{Span, Timestamp};
 use interdict_scorer::action::act::{Act, ActKind};
 use interdict_scorer::http::backend::{BackendError, BlockRemove, BlockSet, Removal};
+use interdict_scorer::lists::ListsFull;
 use interdict_store::port::{Commit, Durability, Intent, ListEntry, ListWrite, LogName, Store, Unblock};
 
 use super::clock;
@@ -21,8 +22,7 @@ impl<S: Store> Core<S> {
     pub(super) async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
         let now = clock::now();
         if let Err(full) = self.judging.lists.set(dated(&set, now)) {
-            tracing::error!(%full, "a list entry was refused");
-            return Ok(Err(BackendError::Overloaded { what: "the list", retry_after: FULL_RETRY }));
+            return Ok(Err(self::full(&full)));
         }
         let commit = setting(&self.judging, &set, now)?;
         self.commit_act(commit).await?;
@@ -54,6 +54,12 @@ impl<S: Store> Core<S> {
 /// The entry as it is stored: of the instant at which databases hear of it, which whoever takes it back must be later than.
 fn dated(set: &BlockSet, now: Timestamp) -> ListEntry {
     ListEntry { created: set.entry.created.max(now), ..set.entry.clone() }
+}
+
+/// Refuses an entry of a person, since the lists are full.
+pub(super) fn full(full: &ListsFull) -> BackendError {
+    tracing::error!(%full, "a list entry was refused");
+    BackendError::Overloaded { what: "the list", retry_after: FULL_RETRY }
 }
 
 /// The commit that sets a list entry.

@@ -9,7 +9,7 @@ use interdict_features::engine::Outcome as Change;
 use interdict_features::row::Ignored;
 use interdict_features::time::Timestamp;
 use interdict_ingest::dead_letter::DeadReason;
-use interdict_scorer::lists::Lists;
+use interdict_scorer::lists::{Lists, ListsFull};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -230,8 +230,13 @@ impl Stats {
 
     /// Notes how many list entries there are.
     pub(crate) fn lists(&self, lists: &Lists) {
-        self.lists.set(i64::try_from(lists.len()).unwrap_or(i64::MAX));
-        self.lists_full.set(i64::from(lists.is_full()));
+        self.list_entries(lists.len(), lists.full());
+    }
+
+    /// Notes how many list entries there are, and whether they are full.
+    pub(crate) fn list_entries(&self, entries: usize, full: ListsFull) {
+        self.lists.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.lists_full.set(i64::from(entries >= full.capacity));
     }
 
     /// Whether the lists were full at the last look.

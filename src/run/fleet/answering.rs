@@ -39,6 +39,7 @@ use super::super::letters::{self, Letters};
 use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::promises::{Promise, Refusal};
 use super::super::stats::Stats;
+use super::room::Room;
 use super::stats::FleetStats;
 use super::tracked::{Beside, Tracked};
 
@@ -60,6 +61,7 @@ pub(super) struct Answering {
     pub(super) outbox: Arc<Notify>,
     pub(super) logged: Arc<Notify>,
     pub(super) stop: Stop,
+    pub(super) room: Arc<Room>,
     /// This process's partition of the source `input`.
     pub(super) slot: u32,
     /// Its next position there.
@@ -180,6 +182,9 @@ impl Answering {
             self.outbox.notify_one();
         }
         self.logged.notify_one();
+        if round.commit.claims.iter().any(|claim| !claim.lists.is_empty()) {
+            self.room.glance().await;
+        }
         let mut outcomes = committed.claims.iter();
         for (Asked { promise, reply, request }, came) in asked.into_iter().zip(round.came) {
             let start = request.budget.start.into_std();
@@ -278,6 +283,9 @@ impl Answering {
         let Asked { request, promise, .. } = asked;
         if known.key == KeyUse::Other && (known.record.is_some() || promise.refuse(Refusal::KeyReused).is_none()) {
             return Ok(Came::Refused(Refusal::KeyReused));
+        }
+        if known.record.is_none() && self.room.is_full() && promise.refuse(Refusal::ListsFull).is_none() {
+            return Ok(Came::Refused(Refusal::ListsFull));
         }
         if let KeyUse::New(write) = known.key {
             round.commit.rows.push(write);
@@ -429,11 +437,15 @@ impl Answering {
     }
 
     async fn set_block(&mut self, set: BlockSet) -> anyhow::Result<Result<(), BackendError>> {
-        let fill = |_entries: Vec<ListEntry>, now| {
-            Ok::<_, serde_json::Error>(((), Some(blocks::setting(&self.judging, &set, now)?)))
+        let told = "the store does not answer; an act of a person waits";
+        let is_full = patiently(&self.stop, told, async || self.room.look().await).await?;
+        let fill = |entries: Vec<ListEntry>, now| {
+            if is_full && !entries.iter().any(|entry| entry.list == set.entry.list) {
+                return Ok::<_, serde_json::Error>((Err(blocks::full(&self.room.full)), None));
+            }
+            Ok((Ok(()), Some(blocks::setting(&self.judging, &set, now)?)))
         };
-        self.act(&set.entry.entity, fill).await?;
-        Ok(Ok(()))
+        self.act(&set.entry.entity, fill).await
     }
 
     async fn remove_block(&mut self, remove: BlockRemove) -> anyhow::Result<Result<Removal, BackendError>> {

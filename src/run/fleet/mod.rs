@@ -17,6 +17,7 @@ mod lease;
 mod mode;
 #[cfg(all(feature = "kafka", feature = "postgres"))]
 mod republish;
+mod room;
 mod scoring;
 mod share;
 mod sharing;

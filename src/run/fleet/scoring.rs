@@ -5,6 +5,7 @@
 //!   nothing.
 //! - Lists are those of the moment at which a batch is judged, whichever process changed them; within a batch a block binds the
 //!   events of the same stream behind it.
+//! - While the lists are full no work is taken ([`Room`]).
 //! - What acts is on disk (and with the replicas configured) before anybody acts on it.
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use super::super::clock;
 use super::super::judging::{Case, Judged, Judging, undecodable};
 use super::super::patience::{RETRY, patiently};
 use super::super::stats::Stats;
+use super::room::Room;
 use super::work::{Work, WorkError};
 
 /// Pieces of work judged together at most.
@@ -51,6 +53,7 @@ pub(super) struct Scoring {
     pub(super) outbox: Arc<Notify>,
     pub(super) logged: Arc<Notify>,
     pub(super) stop: Stop,
+    pub(super) room: Arc<Room>,
     /// This process among the scorers.
     pub(super) member: Uuid,
 }
@@ -70,6 +73,12 @@ impl Scoring {
     pub(super) async fn run(&mut self) -> anyhow::Result<()> {
         let worker = self.member.to_string();
         while !self.stop.is_stopped() {
+            if self.room.is_full() && self.room.glance().await {
+                if self.stop.wait(RETRY) {
+                    break;
+                }
+                continue;
+            }
             let taken = match self.queue.take_work(&worker, PIECES, WAIT, ABANDONED).await {
                 Ok(taken) => taken,
                 Err(error) if error.class() == Class::Transient => {
@@ -152,7 +161,8 @@ impl Scoring {
         let (records, claims): (Vec<DecisionRecord>, Vec<_>) =
             judged.into_iter().map(|judged| (judged.record, judged.claim)).unzip();
         let has_intents = claims.iter().any(|claim| !claim.intents.is_empty());
-        let acts = has_intents || claims.iter().any(|claim| !claim.lists.is_empty());
+        let has_lists = claims.iter().any(|claim| !claim.lists.is_empty());
+        let acts = has_intents || has_lists;
         let durability = if acts { Durability::Power } else { Durability::Process };
         let commit = Commit { claims, done, durability, ..Commit::default() };
         let Committed { claims: outcomes, .. } =
@@ -161,6 +171,9 @@ impl Scoring {
             self.outbox.notify_one();
         }
         self.logged.notify_one();
+        if has_lists {
+            self.room.glance().await;
+        }
         let now = clock::now();
         for (record, outcome) in records.iter().zip(&outcomes) {
             if matches!(outcome, ClaimOutcome::Claimed { .. }) {

@@ -1,4 +1,4 @@
-//! Removes list entries that ended: they bind nobody any more, and would be read and kept for ever.
+//! How many list entries there are, and the removal of those that ended: they bind nobody any more, and would be read and kept for ever.
 //!
 //! Invariant: an entry that was renewed since it was read stays.
 
@@ -11,6 +11,17 @@ use crate::error::StoreError;
 use crate::port::ListEntry;
 
 impl RedisStore {
+    /// Entries of all lists, those that ended and were not removed yet included.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn list_entries(&self) -> Result<u64, StoreError> {
+        let mut question = redis::pipe();
+        question.cmd("HLEN").arg(self.layout.lists());
+        let answered = answer::only("list entries", self.link.ask(Lane::Read, &question).await?)?;
+        answer::position("list entries", &answered)
+    }
+
     /// Removes the list entries that ended by `now`; how many. Entries that come or go meanwhile may be passed over.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ const REJECTED: &str = "interdict_scorer_actions_total{action=\"block_account\",
 
 impl Fleet {
     /// Payments in one transaction, by the last of which `customer` is condemned.
-    fn condemn(&self, customer: i64) {
+    pub(super) fn condemn(&self, customer: i64) {
         let (first, last) = (customer * 100, customer * 100 + CONDEMNING - 1);
         self.bank.ask(&format!(
             "INSERT INTO transactions SELECT id, '2025-06-15 15:06:40+00', {customer}, 5000, 1 FROM generate_series({first}, {last}) id"
@@ -46,12 +46,12 @@ impl Fleet {
         self.bank.ask(&format!("SELECT status FROM accounts WHERE id = {account}"))
     }
 
-    fn await_block(&mut self, account: i64) {
+    pub(super) fn await_block(&mut self, account: i64) {
         self.wait_until(&format!("the block of account {account}"), |fleet| fleet.status(account) == "blocked");
     }
 
     /// An ingestor and `scorers`, once the first snapshot is stored.
-    fn begin_scoring(&mut self, namespace: &str, scorers: &[usize]) {
+    pub(super) fn begin_scoring(&mut self, namespace: &str, scorers: &[usize]) {
         self.begin(INGESTOR);
         self.stored_snapshot(namespace);
         for &scorer in scorers {

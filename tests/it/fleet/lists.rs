@@ -52,3 +52,47 @@ fn who_takes_the_last_block_away_unblocks_whoever_else_is_at_it() {
     assert_eq!(fleet.bank.ask(blocked), "0", "nobody stays blocked whom no list names");
     fleet.end_all();
 }
+
+#[test]
+fn scorers_judge_nothing_new_while_the_lists_are_full() {
+    let mut fleet = Fleet::open("crowded");
+    let config = std::fs::read_to_string(fleet.place.path("interdict.toml")).unwrap();
+    fleet.place.write("interdict.toml", config.replacen("[scorer]\n", "[scorer]\nlist_entries_max = 2\n", 1));
+    let scorer = 2;
+    fleet.begin_scoring("crowded", &[scorer]);
+    for (customer, full) in [(5, 0), (6, 1)] {
+        fleet.condemn(customer);
+        fleet.await_block(customer);
+        fleet.wait_until("full lists", |fleet| fleet.metric(scorer, "interdict_scorer_lists_full") == Some(full));
+    }
+    assert_eq!(fleet.metric(scorer, "interdict_scorer_list_entries"), Some(2));
+    let caller = fleet.caller(0);
+    let (status, ready) = caller.get("/health/ready");
+    assert!(status == 503 && ready.to_string().contains("lists_full"), "{ready}");
+
+    let event = |id: i64, customer: i64| {
+        json!({ "event": {
+            "transaction_id": id, "customer_id": customer, "terminal_id": 1, "tx_datetime": "2025-06-15T15:06:40Z", "amount": 1,
+        } })
+    };
+    let (status, answer) = caller.post("/v1/decisions", &event(999, 9));
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("overloaded")), "{answer}");
+    let (status, answer) = caller.post("/v1/decisions", &event(507, 5));
+    assert_eq!((status, &answer["replayed"]), (200, &json!(true)), "{answer}");
+    let manual =
+        |customer: i64| json!({ "list": "manual_block", "entity": "customer", "key": customer, "reason": "stolen" });
+    assert_eq!(caller.post("/v1/blocks", &manual(9)).0, 503);
+    fleet.condemn(7);
+    fleet.wait_until("work that waits", |fleet| fleet.redis.say(&["XLEN", "{crowded}:work"]) == "8");
+    assert_eq!(fleet.decisions("crowded"), 16);
+
+    // It goes on by itself, up to the bound again.
+    assert_eq!(change(&caller, "DELETE", "automatic_block", 5)["removed"], true);
+    fleet.await_block(7);
+    fleet.wait_until("full lists", |fleet| fleet.metric(scorer, "interdict_scorer_list_entries") == Some(2));
+    assert_eq!(caller.post("/v1/blocks", &manual(9)).0, 503);
+    assert_eq!(change(&caller, "DELETE", "automatic_block", 7)["removed"], true);
+    change(&caller, "POST", "manual_block", 9);
+    assert_eq!(fleet.redis.say(&["HLEN", "{crowded}:lists"]), "2");
+    fleet.end_all();
+}

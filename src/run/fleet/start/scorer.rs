@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use interdict_ingest::topic::sink::What;
-use interdict_scorer::lists::Lists;
+use interdict_scorer::lists::{Lists, ListsFull};
 use tokio::sync::mpsc;
 
 use super::super::super::commands::Command;
 use super::super::super::judging::Judging;
 use super::super::super::{input_log, sinks};
 use super::super::answering::Answering;
+use super::super::room::Room;
 use super::super::scoring::Scoring;
 use super::super::tracked::Tracked;
 use super::{Model, Process};
@@ -19,7 +20,7 @@ use super::{Model, Process};
 /// Partitions of the source `input`, one per scorer that is up; 0 is that of a process that plays every role.
 const SLOTS: u32 = 4_096;
 
-/// How often the length of the queue of work is shown.
+/// How often the length of the queue of work and of the lists is looked at.
 const WORK_LOOK: Duration = Duration::from_secs(1);
 
 impl Process<'_> {
@@ -35,6 +36,9 @@ impl Process<'_> {
             let lists = Lists::new(usize::MAX, Vec::new());
             Judging::new(&setup.namespace, Arc::clone(&self.plan), &setup.policy, in_force, setup.engine.shards, lists)
         };
+        let full = ListsFull { capacity: self.setup.policy.list_entries_max };
+        let room = Arc::new(Room { store: Arc::clone(&self.store), stats: Arc::clone(&self.stats), full });
+        room.look().await?;
         let (for_work, for_requests, shown) = (judging()?, judging()?, judging()?);
         let mut scoring = Scoring {
             namespace: self.setup.namespace.clone(),
@@ -46,22 +50,23 @@ impl Process<'_> {
             outbox: Arc::clone(&self.outbox),
             logged: Arc::clone(&self.logged),
             stop: self.stop_taking.clone(),
+            room: Arc::clone(&room),
             member: self.member,
         };
         self.thread("scorer", move || async move { scoring.run().await })?;
         if self.setup.serves_http {
-            let answering = self.answering(for_requests).await?;
+            let answering = self.answering(for_requests, &room).await?;
             self.thread("answerer", move || async move {
                 let mut answering = answering;
                 answering.run(queue).await
             })?;
         }
         self.deliver().await?;
-        self.show_work();
+        self.show_work(room);
         Ok(shown)
     }
 
-    async fn answering(&mut self, judging: Judging) -> anyhow::Result<Answering> {
+    async fn answering(&mut self, judging: Judging, room: &Arc<Room>) -> anyhow::Result<Answering> {
         let slot = self.slot().await?;
         let positions = self.store.positions(input_log::SOURCE).await?;
         let stored = positions.iter().find(|offset| offset.partition == slot).map(|offset| offset.position);
@@ -80,6 +85,7 @@ impl Process<'_> {
             outbox: Arc::clone(&self.outbox),
             logged: Arc::clone(&self.logged),
             stop: self.stop_taking.clone(),
+            room: Arc::clone(room),
             slot,
             next: stored.map_or(0, |position| position + 1),
         })
@@ -102,7 +108,7 @@ impl Process<'_> {
         Err(anyhow!("{SLOTS} scorers answer requests of this namespace already"))
     }
 
-    fn show_work(&mut self) {
+    fn show_work(&mut self, room: Arc<Room>) {
         let (store, fleet, stop) = (Arc::clone(&self.store), Arc::clone(&self.fleet), self.stop_rest.clone());
         self.tasks.spawn(async move {
             loop {
@@ -113,6 +119,7 @@ impl Process<'_> {
                 if let Ok(waiting) = store.work_waiting().await {
                     fleet.work_waiting(waiting);
                 }
+                room.glance().await;
             }
         });
     }
