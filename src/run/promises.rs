@@ -228,4 +228,4 @@ impl Storing {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -134,13 +134,20 @@ enum Trims {
     Monitor,
 }
 
-/// How long a sink works.
+/// How long a sink works, or the monitor.
 #[derive(Clone, Debug)]
 pub(crate) struct Until {
-    /// What is in the log by then is produced first, as long as the broker takes it.
+    /// What is in the log by then is worked off first, as long as it can be.
     pub(crate) stop: CancellationToken,
     /// Another process goes on.
     pub(crate) lost: CancellationToken,
+}
+
+impl Until {
+    /// Where no other process could go on.
+    pub(crate) fn stopped(stop: &CancellationToken) -> Self {
+        Self { stop: stop.clone(), lost: CancellationToken::new() }
+    }
 }
 
 /// Why a sink works no more.
@@ -161,7 +168,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<(Produce, Vec<JoinHandle<anyhow::Result<End>>>)> {
     let produce = Produce::read(setup, store).await?;
     let metrics = SinkMetrics::register(registry);
-    let until = Until { stop: stop.clone(), lost: CancellationToken::new() };
+    let until = Until::stopped(stop);
     let mut threads = Vec::new();
     for config in &setup.sinks {
         let feeder = Feeder::open(setup, config, store, &produce, &metrics)?;
@@ -272,6 +279,8 @@ impl Feeding {
         let behind = runtime.block_on(self.feeder.store.log_next(log))?.saturating_sub(next);
         self.feeder.metrics.lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
         let Some((last, _)) = entries.last() else { return Ok(0) };
+        let nothing = Commit { durability: Durability::Power, ..Commit::default() };
+        runtime.block_on(self.feeder.store.commit(nothing))?;
         let records: Vec<Produced<'_>> =
             entries.iter().map(|(position, bytes)| produced(self.feeder.config.what, *position, bytes)).collect();
         self.sink.produce(&records)?;
@@ -279,8 +288,6 @@ impl Feeding {
         let offsets = vec![OffsetMove { source, partition: 0, from: self.stored, to: *last }];
         runtime.block_on(self.feeder.store.commit(Commit { offsets, ..Commit::default() }))?;
         self.stored = Some(*last);
-        let nothing = Commit { durability: Durability::Power, ..Commit::default() };
-        runtime.block_on(self.feeder.store.commit(nothing))?;
         runtime.block_on(self.feeder.produce.refresh(&self.feeder.store))?;
         if self.feeder.trims == Trims::Itself {
             runtime.block_on(self.feeder.store.trim_log(log, self.feeder.produce.needed(self.feeder.config.what)))?;

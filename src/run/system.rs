@@ -289,10 +289,8 @@ impl System {
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
                 let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
-                Some(
-                    watching::start(opened, &store, Arc::clone(&core.logged), &monitor, produce, stop_rest.clone())
-                        .await?,
-                )
+                let until = sinks::Until::stopped(&stop_rest);
+                Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, produce, until).await?)
             }
             None => None,
         };

@@ -1,11 +1,12 @@
 //! The monitor's thread: decisions from the store's log to Parquet and the drift detector.
 //!
 //! Invariants:
-//! - The store's log forgets a decision only once it is durable in Parquet and every sink has produced it.
+//! - The store's log forgets a decision only once it is durable in Parquet, the store has noted that, and every sink has produced it.
 //! - Parquet holds a decision only once the store holds it over a power failure: else the store would give its position to another one,
 //!   which Parquet would pass over.
 
 mod taking;
+mod written;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,8 +22,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::sinks::Produce;
+use super::sinks::{Produce, Until};
 use taking::{LOG_STEP, Publish, Taking};
+#[cfg(feature = "redis")]
+pub(crate) use written::POSITIONS;
 
 /// How often the monitor looks after files that are due when nothing new comes.
 const TICK: Duration = Duration::from_millis(250);
@@ -40,21 +43,25 @@ pub(super) async fn alert(courier: Courier, stop: CancellationToken) -> anyhow::
     Ok(())
 }
 
-/// Moves decisions from the store's log to Parquet and the drift detector.
+/// Moves decisions from the store's log to Parquet and the drift detector, `until` told to stop, which writes what is left, or another
+/// process is the monitor, which writes that itself.
 pub(super) async fn start(
     monitor: Monitor,
     store: &Arc<OnlineStore>,
     logged: Arc<Notify>,
     shown: &Arc<Mutex<Option<MonitorState>>>,
     produce: Produce,
-    stop: CancellationToken,
+    until: Until,
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
     let mut taking = Taking::open(monitor, Arc::clone(store)).await?;
     let runtime = Handle::current();
     let shown = Arc::clone(shown);
     let mut work = move || -> anyhow::Result<()> {
         loop {
-            let is_last = stop.is_cancelled();
+            if until.lost.is_cancelled() {
+                return Ok(());
+            }
+            let is_last = until.stop.is_cancelled();
             let taken = taking.take()?;
             let extent = if is_last && taken == 0 { Publish::All } else { Publish::WhenDue };
             if let Some(durable) = taking.publish(extent)? {
@@ -71,7 +78,8 @@ pub(super) async fn start(
                 tokio::select! {
                     () = async { logged.notified().await; tokio::time::sleep(GATHER).await } => {}
                     () = tokio::time::sleep(TICK) => {}
-                    () = stop.cancelled() => {}
+                    () = until.stop.cancelled() => {}
+                    () = until.lost.cancelled() => {}
                 }
             });
         }
@@ -88,3 +96,6 @@ pub(super) async fn start(
     };
     Ok(std::thread::Builder::new().name("monitor".to_owned()).spawn(logs_errors)?)
 }
+
+#[cfg(test)]
+mod tests;

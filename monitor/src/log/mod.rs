@@ -8,6 +8,8 @@
 //! - After any crash every record before the durable position is in exactly one file, and no record at or after it
 //!   is in any: [`publish`] makes a batch appear in all its partitions or in none. So the batches of a replay may
 //!   have any other boundaries.
+//! - Of what the store has not noted ([`LogWriter::note`]) the manifest knows the files, over any crash: where another folder turns out to
+//!   hold it, it is taken out again.
 //! - A failed write loses nothing: the encoded batch is kept and tried again; until it is written one further batch
 //!   is taken, then [`LogWriter::push`] fails.
 
@@ -26,6 +28,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
+use uuid::Uuid;
 
 use self::columns::Rows;
 use self::partition::{Partition, file_name};
@@ -196,11 +199,28 @@ impl LogWriter {
         if self.sealed.as_ref().is_some_and(|sealed| sealed.stage == Stage::Committed) {
             self.publish_sealed()?;
         }
+        self.forget();
+        Ok(())
+    }
+
+    /// Goes on at `position`: everything before it that the store has not noted as this folder's is in another one. What was taken is
+    /// forgotten, what was published is taken out, and readers see its files no more.
+    ///
+    /// # Errors
+    /// As [`Self::flush`]; call it again.
+    pub fn go_on_at(&mut self, position: u64) -> Result<(), MonitorError> {
+        self.rewind()?;
+        let withdrawn = self.publisher.withdraw(position);
+        // Wherever the folder stands by now.
+        self.forget();
+        withdrawn
+    }
+
+    fn forget(&mut self) {
         self.sealed = None;
         self.open.clear();
         self.since = None;
         self.next = self.durable();
-        Ok(())
     }
 
     fn publish_sealed(&mut self) -> Result<(), MonitorError> {
@@ -233,6 +253,23 @@ impl LogWriter {
     #[must_use]
     pub fn durable(&self) -> u64 {
         self.publisher.next_position()
+    }
+
+    /// What this folder is known by, wherever it is moved.
+    #[must_use]
+    pub fn folder(&self) -> Uuid {
+        self.publisher.folder()
+    }
+
+    /// The position before which the store has noted every record, as far as is known; it ends no later than [`Self::durable`].
+    #[must_use]
+    pub fn noted(&self) -> u64 {
+        self.publisher.noted()
+    }
+
+    /// The store has noted that everything before `position` is in this folder or in another one.
+    pub fn note(&mut self, position: u64) {
+        self.publisher.note(position);
     }
 
     /// Rows taken and not yet durable.

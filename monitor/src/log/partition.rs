@@ -54,3 +54,9 @@ pub(crate) fn champion(record: &DecisionRecord) -> Option<&ModelScore> {
 pub(crate) fn file_name(first: u64, last: u64) -> String {
     format!("{first:020}-{last:020}.parquet")
 }
+
+/// The last position of a file by its name, with or without folders.
+pub(super) fn last_position(file: &str) -> Option<u64> {
+    let (_, name) = file.rsplit_once('-')?;
+    name.strip_suffix(".parquet")?.parse().ok()
+}

@@ -3,7 +3,7 @@
 //! Layout of the log's folder:
 //! ```text
 //! _lock            held by the one writer
-//! _manifest.json   the next position, and the files of the batch that is being published
+//! _manifest.json   the next position, the files of the batch that is being published, and those that the store has not noted
 //! _staging/        encoded files on their way; not part of the log
 //! model=NAME/date=YYYY-MM-DD/hour=HH/FIRST-LAST.parquet
 //! ```
@@ -12,7 +12,10 @@
 //! 2. the manifest is replaced (`.tmp`, sync, rename, sync folder): it names the files and the position after the
 //!    batch. **From here on the batch is published**;
 //! 3. the files are renamed into their partitions, and every folder touched is synced;
-//! 4. the manifest is replaced by one that names no files.
+//! 4. the manifest is replaced by one that publishes no files.
+//!
+//! The store that decisions come from notes what is published, and in which folder. The manifest names the files that it was not known to
+//! have noted when they were published: should another folder hold the same decisions by then, they are withdrawn, the manifest first.
 //!
 //! Invariants:
 //! - Before step 2 nothing of the batch is in a partition, so its records can be batched anew in any other way.
@@ -25,7 +28,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::partition::last_position;
 use crate::error::MonitorError;
 
 const MANIFEST: &str = "_manifest.json";
@@ -45,6 +50,7 @@ pub(crate) enum Step {
     WriteFile,
     SyncFile,
     Rename,
+    RemoveFile,
     CreateFolder,
     SyncFolder,
 }
@@ -61,13 +67,44 @@ pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Manifest {
     format: u32,
-    /// Every record before it is in a partition, or in a file named below.
+    /// Every record before it is in a partition, in a file named below, or in another folder.
     next_position: u64,
     /// Files of the batch being published: where they belong, relative to the log's folder.
     publishing: Vec<String>,
+    /// This folder among those that the decisions of a store were written to.
+    #[serde(default = "Uuid::new_v4")]
+    folder: Uuid,
+    /// What the store was not known to have noted when it was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unnoted: Option<Unnoted>,
+    /// Files on their way out: another folder holds their records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    withdrawing: Vec<String>,
+}
+
+impl Manifest {
+    fn new() -> Self {
+        Self {
+            format: FORMAT,
+            next_position: 0,
+            publishing: Vec::new(),
+            folder: Uuid::new_v4(),
+            unnoted: None,
+            withdrawing: Vec::new(),
+        }
+    }
+}
+
+/// Published and maybe not noted by the store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Unnoted {
+    /// Every record before it is noted.
+    from: u64,
+    /// The files behind it.
+    files: Vec<String>,
 }
 
 /// How far the publication of a batch has come; each stage may be tried again.
@@ -82,6 +119,8 @@ pub(crate) struct Publisher {
     dir: PathBuf,
     probe: Probe,
     manifest: Manifest,
+    /// The position before which the store has noted every record.
+    noted: u64,
     _lock: File,
 }
 
@@ -92,8 +131,10 @@ impl Publisher {
         fs::create_dir_all(&staging).map_err(|error| MonitorError::io("creating", &staging, error))?;
         let lock = lock(dir)?;
         let manifest = read_manifest(dir)?;
-        let mut publisher = Self { dir: dir.to_owned(), probe, manifest, _lock: lock };
+        let noted = manifest.unnoted.as_ref().map_or(manifest.next_position, |unnoted| unnoted.from);
+        let mut publisher = Self { dir: dir.to_owned(), probe, manifest, noted, _lock: lock };
         publisher.roll_forward()?;
+        publisher.remove_withdrawn()?;
         publisher.clear_staging()?;
         Ok(publisher)
     }
@@ -104,6 +145,60 @@ impl Publisher {
 
     pub(crate) fn next_position(&self) -> u64 {
         self.manifest.next_position
+    }
+
+    /// What this folder is known by.
+    pub(crate) fn folder(&self) -> Uuid {
+        self.manifest.folder
+    }
+
+    /// The position before which the store has noted every record, as far as is known.
+    pub(crate) fn noted(&self) -> u64 {
+        self.noted
+    }
+
+    /// The store has noted every record before `position`.
+    pub(crate) fn note(&mut self, position: u64) {
+        self.noted = self.noted.max(position);
+    }
+
+    /// Takes out what the store has not noted, since another folder holds it, and goes on at `next_position`.
+    pub(crate) fn withdraw(&mut self, next_position: u64) -> Result<(), MonitorError> {
+        self.roll_forward()?;
+        self.remove_withdrawn()?;
+        let withdrawing = self.unnoted().files;
+        let manifest = Manifest { next_position, unnoted: None, withdrawing, ..self.manifest.clone() };
+        if manifest != self.manifest {
+            self.commit(manifest)?;
+        }
+        self.noted = next_position;
+        self.remove_withdrawn()
+    }
+
+    /// What is published and not noted.
+    fn unnoted(&self) -> Unnoted {
+        let is_unnoted = |file: &&String| last_position(file).is_none_or(|last| last >= self.noted);
+        let published = self.manifest.unnoted.iter().flat_map(|unnoted| &unnoted.files);
+        let files = published.filter(is_unnoted).cloned().collect();
+        Unnoted { from: self.noted.min(self.manifest.next_position), files }
+    }
+
+    fn remove_withdrawn(&mut self) -> Result<(), MonitorError> {
+        if self.manifest.withdrawing.is_empty() {
+            return Ok(());
+        }
+        for file in self.manifest.withdrawing.clone() {
+            let path = self.dir.join(&file);
+            let remove = || match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _removed_or_gone_before => Ok(()),
+            };
+            self.step(Step::RemoveFile, "withdrawing", &path, remove)?;
+            if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
+                self.sync_folder(folder)?;
+            }
+        }
+        self.commit(Manifest { withdrawing: Vec::new(), ..self.manifest.clone() })
     }
 
     /// Publishes `files`, after which every record before `next_position` is durable. `stage` says where an earlier
@@ -119,8 +214,11 @@ impl Publisher {
             *stage = Stage::Staged;
         }
         if *stage == Stage::Staged {
-            let publishing = files.iter().map(|file| format!("{}/{}", file.folder, file.name)).collect();
-            self.commit(Manifest { format: FORMAT, next_position, publishing })?;
+            self.remove_withdrawn()?;
+            let publishing: Vec<String> = files.iter().map(|file| format!("{}/{}", file.folder, file.name)).collect();
+            let mut unnoted = self.unnoted();
+            unnoted.files.extend_from_slice(&publishing);
+            self.commit(Manifest { next_position, publishing, unnoted: Some(unnoted), ..self.manifest.clone() })?;
             *stage = Stage::Committed;
         }
         self.roll_forward()
@@ -171,7 +269,7 @@ impl Publisher {
         for folder in folders {
             self.sync_upwards(&folder)?;
         }
-        self.commit(Manifest { format: FORMAT, next_position: self.manifest.next_position, publishing: Vec::new() })
+        self.commit(Manifest { publishing: Vec::new(), ..self.manifest.clone() })
     }
 
     /// Removes what an unfinished batch left in `_staging`.
@@ -235,7 +333,7 @@ impl std::fmt::Debug for Publisher {
 
 /// The one name of a partition's file in `_staging`.
 pub(super) fn staged_name(folder: &str, name: &str) -> String {
-    format!("{}--{name}.tmp", uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, folder.as_bytes()))
+    format!("{}--{name}.tmp", Uuid::new_v5(&Uuid::NAMESPACE_OID, folder.as_bytes()))
 }
 
 fn lock(dir: &Path) -> Result<File, MonitorError> {
@@ -265,7 +363,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest, MonitorError> {
                 let why = "it is missing, yet the log holds files; restore it, or choose an empty [monitor] log_dir";
                 Err(corrupt(&path, why))
             } else {
-                Ok(Manifest { format: FORMAT, ..Manifest::default() })
+                Ok(Manifest::new())
             };
         }
         Err(error) => return Err(MonitorError::io("reading", &path, error)),

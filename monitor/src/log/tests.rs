@@ -374,3 +374,76 @@ fn a_batch_beyond_return_is_not_forgotten() {
     assert_eq!(writer.next_position(), 1);
     assert_eq!(rows(dir.path()).len(), 1);
 }
+
+/// A folder with twenty records that the store has noted and as many that it may not have.
+fn half_noted(dir: &Path) -> LogWriter {
+    let (mut writer, _) = LogWriter::open(dir, options(8)).unwrap();
+    drive(&mut writer, 20, |_| false).unwrap();
+    writer.note(writer.durable());
+    drive(&mut writer, 40, |_| false).unwrap();
+    writer
+}
+
+#[test]
+fn what_the_store_was_not_known_to_note_is_known_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = half_noted(dir.path());
+    let folder = writer.folder();
+    assert_eq!((writer.noted(), writer.durable()), (position(19) + 1, position(39) + 1));
+    drop(writer);
+    let (mut writer, next) = LogWriter::open(dir.path(), options(8)).unwrap();
+    assert_eq!((writer.noted(), next, writer.folder()), (position(19) + 1, position(39) + 1, folder));
+    writer.note(next);
+    drive(&mut writer, 48, |_| false).unwrap();
+    assert_eq!(writer.noted(), position(39) + 1);
+    drop(writer);
+    assert_eq!(LogWriter::open(dir.path(), options(8)).unwrap().0.noted(), position(39) + 1);
+    assert_eq!(rows(dir.path()), expected(48));
+}
+
+/// Wherever the withdrawal is cut short: either nothing has happened, or it is done when the folder is opened again.
+#[test]
+fn what_another_folder_holds_is_taken_out_as_a_whole_or_not_at_all() {
+    let next = position(30);
+    for fault in 0..1_000 {
+        let dir = tempfile::tempdir().unwrap();
+        drop(half_noted(dir.path()));
+        let mut steps = 0;
+        let probe = move |_: Step| {
+            steps += 1;
+            if steps > fault { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+        };
+        let (mut writer, _) = LogWriter::open_probed(dir.path(), options(8), Box::new(probe)).unwrap();
+        writer.push(position(40), &record(40), NOW).unwrap();
+        let is_done = writer.go_on_at(next).is_ok();
+        drop(writer);
+        let (mut writer, found) = LogWriter::open(dir.path(), options(8)).unwrap();
+        if found == next {
+            assert_eq!((rows(dir.path()), writer.noted()), (expected(20), next), "fault at step {fault}");
+        } else {
+            assert_eq!((found, writer.noted()), (position(39) + 1, position(19) + 1), "fault at step {fault}");
+            assert_eq!(rows(dir.path()), expected(40), "fault at step {fault}");
+        }
+        writer.go_on_at(next).unwrap();
+        assert_eq!((writer.next_position(), writer.unflushed_rows()), (next, 0));
+        drive(&mut writer, 50, |_| false).unwrap();
+        let left: BTreeMap<_, _> =
+            expected(50).into_iter().filter(|(at, _)| *at <= position(19) || *at >= next).collect();
+        assert_eq!(rows(dir.path()), left);
+        if is_done {
+            assert!(fault > 5, "{fault} steps");
+            return;
+        }
+    }
+    panic!("it never came to its end");
+}
+
+#[test]
+fn a_manifest_of_before_is_taken_for_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(half_noted(dir.path()));
+    let manifest = r#"{"format":1,"next_position":79,"publishing":[]}"#;
+    std::fs::write(dir.path().join("_manifest.json"), manifest).unwrap();
+    let (writer, next) = LogWriter::open(dir.path(), options(8)).unwrap();
+    assert_eq!((next, writer.noted()), (79, 79));
+}

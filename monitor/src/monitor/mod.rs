@@ -21,7 +21,7 @@ use crate::drift::detector::{Detector, DriftCounts, Firing, Transition};
 use crate::drift::reference::Reference;
 use crate::drift::verdict::Batch;
 use crate::error::MonitorError;
-use crate::log::{LogCounts, LogWriter, Pushed};
+use crate::log::{Entry, LogCounts, LogWriter, Pushed};
 use crate::metrics::Metrics;
 
 /// The file of waiting alerts, in the log's folder.
@@ -151,12 +151,35 @@ impl Monitor {
         self.log.rewind().inspect_err(|_| self.metrics.log_failed())
     }
 
-    /// The newest decision that is durable.
+    /// Goes on at `position`: another folder holds what lies before it and the store has not noted as this one's. That and every decision
+    /// that was taken is forgotten, with the drift window that was filling.
+    ///
+    /// # Errors
+    /// As [`LogWriter::go_on_at`].
+    pub fn go_on_at(&mut self, position: u64) -> Result<(), MonitorError> {
+        if let Some(detector) = &mut self.detector {
+            detector.clear();
+        }
+        self.log.go_on_at(position).inspect_err(|_| self.metrics.log_failed())
+    }
+
+    /// The newest decision that is durable here.
     ///
     /// # Errors
     /// As [`crate::log::last`].
-    pub fn last_durable(&self) -> Result<Option<DecisionRecord>, MonitorError> {
-        Ok(crate::log::last(self.log.dir())?.map(|entry| entry.record))
+    pub fn last_durable(&self) -> Result<Option<Entry>, MonitorError> {
+        crate::log::last(self.log.dir())
+    }
+
+    /// The log in the folder.
+    #[must_use]
+    pub fn log(&self) -> &LogWriter {
+        &self.log
+    }
+
+    /// As [`LogWriter::note`].
+    pub fn note(&mut self, position: u64) {
+        self.log.note(position);
     }
 
     /// What the monitor has seen.

@@ -23,7 +23,7 @@ use interdict_store::port::{
     Commit, Fetched, ListEntry, Offset, Place, Query, RowKey, Stamp, StateQuery, Store, Unchanged,
 };
 
-use super::super::{charge, sinks};
+use super::super::{charge, sinks, watching};
 
 /// A stored value and who wrote it.
 type Read = (Option<Bytes>, Stamp);
@@ -100,7 +100,7 @@ impl Tracked {
         };
         // How far something was handed on says nothing of what was applied.
         let is_applied = |position: &interdict_store::port::SourcePosition| {
-            ![sinks::POSITIONS, super::REPUBLISHED, charge::POSITIONS]
+            ![sinks::POSITIONS, super::REPUBLISHED, charge::POSITIONS, watching::POSITIONS]
                 .iter()
                 .any(|name| position.source.starts_with(name))
         };

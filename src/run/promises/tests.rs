@@ -9,7 +9,8 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
-fn record(number: u128, outcome: Outcome) -> DecisionRecord {
+/// A decision under the id `number`.
+pub(in super::super) fn record(number: u128, outcome: Outcome) -> DecisionRecord {
     DecisionRecord {
         decision_id: id(number),
         idempotency_key: None,

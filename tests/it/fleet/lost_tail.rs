@@ -10,7 +10,7 @@ use crate::captured::metric;
 use crate::place::Caller;
 
 /// Inserts payments, two of a customer.
-fn pay(fleet: &Fleet, ids: std::ops::RangeInclusive<i64>) {
+pub(super) fn pay(fleet: &Fleet, ids: std::ops::RangeInclusive<i64>) {
     fleet.bank.ask(&format!(
         "INSERT INTO transactions SELECT n, timestamptz '2025-06-15 15:06:40+00' + interval '1 second' * n, n / 2, 5000 + n / 2, 5 FROM generate_series({}, {}) n",
         ids.start(),

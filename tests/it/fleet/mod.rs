@@ -8,6 +8,7 @@ mod lists;
 mod lost;
 mod lost_tail;
 mod modes;
+mod monitors;
 mod republish;
 mod stopping;
 mod topics;

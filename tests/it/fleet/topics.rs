@@ -140,7 +140,7 @@ impl Fleet {
         let said = self.redis.say(&["HGETALL", &format!("{{{namespace}}}:offsets")]);
         let lines: Vec<&str> = said.lines().collect();
         let pairs = lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
-        pairs.filter(|(field, _)| !field.contains("sink/") && !field.contains("charge/")).collect()
+        pairs.filter(|(field, _)| !["sink/", "charge/", "monitor/"].iter().any(|own| field.contains(own))).collect()
     }
 
     /// Digests of states and row records by digest of their key.

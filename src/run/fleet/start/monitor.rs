@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, anyhow};
 use interdict_monitor::monitor::Monitor;
-use interdict_store::port::LogName;
 use tokio_util::sync::CancellationToken;
 
-use super::super::super::sinks::Produce;
+use super::super::super::sinks::{Produce, Until};
 use super::super::super::watching;
 use super::super::topics;
 use super::{Ending, MONITOR, Model, Process};
@@ -36,17 +35,15 @@ impl Process<'_> {
         }
         let reference = model.map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
         let (opened, courier) = Monitor::open(config, reference, &mut self.registry)?;
-        // Positions that another monitor wrote are gone from the log; this one goes on behind them.
-        self.store.log_next(LogName::DECISIONS).await?;
         self.tasks.spawn(watching::alert(courier, self.stop_rest.clone()));
         let shown = Arc::new(Mutex::new(None));
         let produce = Produce::read(self.setup, &self.online).await?;
         if !produce.is_empty() {
             self.tasks.spawn(topics::watch(produce.clone(), Arc::clone(&self.online), self.stop_rest.clone()));
         }
-        let thread =
-            watching::start(opened, &self.online, Arc::clone(&self.logged), &shown, produce, self.stop_rest.clone())
-                .await?;
+        let until = Until { stop: self.stop_rest.clone(), lost: CancellationToken::new() };
+        let lost = until.lost.clone();
+        let thread = watching::start(opened, &self.online, Arc::clone(&self.logged), &shown, produce, until).await?;
         let ends = self.ends.0.clone();
         let watch = move || {
             let _told_also_by_a_panic = Ending { name: MONITOR, ends };
@@ -55,7 +52,11 @@ impl Process<'_> {
         self.threads.push((MONITOR, std::thread::Builder::new().name("monitor-watch".to_owned()).spawn(watch)?));
         let stop = self.stop_rest.clone();
         self.tasks.spawn(async move {
-            anyhow::ensure!(claimant.keep(&stop).await?, "another process is the monitor now; start this one again");
+            let is_kept = claimant.keep(&stop).await;
+            if !matches!(is_kept, Ok(true)) {
+                lost.cancel();
+            }
+            anyhow::ensure!(is_kept?, "another process is the monitor now; start this one again");
             Ok(())
         });
         Ok(true)
