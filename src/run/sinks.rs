@@ -18,7 +18,7 @@ use interdict_ingest::topic::error::TopicError;
 use interdict_ingest::topic::sink::{self, OneSink, Produced, SinkConfig, SinkMetrics, TopicSink, What};
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
-use interdict_store::port::{Commit, Durability, LogName, OffsetMove, Store as _};
+use interdict_store::port::{Commit, Durability, LogName, OffsetMove, Replicated, Store as _};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -278,9 +278,8 @@ impl Feeding {
         let entries = runtime.block_on(self.feeder.store.read_log(log, next, STEP))?;
         let behind = runtime.block_on(self.feeder.store.log_next(log))?.saturating_sub(next);
         self.feeder.metrics.lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        let entries = runtime.block_on(self.lasting(entries))?;
         let Some((last, _)) = entries.last() else { return Ok(0) };
-        let nothing = Commit { durability: Durability::Power, ..Commit::default() };
-        runtime.block_on(self.feeder.store.commit(nothing))?;
         let records: Vec<Produced<'_>> =
             entries.iter().map(|(position, bytes)| produced(self.feeder.config.what, *position, bytes)).collect();
         self.sink.produce(&records)?;
@@ -295,6 +294,24 @@ impl Feeding {
         self.feeder.metrics.records.inc_by(records.len() as u64);
         self.feeder.metrics.lag.set(i64::try_from(behind.saturating_sub(records.len() as u64)).unwrap_or(i64::MAX));
         Ok(records.len())
+    }
+}
+
+impl Feeding {
+    /// What of `entries`, which were read from here on, nothing takes from the store any more: it is on disk and with the replicas.
+    async fn lasting(&self, mut entries: Vec<(u64, Bytes)>) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        let store = &self.feeder.store;
+        store.commit(Commit { durability: Durability::Power, ..Commit::default() }).await?;
+        if store.replicated().await? == Replicated::Confirmed {
+            // Whoever confirmed may have taken the store over from the one that was read, and lack what that one held.
+            let there = store.read_log(log_of(self.feeder.config.what), self.next(), entries.len()).await?;
+            let same = entries.iter().zip(&there).take_while(|(read, there)| read == there).count();
+            entries.truncate(same);
+        }
+        Ok(entries)
     }
 }
 
