@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fluvio::metadata::topic::{AddPartition, TopicSpec, UpdateTopicAction};
+use fluvio::metadata::topic::TopicSpec;
 use fluvio::{Fluvio, FluvioClusterConfig, TopicProducerConfigBuilder};
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::broker::{Broker, FluvioBroker, Tls};
@@ -34,12 +34,6 @@ impl Real {
 
     fn delete(&self, topic: &str) {
         self.runtime.block_on(async { self.client.admin().await.delete::<TopicSpec>(topic.to_owned()).await.unwrap() });
-    }
-
-    fn add_partitions(&self, topic: &str, count: u32) {
-        let action = UpdateTopicAction::AddPartition(AddPartition { count });
-        let added = async { self.client.admin().await.update::<TopicSpec>(topic.to_owned(), action).await };
-        self.runtime.block_on(added).unwrap();
     }
 
     fn create_called(&self, topic: &str, partitions: u32) {
@@ -132,21 +126,6 @@ fn partitions_are_given_and_taken_away() {
     member.source.assign(&[0, 1]).unwrap();
     member.work_until(&mut stored, |_, stored| stored.records() == 200);
     assert!(member.source.assign(&[2]).is_err());
-}
-
-#[test]
-fn a_topic_that_gets_more_partitions_is_seen_to_grow() {
-    let real = Real::named();
-    let topic = real.create(1);
-    real.produce(&topic, 0, &values(0, 0..100));
-    let mut stored = Stored::default();
-    let mut member = Member::join(source(&config(real.broker(), &topic), &payments(), &Stop::default()));
-    real.add_partitions(&topic, 2);
-    member.work_until(&mut stored, |member, _| member.source.partitions() == 3);
-    member.source.assign(&[0, 1, 2]).unwrap();
-    (0..3).for_each(|partition| real.produce(&topic, partition, &values(partition, 100..200)));
-    member.work_until(&mut stored, |_, stored| stored.records() == 400);
-    assert_eq!(stored.ids[&2], expected(2, 100..200));
 }
 
 #[test]
