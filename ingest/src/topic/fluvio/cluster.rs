@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fluvio::config::{TlsConfig, TlsPaths, TlsPolicy};
@@ -20,8 +21,12 @@ use uuid::Uuid;
 use crate::topic::broker::{FluvioBroker, Tls, TlsMode};
 use crate::topic::error::TopicError;
 
+use super::ATTEMPT;
 use super::place::BYTES;
 use super::reader::{Feed, Yielded};
+
+/// How long to wait for an offset to be kept.
+const KEEP: Duration = Duration::from_secs(1);
 
 /// A connected cluster.
 pub(super) struct Cluster {
@@ -121,6 +126,12 @@ impl Cluster {
         kept.await.map_err(|error| self.broken(error.to_string()))
     }
 
+    /// What the cluster is asked, bounded in time: the client would wait for ever.
+    async fn bounded<T>(&self, asked: impl Future<Output = Result<T, TopicError>>) -> Result<T, TopicError> {
+        let answered = tokio::time::timeout(ATTEMPT, asked).await;
+        answered.unwrap_or_else(|_elapsed| Err(self.broken(format!("no answer within {} seconds", ATTEMPT.as_secs()))))
+    }
+
     async fn stream(&self, partition: u32, offset: Offset, bytes: i32) -> Result<Records, TopicError> {
         let config = ConsumerConfigExtBuilder::default()
             .topic(self.topic.clone())
@@ -145,6 +156,8 @@ pub(super) struct Records(Box<dyn ConsumerStream + Send>, Kept);
 struct Kept {
     yielded: u64,
     noted: Option<u64>,
+    /// The cluster did not answer when it was told; this stream tells it no more.
+    is_unheard: bool,
 }
 
 impl Stream for Records {
@@ -174,27 +187,41 @@ impl Feed for Cluster {
         let place = i64::try_from(offset).ok().and_then(|offset| Offset::absolute(offset).ok());
         let topic = self.topic.clone();
         let place = place.ok_or(TopicError::Partition { topic, partition, why: "no such offset" })?;
-        self.stream(partition, place, bytes).await
+        self.bounded(self.stream(partition, place, bytes)).await
     }
 
     async fn bounds(&mut self, partition: u32) -> Result<(u64, u64), TopicError> {
-        let found = self.ends().await?.into_iter().find(|(number, _, _)| *number == partition);
+        let ends = self.bounded(self.ends()).await?;
+        let found = ends.into_iter().find(|(number, _, _)| *number == partition);
         Ok(found.map_or((0, 0), |(_, first, end)| (first, end)))
     }
 
     async fn keep(&mut self, records: &mut Records, position: u64) {
+        if records.1.is_unheard {
+            return;
+        }
         match records.1.noted {
             Some(noted) if position >= noted => {
                 records.1.noted = None;
-                if let Err(error) = records.0.offset_flush().await {
-                    // The place stands in the store; the cluster's own is for its tools.
-                    tracing::debug!(topic = self.topic, %error, "an offset was not kept in the cluster");
+                // The place stands in the store; the cluster's own is for its tools.
+                match tokio::time::timeout(KEEP, records.0.offset_flush()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!(topic = self.topic, %error, "an offset was not kept in the cluster");
+                    }
+                    Err(_elapsed) => {
+                        records.1.is_unheard = true;
+                        tracing::warn!(
+                            topic = self.topic,
+                            "the cluster does not answer when it is to keep an offset; reading goes on, and its tools show an older place"
+                        );
+                    }
                 }
             }
             Some(_) => {}
             None => {
                 records.1.noted = Some(records.1.yielded);
-                drop(records.0.offset_commit().await);
+                drop(tokio::time::timeout(KEEP, records.0.offset_commit()).await);
             }
         }
     }

@@ -175,12 +175,7 @@ impl FluvioSource {
             return Err(TopicError::Partition { topic, partition, why: "it is not assigned here" });
         }
         let (runtime, reader) = self.reader()?;
-        // A timer is made within the runtime that drives it.
-        let bounds = runtime
-            .block_on(async { tokio::time::timeout(ATTEMPT, reader::Feed::bounds(&mut reader.feed, partition)).await });
-        let (first, end) = bounds.unwrap_or_else(|_elapsed| {
-            Err(reader::Feed::broken(&reader.feed, "no answer about the partition's end".to_owned()))
-        })?;
+        let (first, end) = runtime.block_on(reader::Feed::bounds(&mut reader.feed, partition))?;
         let next = after.map_or(first, |after| after + 1);
         if next < first {
             return Err(TopicError::Deleted { topic, partition, position: next - 1, first });
