@@ -6,12 +6,16 @@
 //!   be old by then.
 //! - Charge is taken before anything is read that memory is to hold.
 //! - So of two who take each other for dead the later one stays, whoever commits first.
+//! - Charge of a namespace is odd while one process without a role has it, which each of them takes anew, and even while roles work, which they
+//!   have together: whoever stood still while the namespace went over to the other way is refused.
 
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::StoreError;
-use interdict_store::port::{Commit, Committed, OffsetMove, Store};
+use interdict_store::port::{Commit, Committed, Durability, OffsetMove, Store};
 
 use super::core::position_of;
+#[cfg(feature = "redis")]
+use super::input_log;
 use super::patience::patiently;
 
 /// What the name of the position begins with that says how often charge was taken.
@@ -38,10 +42,18 @@ impl Charge {
     /// # Errors
     /// As [`patiently`].
     pub(super) async fn take(self, store: &impl Store, stop: &Stop) -> anyhow::Result<Self> {
-        if self == Self::Sole {
-            return Ok(self);
+        match self {
+            Self::Sole => return Ok(self),
+            // It is held, or lost: nobody takes it back.
+            Self::Taken(_) => {
+                let told = "the store does not answer; whether this process is in charge is asked later";
+                self.commit(store, stop, told, Commit::default()).await?;
+                return Ok(self);
+            }
+            Self::Open => {}
         }
-        let taken = take(store, stop, ENGINE, &[0]).await?;
+        let odd = |from: Option<u64>| from.map_or(1, |from| from + 1 + from % 2);
+        let taken = up(store, stop, ENGINE, &[0], odd).await?;
         Ok(Self::Taken(taken.first().map_or(0, |named| named.to)))
     }
 
@@ -80,15 +92,26 @@ pub(super) async fn take(
     name: &str,
     partitions: &[u32],
 ) -> anyhow::Result<Vec<OffsetMove>> {
+    up(store, stop, name, partitions, |from| from.map_or(1, |from| from + 1)).await
+}
+
+async fn up(
+    store: &impl Store,
+    stop: &Stop,
+    name: &str,
+    partitions: &[u32],
+    next: impl Fn(Option<u64>) -> u64,
+) -> anyhow::Result<Vec<OffsetMove>> {
     let told = "the store does not answer; charge of it is taken later";
     loop {
         let stored = patiently(stop, told, async || store.positions(name).await).await?;
         let up = |partition: &u32| {
             let from = position_of(&stored, *partition);
-            OffsetMove { source: name.to_owned(), partition: *partition, from, to: from.map_or(1, |from| from + 1) }
+            OffsetMove { source: name.to_owned(), partition: *partition, from, to: next(from) }
         };
         let offsets: Vec<OffsetMove> = partitions.iter().map(up).collect();
-        let commit = Commit { offsets: offsets.clone(), ..Commit::default() };
+        // What a fail-over took back, another one would take again.
+        let commit = Commit { offsets: offsets.clone(), durability: Durability::Power, ..Commit::default() };
         let taken = patiently(stop, told, async || match store.commit(commit.clone()).await {
             // Another process took it at this moment.
             Err(StoreError::Fenced { .. }) => Ok(false),
@@ -100,21 +123,33 @@ pub(super) async fn take(
     }
 }
 
-/// What a commit names that is made while no process without a role has charge of the namespace, as things stand now.
+/// What every commit of a process with a role names: that the namespace is worked on by roles, as it is from now on.
 ///
 /// # Errors
-/// As [`patiently`].
+/// As [`patiently`]; that a process without a role has left what only such a one applies.
 #[cfg(feature = "redis")]
-pub(super) async fn standing(store: &impl Store, stop: &Stop) -> anyhow::Result<OffsetMove> {
+pub(super) async fn shared(store: &impl Store, stop: &Stop) -> anyhow::Result<OffsetMove> {
     let told = "the store does not answer; who is in charge is asked later";
     loop {
         let stored = patiently(stop, told, async || store.positions(ENGINE).await).await?;
-        if let Some(number) = position_of(&stored, 0) {
+        let from = position_of(&stored, 0);
+        if let Some(number) = from.filter(|from| from % 2 == 0) {
             return Ok(named(ENGINE, 0, number));
         }
-        // There is something to be fenced by from now on; another process may have seen to it at this moment.
-        let offsets = vec![OffsetMove { source: ENGINE.to_owned(), partition: 0, from: None, to: 0 }];
-        let commit = Commit { offsets, ..Commit::default() };
+        if from.is_some() {
+            patiently(stop, told, async || input_log::unapplied(store).await).await.and_then(|unapplied| {
+                anyhow::ensure!(
+                    unapplied == 0,
+                    "{unapplied} requests and labels that a process without --role took are in no state yet: it did not end well. Start it \
+                     once more without --role until it says 'serving', end it, then start the roles"
+                );
+                Ok(())
+            })?;
+        }
+        // Another process may do so at this moment.
+        let to = from.map_or(0, |from| from + 1);
+        let offsets = vec![OffsetMove { source: ENGINE.to_owned(), partition: 0, from, to }];
+        let commit = Commit { offsets, durability: Durability::Power, ..Commit::default() };
         patiently(stop, told, async || match store.commit(commit.clone()).await {
             Err(StoreError::Fenced { .. }) => Ok(()),
             committed => committed.map(drop),

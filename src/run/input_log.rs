@@ -9,6 +9,10 @@ use interdict_features::definition::{Column, Definitions, LabelsOf, Stream};
 use interdict_features::row::RowRecord;
 use interdict_features::time::Timestamp;
 use interdict_features::value::{ColumnType, Value};
+#[cfg(feature = "redis")]
+use interdict_store::error::StoreError;
+#[cfg(feature = "redis")]
+use interdict_store::port::{LogName, Store};
 use serde::{Deserialize, Serialize};
 
 /// The source's name in offsets and records.
@@ -61,6 +65,27 @@ pub(crate) enum EntryError {
     Stream(String),
     #[error("a request in the input log does not fit the columns of its stream any more; fill a new namespace")]
     Row,
+}
+
+/// How many entries of the only process are in no state yet: at least one, or none.
+#[cfg(feature = "redis")]
+pub(crate) async fn unapplied(store: &impl Store) -> Result<usize, StoreError> {
+    #[derive(Deserialize)]
+    struct Placed {
+        place: Option<serde::de::IgnoredAny>,
+    }
+    let applied = store.positions(SOURCE).await?;
+    let mut next = applied.iter().find(|offset| offset.partition == 0).map_or(0, |offset| offset.position + 1);
+    loop {
+        let entries = store.read_log(LogName::INPUT, next, 1_000).await?;
+        let Some((last, _)) = entries.last() else { return Ok(0) };
+        next = last + 1;
+        let is_own = |bytes: &[u8]| !serde_json::from_slice(bytes).is_ok_and(|entry: Placed| entry.place.is_some());
+        let own = entries.iter().filter(|(_, bytes)| is_own(bytes)).count();
+        if own > 0 {
+            return Ok(own);
+        }
+    }
 }
 
 impl Entry {

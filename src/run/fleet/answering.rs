@@ -25,7 +25,9 @@ use interdict_scorer::http::backend::{
     Accepted, Answer, BackendError, BlockRemove, BlockSet, DecideRequest, Decided, Label, LabelRequest, Removal,
 };
 use interdict_scorer::lists::Lists;
-use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, Fetched, ListEntry, LogName, Note, Offset};
+use interdict_store::port::{
+    ClaimOutcome, Commit, Committed, Durability, Fetched, ListEntry, LogName, Note, Offset, OffsetMove,
+};
 use tokio::sync::{Notify, mpsc};
 
 use super::super::blocks;
@@ -39,6 +41,7 @@ use super::super::letters::{self, Letters};
 use super::super::patience::{self, patiently, wait_to_retry};
 use super::super::promises::{Promise, Refusal};
 use super::super::stats::Stats;
+use super::charges;
 use super::room::Room;
 use super::stats::FleetStats;
 use super::tracked::{Beside, Tracked};
@@ -62,6 +65,8 @@ pub(super) struct Answering {
     pub(super) logged: Arc<Notify>,
     pub(super) stop: Stop,
     pub(super) room: Arc<Room>,
+    /// What every commit names.
+    pub(super) charge: OffsetMove,
     /// This process's partition of the source `input`.
     pub(super) slot: u32,
     /// Its next position there.
@@ -356,8 +361,10 @@ impl Answering {
         if *commit == Commit::default() {
             return Ok(Some(Committed::default()));
         }
+        let mut commit = commit.clone();
+        commit.offsets.insert(0, self.charge.clone());
         let told = "the store does not take a commit; requests wait";
-        patience::commit(self.tracked.store(), &self.stop, told, commit).await
+        patience::commit(self.tracked.store(), &self.stop, told, &commit).await.map_err(charges::told)
     }
 
     async fn read(&mut self, read: &KeyRead) -> Result<KeyAnswer, BackendError> {

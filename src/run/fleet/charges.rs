@@ -24,12 +24,9 @@ pub(super) struct Charges {
 }
 
 impl Charges {
-    /// Of no partition yet. A process without a role that begins later fences everything.
-    ///
-    /// # Errors
-    /// As [`charge::standing`].
-    pub(super) async fn begin(store: &impl Store, stop: &Stop) -> anyhow::Result<Self> {
-        Ok(Self { namespace: charge::standing(store, stop).await?, partitions: BTreeMap::new() })
+    /// Of no partition yet; `namespace` is what every commit of this process names ([`charge::shared`]).
+    pub(super) fn begin(namespace: OffsetMove) -> Self {
+        Self { namespace, partitions: BTreeMap::new() }
     }
 
     /// Takes charge of partitions from whoever read them; before their positions are asked for.
@@ -74,9 +71,10 @@ impl Charges {
 /// Says what is to be done where a commit was refused for want of charge.
 pub(super) fn told(error: anyhow::Error) -> anyhow::Error {
     let lost = match error.downcast_ref() {
-        Some(StoreError::Fenced { source_name, .. }) if source_name == charge::ENGINE => {
-            Some("a process without --role has taken this namespace over: stop that, or this one".to_owned())
-        }
+        Some(StoreError::Fenced { source_name, .. }) if source_name == charge::ENGINE => Some(
+            "a process without --role has taken this namespace over since this one began: stop that, or this one"
+                .to_owned(),
+        ),
         Some(StoreError::Fenced { source_name, partition, .. }) => {
             source_name.strip_prefix(TOPICS).map(|source| taken_over(source, *partition))
         }
@@ -127,8 +125,8 @@ mod tests {
         let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
         block_on(async {
-            let mut stale = Charges::begin(&store, &stop).await.unwrap();
-            let mut new = Charges::begin(&store, &stop).await.unwrap();
+            let mut stale = Charges::begin(charge::shared(&store, &stop).await.unwrap());
+            let mut new = Charges::begin(charge::shared(&store, &stop).await.unwrap());
             stale.take(&store, &stop, &source, &[0, 1]).await.unwrap();
             store.commit(moving(&stale, 0, None, 7)).await.unwrap();
             new.take(&store, &stop, &source, &[0]).await.unwrap();
@@ -146,10 +144,18 @@ mod tests {
             stale.let_go(&source, &[0]);
             assert_eq!(stale.of([(&source, 0)]).len(), 1);
             // One that plays every role takes it from all of them.
-            charge::Charge::Open.take(&store, &stop).await.unwrap();
+            let alone = charge::Charge::Open.take(&store, &stop).await.unwrap();
             let refused = store.commit(moving(&new, 0, Some(10), 11)).await.unwrap_err();
             let refused = crate::told::told(&told(refused.into()));
-            assert!(refused.contains("a process without --role has taken this namespace over"), "{refused}");
+            assert!(refused.contains("a process without --role has taken this namespace over since"), "{refused}");
+            let own = async |charge: charge::Charge| charge.commit(&store, &stop, "", Commit::default()).await;
+            own(alone).await.unwrap();
+            assert_eq!(alone.take(&store, &stop).await.unwrap(), alone, "it is held");
+            // And roles that begin behind it from that one, all of them together.
+            let roles = charge::shared(&store, &stop).await.unwrap();
+            assert_eq!(charge::shared(&store, &stop).await.unwrap(), roles);
+            assert!(own(alone).await.is_err() && alone.take(&store, &stop).await.is_err(), "nobody takes it back");
+            store.commit(moving(&Charges::begin(roles), 0, Some(10), 11)).await.unwrap();
         });
     }
 
@@ -168,8 +174,10 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
-        let (mut one, mut other) =
-            block_on(async { tokio::try_join!(Charges::begin(&store, &stop), Charges::begin(&store, &stop)) }).unwrap();
+        let (one, other) =
+            block_on(async { tokio::try_join!(charge::shared(&store, &stop), charge::shared(&store, &stop)) }).unwrap();
+        assert_eq!(one, other);
+        let (mut one, mut other) = (Charges::begin(one), Charges::begin(other));
         let (taken, also) = block_on(async {
             tokio::join!(one.take(&store, &stop, &source, &[0]), other.take(&store, &stop, &source, &[0]))
         });

@@ -20,7 +20,7 @@ use interdict_ingest::source::stop::Stop;
 use interdict_scorer::lists::Lists;
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
-use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, Query, Store as _, WorkId};
+use interdict_store::port::{ClaimOutcome, Commit, Committed, Durability, OffsetMove, Query, Store as _, WorkId};
 use interdict_store::redis::RedisStore;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -29,6 +29,7 @@ use super::super::clock;
 use super::super::judging::{Case, Judged, Judging, undecodable};
 use super::super::patience::{RETRY, patiently};
 use super::super::stats::Stats;
+use super::charges;
 use super::room::Room;
 use super::work::{Work, WorkError};
 
@@ -56,6 +57,8 @@ pub(super) struct Scoring {
     pub(super) room: Arc<Room>,
     /// This process among the scorers.
     pub(super) member: Uuid,
+    /// What every commit names.
+    pub(super) charge: OffsetMove,
 }
 
 /// The events of one stream among what was taken.
@@ -164,9 +167,9 @@ impl Scoring {
         let has_lists = claims.iter().any(|claim| !claim.lists.is_empty());
         let acts = has_intents || has_lists;
         let durability = if acts { Durability::Power } else { Durability::Process };
-        let commit = Commit { claims, done, durability, ..Commit::default() };
+        let commit = Commit { claims, done, durability, offsets: vec![self.charge.clone()], ..Commit::default() };
         let Committed { claims: outcomes, .. } =
-            self.with_store(async |store| store.commit(commit.clone()).await).await?;
+            self.with_store(async |store| store.commit(commit.clone()).await).await.map_err(charges::told)?;
         if has_intents {
             self.outbox.notify_one();
         }

@@ -21,7 +21,7 @@ use interdict_scorer::bundle::Bundle;
 use interdict_scorer::runtime::Runtime;
 use interdict_store::metrics::StoreMetrics;
 use interdict_store::online::OnlineStore;
-use interdict_store::port::Store as _;
+use interdict_store::port::{OffsetMove, Store as _};
 use interdict_store::redis::RedisStore;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
@@ -34,6 +34,7 @@ use crate::setup::Setup;
 
 use super::super::Role;
 use super::super::archiving::Archives;
+use super::super::charge;
 use super::super::commands::Command;
 use super::super::desk::{Desk, Health, QUEUE, model_entry};
 use super::super::judging::Judging;
@@ -61,6 +62,8 @@ struct Process<'a> {
     stats: Arc<Stats>,
     fleet: Arc<FleetStats>,
     member: Uuid,
+    /// What every commit names that makes or judges state: see [`charge::shared`].
+    charge: OffsetMove,
     registry: Registry,
     outbox: Arc<Notify>,
     logged: Arc<Notify>,
@@ -84,8 +87,15 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     let store = online.shared().cloned().context(
         "--role needs a store that several processes share: set [store] type = \"redis\", or run without --role, which plays every role in one process",
     )?;
-    let mut process = Process::open(setup, Arc::clone(&store), Arc::new(online), registry);
-    let mode = hold_mode(&store, Mode::Fleet, setup.store.lease(), process.stop_rest.clone()).await?;
+    let stop_rest = CancellationToken::new();
+    let mode = hold_mode(&store, Mode::Fleet, setup.store.lease(), stop_rest.clone()).await?;
+    let never = Stop::default();
+    let charge = tokio::select! {
+        charge = charge::shared(&online, &never) => charge?,
+        () = told_to_stop.as_mut() => return Ok(()),
+    };
+    let mut process = Process::open(setup, (Arc::clone(&store), charge), Arc::new(online), registry);
+    process.stop_rest = stop_rest;
     process.tasks.spawn(mode);
     store.offsets(input_log::SOURCE, "input-log").await?;
     let (health, health_seen) = watch::channel(Health::Starting);
@@ -137,7 +147,7 @@ impl<'a> Process<'a> {
         let plays = |role: Role| roles.contains(&role);
         let setup = self.setup;
         let reached = match (plays(Role::Ingest), plays(Role::Republish)) {
-            (true, _) => self.ingest(until_end).await?,
+            (true, _) => self.ingest(until_end)?,
             (_, true) => self.republish()?,
             _ => Reached::default(),
         };
@@ -169,8 +179,14 @@ impl<'a> Process<'a> {
         Ok(Begun::Works)
     }
 
-    fn open(setup: &'a Setup, store: Arc<RedisStore>, online: Arc<OnlineStore>, mut registry: Registry) -> Self {
+    fn open(
+        setup: &'a Setup,
+        (store, charge): (Arc<RedisStore>, OffsetMove),
+        online: Arc<OnlineStore>,
+        mut registry: Registry,
+    ) -> Self {
         Self {
+            charge,
             setup,
             plan: Arc::new(Plan::compile(Arc::clone(&setup.definitions))),
             online,

@@ -121,7 +121,8 @@ fn who_has_held_no_slot_yet_takes_nothing_from_who_has_it() {
     assert!(other.end().0.success(), "a source that waits for the slot holds up no end");
 
     owner.terminate();
-    assert!(owner.end().0.success());
+    let (status, log) = owner.end();
+    assert!(status.success(), "{log}");
     route.mend();
     let mut heir = second.start("run");
     let by_heir = Caller::new(&heir.address());

@@ -6,10 +6,13 @@ use interdict_features::decision::DecisionRecord;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
+use serde_json::json;
+
 use super::Fleet;
 use crate::archive::captured;
 use crate::parity::captured::{compare, script, seen};
 use crate::parity::history::{What, commits};
+use crate::place::Caller;
 
 #[test]
 fn a_fleet_gives_the_bits_of_the_definition() {
@@ -67,6 +70,35 @@ fn work_that_waits_for_a_scorer_is_not_left_to_a_process_without_a_role() {
     alone.terminate();
     let (status, log) = alone.end();
     assert!(status.success(), "{log}");
+}
+
+#[test]
+fn roles_do_not_begin_behind_what_only_one_process_applies() {
+    let mut fleet = Fleet::open("leaving_alone");
+    let config = fleet.place.path("interdict.toml");
+    // Nothing is stored but at the end.
+    let text = crate::place::text(&config).replacen("[store]", "[engine]\ncheckpoint = \"1h\"\n[store]", 1);
+    fleet.place.write("interdict.toml", text);
+    let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
+    alone.wait_for("the snapshot is read");
+    let caller = Caller::new(&alone.address());
+    fleet.bank.pay(1, 1, "1.00");
+    let label = json!({ "id": 1, "value": "fraud" });
+    caller.until(|caller| (caller.post("/v1/labels", &label).0 < 300).then_some(()));
+    alone.kill();
+    fleet.wait(Duration::from_millis(1_500));
+    let said = fleet.place.fail("run --role scorer --bind 127.0.0.1:0");
+    assert!(said.contains("1 requests and labels that a process without --role took are in no state yet"), "{said}");
+    fleet.wait(Duration::from_millis(1_500));
+    let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
+    alone.wait_for("serving");
+    alone.terminate();
+    let (status, log) = alone.end();
+    assert!(status.success(), "{log}");
+    fleet.wait(Duration::from_millis(1_500));
+    fleet.begin(2);
+    fleet.process(2).wait_for("serving");
+    fleet.end_all();
 }
 
 #[test]

@@ -20,6 +20,7 @@ use interdict_store::redis::RedisStore;
 use interdict_store::redis::config::RedisConfig;
 use tokio::sync::mpsc as tokio_mpsc;
 
+use super::super::super::charge;
 use super::super::super::core::{Intake, position_of};
 use super::super::super::sources::Intaker;
 use super::super::super::topics;
@@ -141,7 +142,7 @@ async fn store_all(
     mut intake: tokio_mpsc::Receiver<Intake>,
     stored: &Stored,
 ) -> anyhow::Result<()> {
-    let (mut charges, mut positions) = (Charges::begin(store, stop).await?, BTreeMap::new());
+    let (mut charges, mut positions) = (Charges::begin(charge::shared(store, stop).await?), BTreeMap::new());
     while let Some(given) = intake.recv().await {
         match given {
             Intake::Attach { source, incarnation, new, reply, .. } => {
@@ -267,13 +268,14 @@ impl Rig {
         let ends: Vec<u64> = self.topic.ends.iter().map(|end| end.load(Ordering::Acquire)).collect();
         let read = || {
             let stored = self.stored.lock().unwrap();
-            let of = |partition: u32| {
-                stored.iter().filter(move |(at, ..)| *at == partition).map(|(_, first, last)| (*first, *last))
-            };
+            // Who stored last may tell of it first.
             let next = |partition: u32| {
-                of(partition).fold(0, |next, (first, last)| {
-                    assert_eq!(first, next, "partition {partition}");
-                    last + 1
+                let of_it = stored.iter().filter(|(at, ..)| *at == partition);
+                let mut of_it: Vec<(u64, u64)> = of_it.map(|(_, first, last)| (*first, *last)).collect();
+                of_it.sort_unstable();
+                of_it.into_iter().fold(0, |next, (first, last)| {
+                    assert!(first >= next, "{first} of partition {partition} is stored twice");
+                    if first == next { last + 1 } else { next }
                 })
             };
             let all: Vec<u64> = (0..u32::try_from(ends.len()).unwrap()).map(next).collect();

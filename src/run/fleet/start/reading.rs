@@ -90,13 +90,13 @@ impl Process<'_> {
         Ok((deliveries, Confirming::new(confirms, self.archives.clone()), reached))
     }
 
-    pub(super) async fn ingest(&mut self, ends_with_sources: bool) -> anyhow::Result<Reached> {
+    pub(super) fn ingest(&mut self, ends_with_sources: bool) -> anyhow::Result<Reached> {
         let setup = self.setup;
         anyhow::ensure!(
             !setup.sources.is_empty(),
             "--role ingest has nothing to read: the configuration has no [source]"
         );
-        let charges = Charges::begin(&*self.online, &self.stop_taking).await?;
+        let charges = Charges::begin(self.charge.clone());
         let (deliveries, confirming, reached) = self.read(&republished::ingested(setup))?;
         let tracked = Arc::new(Tracked::new(Arc::clone(&self.online)));
         let letters = self.letters()?;

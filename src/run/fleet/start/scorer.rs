@@ -52,6 +52,7 @@ impl Process<'_> {
             stop: self.stop_taking.clone(),
             room: Arc::clone(&room),
             member: self.member,
+            charge: self.charge.clone(),
         };
         self.thread("scorer", move || async move { scoring.run().await })?;
         if self.setup.serves_http {
@@ -86,6 +87,7 @@ impl Process<'_> {
             logged: Arc::clone(&self.logged),
             stop: self.stop_taking.clone(),
             room: Arc::clone(room),
+            charge: self.charge.clone(),
             slot,
             next: stored.map_or(0, |position| position + 1),
         })
