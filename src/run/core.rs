@@ -32,7 +32,7 @@ use super::judging::Judging;
 use super::letters::{self, Letters};
 use super::patience::{RETRY, patiently, wait_to_retry};
 use super::promises::Promises;
-use super::sources::{Confirms, JudgedSources, Reached};
+use super::sources::{Confirms, JudgedSources, Reached, ToldToStop};
 use super::stats::Stats;
 
 /// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.
@@ -147,6 +147,13 @@ pub(crate) struct Core<S> {
     pub(crate) attaching: Vec<Intake>,
 }
 
+/// Answers a source that is not to begin any more: charge of the store, which may come with it, stays where it is.
+fn turn_away(given: Intake) {
+    if let Intake::Attach { reply, .. } = given {
+        let _reader_stopped = reply.send(Err(ToldToStop.into()));
+    }
+}
+
 impl<S: Store> Core<S> {
     /// Works until every source has ended (when `ends_with_sources`) or both channels are closed, then makes a last checkpoint.
     pub(crate) async fn run(
@@ -164,7 +171,7 @@ impl<S: Store> Core<S> {
         let end = loop {
             if self.stop.is_stopped() {
                 // Their readers wait for an answer before they end.
-                self.attaching.clear();
+                self.attaching.drain(..).for_each(turn_away);
             }
             if ends_with_sources && open_sources == 0 && commands.is_empty() {
                 break End::Sources;
@@ -264,6 +271,10 @@ impl<S: Store> Core<S> {
         match given {
             Intake::Delivery { source, delivery, read } => {
                 self.take(&source, delivery, read).await?;
+                Ok(0)
+            }
+            Intake::Attach { .. } if self.stop.is_stopped() => {
+                turn_away(given);
                 Ok(0)
             }
             Intake::Attach { ref source, .. } if self.reached.awaits_slot() && !self.reached.is_database(source) => {

@@ -92,6 +92,11 @@ impl Intaker {
     }
 }
 
+/// A source does not begin: the process was told to stop.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("told to stop")]
+pub(crate) struct ToldToStop;
+
 /// The judged stream of every source whose records belong to one stream and are not history.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JudgedSources(HashMap<String, usize>);
@@ -381,8 +386,12 @@ impl Starter<'_> {
         is_reached: Arc<AtomicBool>,
     ) -> anyhow::Result<()> {
         let mut archive = self.archives.of(name, places);
-        let read = move |intaker: Intaker, _stop: Stop, _position: Option<u64>| {
+        let read = move |intaker: Intaker, stop: Stop, _position: Option<u64>| {
             let incarnation = source.incarnation()?;
+            if stop.is_stopped() {
+                // It has none of whom it did not reach; and charge of the store, which comes with it, is another's.
+                return Ok(());
+            }
             is_reached.store(true, Ordering::Release);
             let archived = archive.as_mut().zip(incarnation.clone());
             let (position, stored) = match archived {
@@ -424,6 +433,7 @@ impl Starter<'_> {
             let read = std::panic::AssertUnwindSafe(move || (own.read)(intaker, stop, position));
             let ended = match std::panic::catch_unwind(read) {
                 Ok(Ok(())) => Intake::Ended,
+                Ok(Err(error)) if error.is::<ToldToStop>() => Intake::Ended,
                 Ok(Err(error)) => Intake::Failed(error),
                 Err(_panic) => Intake::Failed(anyhow!("the reader of a source panicked; the log says where")),
             };

@@ -118,11 +118,12 @@ fn who_has_held_no_slot_yet_takes_nothing_from_who_has_it() {
     let (status, answer) = by_owner.post("/v1/decisions", &event(91, 60, 7, "5.00"));
     assert_eq!(status, 200, "the owner is in charge: {answer}");
     other.terminate();
-    assert!(other.end().0.success(), "a source that waits for the slot holds up no end");
+    let (status, told) = other.end();
+    assert!(status.success(), "a source that waits for the slot holds up no end: {told}");
 
     owner.terminate();
     let (status, log) = owner.end();
-    assert!(status.success(), "{log}");
+    assert!(status.success(), "{log}\n--- the other one\n{told}");
     route.mend();
     let mut heir = second.start("run");
     let by_heir = Caller::new(&heir.address());
