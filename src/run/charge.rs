@@ -141,7 +141,7 @@ pub(super) async fn shared(store: &impl Store, stop: &Stop) -> anyhow::Result<Of
                 anyhow::ensure!(
                     unapplied == 0,
                     "{unapplied} requests and labels that a process without --role took are in no state yet: it did not end well. Start it \
-                     once more without --role until it says 'serving', end it, then start the roles"
+                     once more without --role until it is ready (/health/ready), end it, then start the roles"
                 );
                 Ok(())
             })?;

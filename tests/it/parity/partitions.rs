@@ -26,7 +26,7 @@ pub(crate) struct Placed {
     /// The topic, which is also the source's name.
     pub(crate) topic: &'static str,
     pub(crate) partition: u32,
-    offset: u64,
+    pub(crate) offset: u64,
     /// The record's value.
     pub(crate) value: String,
     /// Whether a tombstone comes behind it.
