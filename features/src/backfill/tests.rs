@@ -85,6 +85,8 @@ struct Payment {
     unsent: Option<usize>,
     /// Its version, where that is not its place in the history.
     version: Option<u64>,
+    /// Behind its second.
+    micros: i64,
 }
 
 fn payment(ids: i64) -> impl Strategy<Value = Payment> {
@@ -104,6 +106,7 @@ fn payment(ids: i64) -> impl Strategy<Value = Payment> {
             op,
             unsent: unsent.filter(|_| op == Op::Update),
             version: None,
+            micros: 0,
         }
     })
 }
@@ -121,6 +124,8 @@ fn lost(parts: Vec<(Vec<Payment>, Vec<Payment>)>) -> Vec<Payment> {
         all.extend(held.into_iter().map(|held| Payment { op: Op::Recovered, unsent: None, version, ..held }));
         all.push(Payment { op: Op::Settled, version, ..any });
     }
+    // Rows of one snapshot have one version: nothing but their times orders them.
+    all.iter_mut().for_each(|payment| payment.micros = payment.id);
     all
 }
 
@@ -136,7 +141,7 @@ fn batches(plan: &Plan, payments: &[Payment], rows: usize) -> Vec<ChangeBatch> {
             position += 1;
             let mut row = batch.begin();
             row.set_cell(0, payment.id);
-            row.set_cell(1, BASE + payment.second * 1_000_000);
+            row.set_cell(1, BASE + payment.second * 1_000_000 + payment.micros);
             row.set_cell(2, payment.customer.unwrap_or(NULL));
             if let Some(device) = payment.device {
                 row.set_text(3, &format!("device-{device}")).unwrap();
@@ -293,6 +298,7 @@ fn an_event_has_the_same_features_whatever_comes_after() {
             op: Op::Snapshot,
             unsent: None,
             version: None,
+            micros: 0,
         })
         .collect();
     let all = Events::settle(&plan, 0, batches(&plan, &payments, 50), &[]).unwrap();
@@ -315,6 +321,7 @@ fn labels_of_their_own_stream_find_their_event() {
         op: Op::Snapshot,
         unsent: None,
         version: None,
+        micros: 0,
     };
     let rows = batches(&plan, &[payment(1, 0), payment(2, 30), payment(3, 50)], 10);
     let mut labels = ChangeBatch::new(Arc::clone(&plan.definitions.streams[1]), 0);
@@ -363,6 +370,7 @@ fn check_reports(toml: &str, changes: &[(Op, i64, i64)]) {
         op: Op::Snapshot,
         unsent: None,
         version: None,
+        micros: 0,
     };
     let rows = || batches(&plan, &[payment(1), payment(2), payment(3), payment(4)], 10);
     let labels = reports(&plan, changes);
