@@ -8,7 +8,7 @@
 
 use interdict_features::bytes::Damaged;
 use interdict_features::change::Version;
-use interdict_features::definition::{Definitions, Group, GroupKind, OnTruncate};
+use interdict_features::definition::{Definitions, Group, GroupKind};
 use interdict_features::engine::staleness;
 use interdict_ingest::pipeline::marks::mark_key;
 use interdict_store::error::StoreError;
@@ -24,17 +24,16 @@ struct TableGroup {
     stream: String,
     entity: String,
     hash: u64,
-    /// The truncation by which it was walked over last.
+    /// The truncation or loss by which it was walked over last.
     pruned: Version,
 }
 
 impl Truncated {
     pub(crate) fn of(definitions: &Definitions) -> Self {
         let group = |group: &Group| {
-            let stream = &definitions.streams[group.stream];
-            let is_left = matches!(group.kind, GroupKind::Table { .. }) && stream.on_truncate != OnTruncate::Ignore;
-            is_left.then(|| TableGroup {
-                stream: stream.name.clone(),
+            // Whatever a stream's truncations do today: a mark of before holds still.
+            matches!(group.kind, GroupKind::Table { .. }).then(|| TableGroup {
+                stream: definitions.streams[group.stream].name.clone(),
                 entity: definitions.entities[group.entity].name.clone(),
                 hash: group.hash,
                 pruned: Version::REQUEST,
@@ -43,7 +42,7 @@ impl Truncated {
         Self(definitions.groups.iter().filter_map(group).collect())
     }
 
-    /// Removes what the truncations since the last call left behind, until `stop`; how many states.
+    /// Removes what the truncations and losses since the last call left behind, until `stop`; how many states.
     pub(crate) async fn prune<S: Store>(&mut self, store: &S, stop: &CancellationToken) -> Result<u64, StoreError> {
         let mut removed = 0;
         for group in &mut self.0 {
