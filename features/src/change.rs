@@ -71,6 +71,12 @@ impl Op {
         matches!(self, Self::Truncate | Self::Lost | Self::Settled)
     }
 
+    /// Whether the change holds its row, and not its id alone or nothing.
+    #[must_use]
+    pub const fn has_row(self) -> bool {
+        !matches!(self, Self::Delete) && !self.is_mark()
+    }
+
     /// Whether it comes of reading a table, and not of a change of it.
     #[must_use]
     pub const fn is_of_snapshot(self) -> bool {

@@ -7,6 +7,8 @@
 //! - No value of a stream with sensitive columns reaches a log, an error or a dead letter.
 
 pub mod archive;
+#[cfg(any(feature = "postgres", feature = "kafka", feature = "fluvio"))]
+mod clock;
 pub mod dead_letter;
 mod decoder;
 mod event_clock;

@@ -285,25 +285,6 @@ impl EmbeddedStore {
         Ok(())
     }
 
-    /// [`Store::expire`] on this thread, in steps between which commits go through.
-    ///
-    /// # Errors
-    /// As [`Store::commit`]; what was removed before the error is not counted.
-    pub fn expire_now(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let mut removed = 0;
-        loop {
-            let swept = self.expire_step(now)?;
-            removed += swept.removed;
-            if swept.is_done {
-                return Ok(removed);
-            }
-        }
-    }
-
-    fn expire_step(&self, now: Timestamp) -> Result<expiry::Swept, StoreError> {
-        self.write(|writer, engine| expiry::sweep(engine, &mut writer.index, now))
-    }
-
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // What the lock guards changes only after a batch is written, in steps that cannot panic.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -455,7 +436,7 @@ impl Store for EmbeddedStore {
     async fn expire(&self, now: Timestamp) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
-            let swept = self.expire_step(now)?;
+            let swept = self.write(|writer, engine| expiry::sweep(engine, &mut writer.index, now))?;
             removed += swept.removed;
             if swept.is_done {
                 return Ok(removed);

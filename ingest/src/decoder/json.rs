@@ -55,7 +55,7 @@ impl JsonRows {
             _ => Fault { op: fault.op.or(Some(self.rows_as)), ..fault },
         })?;
         let op = told.unwrap_or(self.rows_as);
-        let is_whole = if op == Op::Delete || op.is_mark() {
+        let is_whole = if !op.has_row() {
             // Only the id of a row that is gone is certain.
             self.object.require(writer.stream(), op)
         } else {

@@ -267,7 +267,7 @@ pub(crate) fn finish(writer: RowWriter<'_>, change: Change) -> Result<Outcome, F
         let detail = format!("column '{}' (the id) is null", stream.columns[stream.id].name);
         return Err(Fault::new(DeadReason::NullId, detail));
     }
-    let needs_time = change.op != Op::Delete && !change.op.is_mark();
+    let needs_time = change.op.has_row();
     if let Some(time) = stream.time.filter(|time| needs_time && writer.cell(*time) == NULL) {
         let detail = format!("column '{}' (the time) is null", stream.columns[time].name);
         return Err(Fault::new(DeadReason::NullTime, detail).of_row(&writer.row()));

@@ -279,7 +279,7 @@ fn require_cells(block: &BlockWriter<'_>, ops: &Ops, faults: &mut Faults) {
     let null_time =
         Fault::new(DeadReason::NullTime, format!("column '{}' (the time) is null", stream.columns[time].name));
     for (row, cell) in block.column(time).enumerate() {
-        if cell == NULL && ops.of(row) != Op::Delete && !ops.of(row).is_mark() {
+        if cell == NULL && ops.of(row).has_row() {
             faults.note(row, null_time.clone());
         }
     }

@@ -60,7 +60,7 @@ impl Table {
 
     /// Appends the envelope of a change; `now` is when it is handed on.
     pub(super) fn write(&self, change: &Change, row: Row<'_>, now: Timestamp, out: &mut Vec<u8>) {
-        let is_gone = change.op == Op::Delete || change.op.is_mark();
+        let is_gone = !change.op.has_row();
         out.extend_from_slice(b"{\"before\":");
         match change.op {
             Op::Delete => self.put_row(row, &[row.stream.id], out),

@@ -188,13 +188,6 @@ fn judged_in_bursts(config: &TopicConfig, streams: &[Arc<Stream>]) -> Option<Str
     (config.bursts == Bursts::Seen).then(|| loose.name.clone())
 }
 
-#[cfg(any(feature = "kafka", feature = "fluvio"))]
-#[expect(clippy::disallowed_methods, reason = "the age of a record is judged by the wall clock")]
-fn wall_clock() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-}
-
 /// How long a broker that cannot be reached is tried.
 #[cfg(any(feature = "kafka", feature = "fluvio"))]
 const REACH: Duration = Duration::from_secs(30);

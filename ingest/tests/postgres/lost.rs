@@ -24,14 +24,10 @@ fn recovering(mut config: PostgresConfig) -> PostgresConfig {
     config
 }
 
-/// Reads the first snapshot of `config`, and `more` changes; where it stood then.
-fn begin(config: &PostgresConfig, more: usize) -> u64 {
+/// Reads the first snapshot of `config`; where it stood then.
+fn begin(config: &PostgresConfig) -> u64 {
     let mut puller = Puller::open(config, &judged());
     puller.until("the snapshot", |puller| puller.position > 0);
-    let snapshot = puller.seen.len();
-    if more > 0 {
-        puller.rows(snapshot + more);
-    }
     puller.position
 }
 
@@ -56,7 +52,7 @@ fn a_snapshot_takes_the_place_of_what_a_dropped_slot_held() {
     let config = recovering(world.config());
     world.sql("INSERT INTO transactions VALUES (1, '2026-01-01Z', 'c', 1, null, null)");
     world.sql("INSERT INTO transactions SELECT n, '2026-01-03Z'::timestamptz + interval '1 second' * n, 'c', 1, null, null FROM generate_series(10, 49) n");
-    let stored = begin(&config, 0);
+    let stored = begin(&config);
     drop_slot(&world);
     world.sql("INSERT INTO transactions VALUES (60, '2026-01-03 00:00:10Z', 'c', 2, null, null), (61, '2025-01-01Z', 'c', 2, null, null); DELETE FROM transactions WHERE id BETWEEN 11 AND 48; UPDATE transactions SET amount = 3 WHERE id = 10; INSERT INTO chargebacks VALUES (60, true)");
     world.sql("INSERT INTO transactions SELECT n, '2026-01-04Z'::timestamptz + interval '1 second' * n, 'c', 1, null, null FROM generate_series(70, 109) n");
@@ -108,7 +104,7 @@ fn one_that_is_cut_off_begins_anew_behind_the_same_gap() {
     let config = recovering(world.config());
     world.sql("INSERT INTO chargebacks SELECT n, true FROM generate_series(1, 3000) n");
     world.sql("INSERT INTO transactions SELECT n, '2026-01-01Z', 'c', 1, null, null FROM generate_series(1, 3000) n");
-    let stored = begin(&config, 0);
+    let stored = begin(&config);
     drop_slot(&world);
     let mut puller = Puller::resume(&config, &judged(), stored).unwrap();
     puller.until("rows behind the mark", |puller| puller.seen.iter().any(|seen| seen.change.op == Op::Lost));
@@ -153,7 +149,7 @@ fn a_slot_that_was_invalidated_is_dropped_and_made_anew() {
     server.database("overrun");
     server.sql("overrun", TABLES);
     let config = config_at("localhost", server.port, "overrun");
-    let stored = begin(&config, 0);
+    let stored = begin(&config);
     server.sql("overrun", "INSERT INTO chargebacks VALUES (1, true)");
     for _ in 0..4 {
         server.sql("overrun", "SELECT pg_logical_emit_message(false, 'x', 'x'); SELECT pg_switch_wal(); CHECKPOINT");
@@ -177,7 +173,7 @@ fn a_slot_that_was_invalidated_is_dropped_and_made_anew() {
 fn a_database_that_went_back_still_stops() {
     let world = World::new("wentback");
     let config = recovering(world.config());
-    let _stored = begin(&config, 0);
+    let _stored = begin(&config);
     drop_slot(&world);
     let error = Puller::resume(&config, &judged(), u64::MAX / 2).unwrap_err().to_string();
     assert!(error.contains("restored from a copy"), "{error}");

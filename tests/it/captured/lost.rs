@@ -42,10 +42,10 @@ pub(crate) fn lose_slot(bank: &Bank, slot: &str) {
     bank.ask(&format!("SELECT pg_drop_replication_slot('{slot}')"));
 }
 
-/// Every decision by payment.
-fn by_payment(place: &Place) -> BTreeMap<i64, Vec<DecisionRecord>> {
+/// Decisions by payment.
+pub(crate) fn by_payment(records: impl IntoIterator<Item = DecisionRecord>) -> BTreeMap<i64, Vec<DecisionRecord>> {
     let mut decided: BTreeMap<i64, Vec<DecisionRecord>> = BTreeMap::new();
-    for record in place.decisions(&place.store()).into_values() {
+    for record in records {
         decided.entry(record.event_id.parse().unwrap()).or_default().push(record);
     }
     decided
@@ -110,7 +110,7 @@ fn what_committed_while_nothing_was_captured_is_judged_late_and_the_rest_is_as_i
     let found = features(&bank, &caller);
     stop(process);
 
-    let decided = by_payment(&place);
+    let decided = by_payment(place.decisions(&place.store()).into_values());
     let expected: BTreeSet<i64> = (101..=106).chain(2_001..=2_007).chain([301]).collect();
     assert_eq!(decided.keys().copied().collect::<BTreeSet<_>>(), expected);
     for (id, records) in &decided {
@@ -154,7 +154,7 @@ fn rows_of_the_snapshot_that_cannot_be_read_are_decided_where_nothing_is_known_a
     bank.ask("INSERT INTO transactions VALUES (105, '2025-06-15 12:40Z', 1, 5001, 1)");
     decision(&caller, 105);
     stop(process);
-    let decided = by_payment(&place);
+    let decided = by_payment(place.decisions(&place.store()).into_values());
     let counts: Vec<(i64, usize)> = decided.iter().map(|(id, all)| (*id, all.len())).collect();
     assert_eq!(counts, [(101, 1), (102, 1), (103, 1), (105, 1)]);
     assert_eq!(count_of(&decided[&103][0]), "Int(6)", "four of history, 101, and this one");
@@ -203,7 +203,7 @@ fn kills_in_the_snapshot_behind_a_lost_slot_lose_and_double_nothing() {
     let found = features(&bank, &caller);
     stop(process);
 
-    let decided = by_payment(&place);
+    let decided = by_payment(place.decisions(&place.store()).into_values());
     let expected: BTreeSet<i64> = (101..=130).chain(3_000..end).chain([last]).collect();
     assert_eq!(decided.keys().copied().collect::<BTreeSet<_>>(), expected);
     assert!(decided.values().all(|records| records.len() == 1), "each once");

@@ -1,6 +1,5 @@
 //! A replication slot that is lost among roles: ingestors die in the snapshot that takes its place, scorers judge what it brings.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use interdict_features::decision::DecisionRecord;
@@ -8,7 +7,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::Fleet;
-use crate::captured::lost::{HISTORY, check_archive, lose_slot, recovering};
+use crate::captured::lost::{HISTORY, by_payment, check_archive, lose_slot, recovering};
 use crate::place::text;
 
 const NAME: &str = "lost";
@@ -58,10 +57,7 @@ fn a_slot_that_is_lost_among_roles_loses_and_doubles_nothing() {
     fleet.settle(NAME);
     fleet.end_all();
 
-    let mut decided: BTreeMap<i64, Vec<DecisionRecord>> = BTreeMap::new();
-    for record in fleet.logged(NAME).into_values() {
-        decided.entry(record.event_id.parse().unwrap()).or_default().push(record);
-    }
+    let decided = by_payment(fleet.logged(NAME).into_values());
     let expected: Vec<i64> = (101..=130).chain(3_000..next).chain([LAST]).collect();
     assert_eq!(decided.keys().copied().collect::<Vec<_>>(), expected);
     assert!(decided.values().all(|records| records.len() == 1), "each once");

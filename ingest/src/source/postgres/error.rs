@@ -255,7 +255,7 @@ pub enum PostgresError {
         slot: String,
     },
     /// Changes after what was applied are gone with the slot.
-    #[error("replication slot '{slot}' {why}: the changes after {} are gone. Write on_lost_slot = \"snapshot\" in [source]: a new snapshot takes their place, and what committed meanwhile is judged late. Or start a new namespace, whose snapshot is history; and give slots enough room (max_slot_wal_keep_size)", Lsn(*position))]
+    #[error("{}. {RECOVER}; and give slots enough room (max_slot_wal_keep_size)", lost(slot, why, *position))]
     SlotLost {
         /// The slot.
         slot: String,
@@ -265,7 +265,7 @@ pub enum PostgresError {
         position: u64,
     },
     /// The slot stands behind changes that were never applied.
-    #[error("replication slot '{slot}' stands at {}, but only the changes up to {} were applied: it was made anew, another reader took those between, or the store is an older copy. Write on_lost_slot = \"snapshot\" in [source]: a new snapshot takes their place, and what committed meanwhile is judged late. Or start a new namespace, whose snapshot is history", Lsn(*confirmed), Lsn(*position))]
+    #[error("{}. {RECOVER}", moved(slot, *confirmed, *position))]
     SlotMoved {
         /// The slot.
         slot: String,
@@ -340,6 +340,21 @@ pub enum PostgresError {
     },
 }
 
+/// What to do about a slot that does not hold what comes next.
+const RECOVER: &str = "Write on_lost_slot = \"snapshot\" in [source]: a new snapshot takes their place, and what committed meanwhile is judged late. Or start a new namespace, whose snapshot is history";
+
+fn lost(slot: &str, why: &str, position: u64) -> String {
+    format!("replication slot '{slot}' {why}: the changes after {} are gone", Lsn(position))
+}
+
+fn moved(slot: &str, confirmed: u64, position: u64) -> String {
+    format!(
+        "replication slot '{slot}' stands at {}, but only the changes up to {} were applied: it was made anew, another reader took those between, or the store is an older copy",
+        Lsn(confirmed),
+        Lsn(position)
+    )
+}
+
 impl From<Malformed> for PostgresError {
     fn from(malformed: Malformed) -> Self {
         Self::Protocol { what: malformed.to_string() }
@@ -349,8 +364,11 @@ impl From<Malformed> for PostgresError {
 impl PostgresError {
     /// What is wrong with a slot, without what to do about it.
     pub(super) fn told(&self) -> String {
-        let told = self.to_string();
-        told.split_once(". Write ").map_or_else(|| told.clone(), |(what, _)| what.to_owned())
+        match self {
+            Self::SlotLost { slot, why, position } => lost(slot, why, *position),
+            Self::SlotMoved { slot, confirmed, position } => moved(slot, *confirmed, *position),
+            other => other.to_string(),
+        }
     }
 
     /// How to react.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use interdict_store::error::Class;
 use tokio::runtime::Runtime;
 
+use crate::clock::wall_clock;
 use crate::source::error::SourceError;
 use crate::source::stop::Stop;
 
@@ -22,7 +23,7 @@ use super::metrics::SourceMetrics;
 use super::records::TopicDecoder;
 use super::{
     Opening, PartitionLag, REACH, RETRY, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now,
-    patiently, wall_clock,
+    patiently,
 };
 
 use cluster::Cluster;

@@ -22,6 +22,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::clock::wall_clock;
 use crate::source::error::SourceError;
 use crate::source::stop::Stop;
 
@@ -29,9 +30,7 @@ use super::broker::KafkaBroker;
 use super::error::TopicError;
 use super::metrics::SourceMetrics;
 use super::records::{TopicDecoder, TopicRecord};
-use super::{
-    Opening, PartitionLag, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now, patiently, wall_clock,
-};
+use super::{Opening, PartitionLag, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now, patiently};
 
 use client::{ANSWER, meaning, settings};
 use membership::{Membership, Wish, held};

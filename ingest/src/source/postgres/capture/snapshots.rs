@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use interdict_features::change::Op;
+use interdict_features::time::Timestamp;
 
+use crate::clock::wall_clock;
 use crate::source::Delivery;
 use crate::source::config::postgres::{Creation, OnLostSlot};
 
@@ -33,7 +35,7 @@ impl Capture {
             "changes were lost with the replication slot; a snapshot takes their place, and what committed meanwhile is judged late"
         );
         self.metrics.lost_slots.inc();
-        self.metrics.lost.set(now_seconds());
+        self.metrics.lost.set(wall_clock().since(Timestamp::from_micros(0)).seconds());
         (self.phase, self.gap, self.floor) = (Phase::Fresh, Some(Gap { after }), u64::MAX);
         Ok(())
     }
@@ -120,10 +122,4 @@ impl Capture {
         self.changes.go_on_after(lsn);
         (self.phase, self.gap) = (Phase::Streaming, None);
     }
-}
-
-/// The wall clock in seconds after 1970.
-#[expect(clippy::disallowed_methods, reason = "a metric tells when something was")]
-fn now_seconds() -> f64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
