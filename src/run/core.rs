@@ -214,7 +214,7 @@ impl<S: Store> Core<S> {
     /// Whether the lists are full, once what has ended is removed: what is not decided then could block somebody whom memory cannot hold.
     /// Sources wait, requests that are not decided yet are turned away, and entries can be removed.
     async fn hold(&mut self) -> anyhow::Result<bool> {
-        if self.charge == Charge::Open {
+        if self.charge.is_open() {
             // Until charge is taken another process keeps the lists.
             return Ok(false);
         }

@@ -9,11 +9,13 @@ use interdict_features::definition::{Column, Definitions, LabelsOf, Stream};
 use interdict_features::row::RowRecord;
 use interdict_features::time::Timestamp;
 use interdict_features::value::{ColumnType, Value};
-#[cfg(feature = "redis")]
 use interdict_store::error::StoreError;
 #[cfg(feature = "redis")]
-use interdict_store::port::{LogName, Store};
+use interdict_store::port::LogName;
+use interdict_store::port::Store;
 use serde::{Deserialize, Serialize};
+
+use super::core::position_of;
 
 /// The source's name in offsets and records.
 pub(crate) const SOURCE: &str = "input";
@@ -67,23 +69,26 @@ pub(crate) enum EntryError {
     Row,
 }
 
-/// How many entries of the only process are in no state yet: at least one, or none.
+/// The place in the log behind what the only process has applied.
+pub(crate) async fn applied_end(store: &impl Store) -> Result<u64, StoreError> {
+    Ok(position_of(&store.positions(SOURCE).await?, 0).map_or(0, |applied| applied + 1))
+}
+
+/// Whether the only process has left entries that are in no state yet.
 #[cfg(feature = "redis")]
-pub(crate) async fn unapplied(store: &impl Store) -> Result<usize, StoreError> {
+pub(crate) async fn has_unapplied(store: &impl Store) -> Result<bool, StoreError> {
     #[derive(Deserialize)]
     struct Placed {
         place: Option<serde::de::IgnoredAny>,
     }
-    let applied = store.positions(SOURCE).await?;
-    let mut next = applied.iter().find(|offset| offset.partition == 0).map_or(0, |offset| offset.position + 1);
+    let mut next = applied_end(store).await?;
     loop {
         let entries = store.read_log(LogName::INPUT, next, 1_000).await?;
-        let Some((last, _)) = entries.last() else { return Ok(0) };
+        let Some((last, _)) = entries.last() else { return Ok(false) };
         next = last + 1;
         let is_own = |bytes: &[u8]| !serde_json::from_slice(bytes).is_ok_and(|entry: Placed| entry.place.is_some());
-        let own = entries.iter().filter(|(_, bytes)| is_own(bytes)).count();
-        if own > 0 {
-            return Ok(own);
+        if entries.iter().any(|(_, bytes)| is_own(bytes)) {
+            return Ok(true);
         }
     }
 }

@@ -12,7 +12,6 @@ use interdict_scorer::http::backend::{Accepted, BackendError, Label, LabelReques
 use interdict_store::port::{Commit, LogName, Note, Store};
 use tokio::sync::mpsc;
 
-use super::charge::Charge;
 use super::commands::{Command, KeyAnswer, KeyRead};
 use super::core::Core;
 use super::deciding::{Round, append};
@@ -68,7 +67,7 @@ impl<S: Store> Core<S> {
     }
 
     async fn read(&mut self, read: &KeyRead) -> anyhow::Result<Result<KeyAnswer, BackendError>> {
-        if self.charge == Charge::Open {
+        if self.charge.is_open() {
             // Whoever is at work has written since the last read.
             self.pipeline.forget();
         }

@@ -304,12 +304,16 @@ impl Feeding {
             return Ok(entries);
         }
         let store = &self.feeder.store;
-        store.commit(Commit { durability: Durability::Power, ..Commit::default() }).await?;
-        if store.replicated().await? == Replicated::Confirmed {
+        match store.replicated().await? {
+            Replicated::Nobody => {
+                store.commit(Commit { durability: Durability::Power, ..Commit::default() }).await?;
+            }
             // Whoever confirmed may have taken the store over from the one that was read, and lack what that one held.
-            let there = store.read_log(log_of(self.feeder.config.what), self.next(), entries.len()).await?;
-            let same = entries.iter().zip(&there).take_while(|(read, there)| read == there).count();
-            entries.truncate(same);
+            Replicated::Confirmed => {
+                let there = store.read_log(log_of(self.feeder.config.what), self.next(), entries.len()).await?;
+                let same = entries.iter().zip(&there).take_while(|(read, there)| read == there).count();
+                entries.truncate(same);
+            }
         }
         Ok(entries)
     }

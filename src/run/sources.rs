@@ -255,7 +255,6 @@ pub(crate) struct Reached {
 }
 
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only databases are waited for"))]
 struct Reach {
     source: String,
     is_reached: Arc<AtomicBool>,
@@ -285,11 +284,12 @@ impl Reached {
         Self { is_contested: true, ..Self::default() }
     }
 
-    /// The sources that were not reached yet, or that another process reads. Where no other can be at work, who holds the slot is an old
-    /// session of this one.
+    /// The sources that were not reached yet, or that another process reads, or has read so far: charge comes with them. Where no other can
+    /// be at work, who holds the slot is an old session of this one.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
-        let is_missing =
-            |reach: &&Reach| !reach.is_reached.load(Ordering::Acquire) || (self.is_contested && reach.stands_by());
+        let is_missing = |reach: &&Reach| {
+            !reach.is_reached.load(Ordering::Acquire) || (self.is_contested && reach.stands_by()) || self.awaits_slot()
+        };
         self.databases.iter().filter(is_missing).map(|reach| reach.source.as_str())
     }
 
@@ -312,6 +312,9 @@ impl Reached {
 /// Where sources are started from.
 pub(crate) struct Starter<'a> {
     pub(crate) setup: &'a Setup,
+    /// How long rows of its streams are remembered.
+    #[cfg(feature = "postgres")]
+    pub(crate) plan: Arc<Plan>,
     pub(crate) intake: mpsc::Sender<Intake>,
     pub(crate) stop: &'a Stop,
     pub(crate) confirms: Confirms,
@@ -340,7 +343,7 @@ impl Starter<'_> {
                 let streams = &self.setup.definitions.streams;
                 let database = database.clone().located(&self.setup.folder);
                 let stop = self.stop.clone();
-                let plan = Plan::compile(Arc::clone(&self.setup.definitions));
+                let plan = Arc::clone(&self.plan);
                 let opening = postgres::Opening {
                     name: &config.name,
                     config: &database,

@@ -187,7 +187,7 @@ async fn open_core(
         charge: match setup.store {
             StoreSettings::Embedded(_) => Charge::Sole,
             #[cfg(feature = "redis")]
-            StoreSettings::Redis { .. } => Charge::Open,
+            StoreSettings::Redis { .. } => Charge::begin(&**store).await?,
         },
         reached: Reached::default(),
         attaching: Vec::new(),
@@ -386,6 +386,8 @@ async fn start_sources(
 ) -> anyhow::Result<Reached> {
     let mut starter = Starter {
         setup,
+        #[cfg(feature = "postgres")]
+        plan: Arc::clone(core.pipeline.engine().plan()),
         intake,
         stop,
         confirms: Confirms::after(setup.store.replay_window()),

@@ -9,7 +9,6 @@
 use interdict_scorer::lists::Lists;
 use interdict_store::port::{Commit, Store};
 
-use super::charge::Charge;
 use super::core::Core;
 
 impl<S: Store> Core<S> {
@@ -19,8 +18,7 @@ impl<S: Store> Core<S> {
         self.store_all().await?;
         let before = self.charge;
         self.charge = before.take(&*self.store, &self.stop).await?;
-        self.reached.take_charge();
-        if before == Charge::Open {
+        if before.is_open() {
             ensure_judged(&*self.store).await?;
             // What was noted of the sources at the start is as old as the lists.
             for source in self.pipeline.sources() {
@@ -32,6 +30,7 @@ impl<S: Store> Core<S> {
         self.replay_input().await?;
         let entries = self.store.lists().await?;
         self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
+        self.reached.take_charge();
         Ok(())
     }
 

@@ -43,8 +43,7 @@ struct Dated {
 
 /// Trims both logs as of `now`; how many entries went.
 pub(crate) async fn trim<S: Store>(store: &S, keep: Keep, now: Timestamp) -> Result<u64, StoreError> {
-    let applied = store.positions(input_log::SOURCE).await?;
-    let applied = applied.iter().find(|offset| offset.partition == 0).map_or(0, |offset| offset.position + 1);
+    let applied = input_log::applied_end(store).await?;
     let input = trim_one(store, LogName::INPUT, now.minus(keep.input), applied).await?;
     Ok(input + trim_one(store, LogName::AUDIT, now.minus(keep.audit), u64::MAX).await?)
 }

@@ -71,10 +71,14 @@ impl Charges {
 /// Says what is to be done where a commit was refused for want of charge.
 pub(super) fn told(error: anyhow::Error) -> anyhow::Error {
     let lost = match error.downcast_ref() {
-        Some(StoreError::Fenced { source_name, .. }) if source_name == charge::ENGINE => Some(
-            "a process without --role has taken this namespace over since this one began: stop that, or this one"
-                .to_owned(),
-        ),
+        Some(StoreError::Fenced { source_name, stored, .. }) if source_name == charge::ENGINE => {
+            Some(if stored.is_some_and(charge::is_shared) {
+                "this namespace has changed hands since this process began, and is worked on by others with --role: start it again".to_owned()
+            } else {
+                "a process without --role has taken this namespace over since this one began: stop that, or this one"
+                    .to_owned()
+            })
+        }
         Some(StoreError::Fenced { source_name, partition, .. }) => {
             source_name.strip_prefix(TOPICS).map(|source| taken_over(source, *partition))
         }
@@ -144,7 +148,7 @@ mod tests {
             stale.let_go(&source, &[0]);
             assert_eq!(stale.of([(&source, 0)]).len(), 1);
             // One that plays every role takes it from all of them.
-            let alone = charge::Charge::Open.take(&store, &stop).await.unwrap();
+            let alone = charge::Charge::begin(&store).await.unwrap().take(&store, &stop).await.unwrap();
             let refused = store.commit(moving(&new, 0, Some(10), 11)).await.unwrap_err();
             let refused = crate::told::told(&told(refused.into()));
             assert!(refused.contains("a process without --role has taken this namespace over since"), "{refused}");
@@ -154,7 +158,15 @@ mod tests {
             // And roles that begin behind it from that one, all of them together.
             let roles = charge::shared(&store, &stop).await.unwrap();
             assert_eq!(charge::shared(&store, &stop).await.unwrap(), roles);
-            assert!(own(alone).await.is_err() && alone.take(&store, &stop).await.is_err(), "nobody takes it back");
+            let lost = crate::told::told(&own(alone).await.unwrap_err());
+            assert!(lost.contains("processes with --role have taken this namespace over"), "{lost}");
+            assert!(alone.take(&store, &stop).await.is_err(), "nobody takes it back");
+            // Nor does one that has stood by since before the roles began; one that begins now may.
+            let seen = charge::Charge::Open { seen: Some(1) };
+            assert!(seen.take(&store, &stop).await.is_err());
+            let refused = store.commit(moving(&new, 0, Some(10), 11)).await.unwrap_err();
+            let refused = crate::told::told(&told(refused.into()));
+            assert!(refused.contains("this namespace has changed hands since this process began"), "{refused}");
             store.commit(moving(&Charges::begin(roles), 0, Some(10), 11)).await.unwrap();
         });
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use interdict_store::error::StoreError;
 use interdict_store::redis::RedisStore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -18,6 +19,25 @@ pub(crate) enum Mode {
     Alone,
 }
 
+const LEASE: &str = "mode";
+
+impl Mode {
+    /// Who holds the lease in the name of all that work in this way.
+    fn holder(self) -> Uuid {
+        let name = match self {
+            Self::Fleet => "fleet",
+            Self::Alone => "alone",
+        };
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+    }
+}
+
+/// Whether the namespace is worked on in this way, or was a moment ago.
+pub(super) async fn is_held(store: &RedisStore, mode: Mode) -> Result<bool, StoreError> {
+    let held = store.leases(LEASE, LEASE).await?;
+    Ok(held.iter().any(|lease| lease.name == LEASE && lease.holder == mode.holder()))
+}
+
 /// Sees that the namespace is worked on in no other way; what is returned keeps it so until `stop`. All processes of a mode hold the lease
 /// together, so none gives it back.
 pub(crate) async fn hold_mode(
@@ -26,12 +46,12 @@ pub(crate) async fn hold_mode(
     time_to_live: Duration,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
-    let (holder, others) = match mode {
-        Mode::Fleet => ("fleet", "a process without --role"),
-        Mode::Alone => ("alone", "processes with --role"),
+    let others = match mode {
+        Mode::Fleet => "a process without --role",
+        Mode::Alone => "processes with --role",
     };
-    let holder = Uuid::new_v5(&Uuid::NAMESPACE_OID, holder.as_bytes());
-    let claimant = Claimant { store: Arc::clone(store), name: "mode".to_owned(), holder, time_to_live };
+    let holder = mode.holder();
+    let claimant = Claimant { store: Arc::clone(store), name: LEASE.to_owned(), holder, time_to_live };
     anyhow::ensure!(
         store.lease(&claimant.name, holder, time_to_live).await?.is_some(),
         "{others} works on this namespace, or did {} seconds ago at most: stop it first, or choose another namespace",

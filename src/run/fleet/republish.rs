@@ -30,6 +30,7 @@ use super::super::letters::{self, Letters};
 use super::super::patience::{self, patiently};
 use super::super::sources::JudgedSources;
 use super::super::stats::Stats;
+use super::charges;
 use super::confirming::Confirming;
 use super::stats::FleetStats;
 use super::work::Work;
@@ -60,6 +61,8 @@ pub(super) struct Republishing {
     pub(super) judged_sources: JudgedSources,
     pub(super) confirming: Confirming,
     pub(super) stop: Stop,
+    /// What every commit names.
+    pub(super) charge: OffsetMove,
     /// Up to where each source is republished.
     pub(super) stored: HashMap<Arc<str>, u64>,
 }
@@ -107,7 +110,7 @@ impl Republishing {
         let confirms = self.confirming.is_due(start);
         commit.durability = if confirms { Durability::Power } else { Durability::Process };
         let pieces = commit.work.len();
-        self.commit(&commit).await?;
+        self.commit(commit).await?;
         self.letters.count(&delivery.dead);
         self.stored.insert(Arc::clone(source), delivery.position);
         self.confirming.stored(|source| self.stored.get(source).copied());
@@ -163,9 +166,10 @@ impl Republishing {
         OffsetMove { source: offset_name(source), partition: 0, from: self.stored.get(source).copied(), to }
     }
 
-    async fn commit(&self, commit: &Commit) -> anyhow::Result<()> {
+    async fn commit(&self, mut commit: Commit) -> anyhow::Result<()> {
+        commit.offsets.insert(0, self.charge.clone());
         let told = "the store does not take a commit; capture waits";
-        let committed = patience::commit(&*self.store, &self.stop, told, commit).await?;
+        let committed = patience::commit(&*self.store, &self.stop, told, &commit).await.map_err(charges::told)?;
         committed.map(drop).context("a commit that rests on nothing was refused")
     }
 
@@ -175,7 +179,7 @@ impl Republishing {
         if self.confirming.is_owed(now) {
             // Only if the store still holds what it held: one that went back must not have what it lost confirmed.
             let offsets = self.stored.iter().map(|(source, position)| self.moved(source, *position)).collect();
-            self.commit(&Commit { durability: Durability::Power, offsets, ..Commit::default() }).await?;
+            self.commit(Commit { durability: Durability::Power, offsets, ..Commit::default() }).await?;
             self.tell_confirmed(now);
         }
         Ok(())

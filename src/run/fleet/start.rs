@@ -42,7 +42,7 @@ use super::super::sources::Reached;
 use super::super::stats::Stats;
 use super::super::{clock, input_log, system, told_to_stop};
 use super::lease::Claimant;
-use super::mode::{Mode, hold_mode};
+use super::mode::{Mode, hold_mode, is_held};
 use super::stats::FleetStats;
 
 type Model = (Runtime, Arc<Active>, Bundle);
@@ -87,16 +87,23 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     let store = online.shared().cloned().context(
         "--role needs a store that several processes share: set [store] type = \"redis\", or run without --role, which plays every role in one process",
     )?;
-    let stop_rest = CancellationToken::new();
-    let mode = hold_mode(&store, Mode::Fleet, setup.store.lease(), stop_rest.clone()).await?;
+    if !is_held(&store, Mode::Alone).await? {
+        // Before the lease is taken, which would keep away who is to put it right; for certain once charge is taken.
+        charge::ensure_applied(&online).await?;
+    }
+    let (stop_rest, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    tasks.spawn(hold_mode(&store, Mode::Fleet, setup.store.lease(), stop_rest.clone()).await?);
     let never = Stop::default();
     let charge = tokio::select! {
         charge = charge::shared(&online, &never) => charge?,
+        Some(lost) = tasks.join_next() => {
+            lost??;
+            return Ok(());
+        }
         () = told_to_stop.as_mut() => return Ok(()),
     };
-    let mut process = Process::open(setup, (Arc::clone(&store), charge), Arc::new(online), registry);
-    process.stop_rest = stop_rest;
-    process.tasks.spawn(mode);
+    let shared = Shared { store: Arc::clone(&store), charge, stop_rest, tasks };
+    let mut process = Process::open(setup, shared, Arc::new(online), registry);
     store.offsets(input_log::SOURCE, "input-log").await?;
     let (health, health_seen) = watch::channel(Health::Starting);
     // What has begun is stopped in order also where something after it does not begin.
@@ -126,6 +133,15 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let _one_is_enough = self.ends.try_send(self.name);
     }
+}
+
+/// What the processes of a fleet have in common, as this one took its place among them.
+struct Shared {
+    store: Arc<RedisStore>,
+    charge: OffsetMove,
+    stop_rest: CancellationToken,
+    /// Keeps the lease that keeps other ways of working away.
+    tasks: JoinSet<anyhow::Result<()>>,
 }
 
 /// What came of a beginning.
@@ -181,7 +197,7 @@ impl<'a> Process<'a> {
 
     fn open(
         setup: &'a Setup,
-        (store, charge): (Arc<RedisStore>, OffsetMove),
+        Shared { store, charge, stop_rest, tasks }: Shared,
         online: Arc<OnlineStore>,
         mut registry: Registry,
     ) -> Self {
@@ -199,10 +215,10 @@ impl<'a> Process<'a> {
             logged: Arc::default(),
             stop_taking: Stop::default(),
             stop_edge: CancellationToken::new(),
-            stop_rest: CancellationToken::new(),
+            stop_rest,
             threads: Vec::new(),
             ends: mpsc::channel(8),
-            tasks: JoinSet::new(),
+            tasks,
             archives: Archives::default(),
             locks: Vec::new(),
         }

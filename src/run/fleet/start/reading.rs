@@ -73,6 +73,8 @@ impl Process<'_> {
         self.archives = Archives::open(self.setup, Sharing::Shared, &mut self.registry, &self.stop_taking)?;
         let mut starter = Starter {
             setup: self.setup,
+            #[cfg(feature = "postgres")]
+            plan: Arc::clone(&self.plan),
             intake,
             stop: &self.stop_taking,
             confirms: Confirms::after(self.setup.store.replay_window()),

@@ -43,6 +43,7 @@ impl Process<'_> {
             judged_sources: JudgedSources::of(setup),
             confirming,
             stop: self.stop_taking.clone(),
+            charge: self.charge.clone(),
             stored: HashMap::new(),
         };
         self.thread("republisher", move || async move { republishing.run(deliveries).await })?;
