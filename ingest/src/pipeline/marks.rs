@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use interdict_store::port::{Query, RowKey, RowWrite};
 
-use super::{Names, Pipeline, PipelineError, Reader};
+use super::bring::Names;
+use super::{Pipeline, PipelineError, Reader};
 
 /// Where marks stand among row records: no stream has this name, and what stands there never expires.
 const MARKS: &str = "@marks";
