@@ -120,7 +120,7 @@ impl Round<'_> {
         self.fleet.bank.pay(LAST, 1, "1.00");
         self.fleet.decided(&self.name.clone(), LAST);
         self.fleet.settle(&self.name.clone());
-        check_reads(&self.fleet.caller(1), &seen(before), &seen(after), LAST);
+        check_reads(&self.fleet.ready(1), &seen(before), &seen(after), LAST);
         self.fleet.end_all();
         self.fleet.check_archive(&self.name);
         self.check(&seen(before), &seen(after));

@@ -138,6 +138,16 @@ impl Fleet {
         Caller::new(&format!("127.0.0.1:{}", self.ports[number]))
     }
 
+    /// As [`Self::caller`], once that process serves: it may have begun a moment ago.
+    pub(crate) fn ready(&self, number: usize) -> Caller {
+        let caller = self.caller(number);
+        caller.until(|caller| {
+            let (status, _) = caller.try_send("GET", "/health/ready", &[], "")?;
+            (status == 200).then_some(())
+        });
+        caller
+    }
+
     /// Lets what runs work for so long.
     #[expect(clippy::disallowed_methods, reason = "a test may let time pass")]
     pub(crate) fn wait(&self, time: Duration) {
