@@ -1,6 +1,7 @@
 //! Roles as processes of their own: a real PostgreSQL, a real Redis, two ingestors, two scorers and a monitor.
 
 mod acting;
+mod bursts;
 mod chaos;
 #[cfg(feature = "fluvio-server")]
 mod fluvio;
