@@ -93,6 +93,29 @@ fn a_revoked_right_stops_no_scorer_and_is_reported() {
 }
 
 #[test]
+fn an_account_that_is_gone_stops_no_scorer_and_is_reported() {
+    let mut fleet = Fleet::open("gone");
+    fleet.begin_scoring("gone", &SCORERS);
+    fleet.bank.ask("DELETE FROM accounts WHERE id = 6");
+    fleet.condemn(6);
+    let mut carrying = None;
+    fleet.wait_until("the dead letter", |fleet| {
+        carrying = SCORERS.into_iter().find(|&scorer| fleet.metric(scorer, REJECTED) == Some(1));
+        carrying.is_some()
+    });
+    let carrying = fleet.process(carrying.unwrap());
+    let said = carrying.wait_for("action given up");
+    assert!(said.contains("changed no row"), "{said}");
+    // Payments of others are judged and act, and those of the customer are blocked by the list.
+    fleet.condemn(7);
+    fleet.await_block(7);
+    let (status, answer) = fleet.caller(1).post("/v1/entities/customer", &json!({ "key": 6 }));
+    assert_eq!((status, answer["lists"].as_array().map(Vec::len)), (200, Some(1)), "{answer}");
+    assert_eq!(fleet.bank.ask("SELECT entity_key, kind, outcome FROM interdict_ledger"), "7|block|done");
+    fleet.end_all();
+}
+
+#[test]
 fn nobody_is_blocked_and_nothing_produced_before_the_replicas_have_the_decision() {
     let kafka = Kafka::start();
     kafka.create("decisions", 1);

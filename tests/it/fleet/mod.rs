@@ -13,6 +13,7 @@ mod monitors;
 mod republish;
 mod stopping;
 mod topics;
+mod unblocks;
 mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
