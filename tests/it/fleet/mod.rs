@@ -3,6 +3,7 @@
 mod acting;
 mod bursts;
 mod chaos;
+mod disorder;
 #[cfg(feature = "fluvio-server")]
 mod fluvio;
 mod lists;
@@ -31,9 +32,11 @@ use crate::parity::twin::DEFINITIONS;
 use crate::place::{Caller, Place, Process};
 use crate::redis_server::RedisServer;
 
-/// The processes of a fleet, each with what it is started with.
-const PROCESSES: [&str; 5] = ["ingest", "ingest", "scorer", "scorer", "monitor"];
+/// The processes of a fleet, each with its role. The last one takes part where it is asked for.
+const PROCESSES: [&str; 6] = ["ingest", "ingest", "scorer", "scorer", "monitor", "monitor"];
 const MONITOR: usize = 4;
+/// The one with a configuration, and a folder, of its own.
+const OTHER_MONITOR: usize = 5;
 
 /// A bank, a Redis, and what works on them.
 pub(crate) struct Fleet {
@@ -45,6 +48,8 @@ pub(crate) struct Fleet {
     ports: [u16; 2],
     /// What is read instead of the bank's tables.
     feed: Option<String>,
+    /// How many of [`PROCESSES`] take part.
+    size: usize,
 }
 
 impl Fleet {
@@ -59,9 +64,14 @@ impl Fleet {
         bank.ask("ALTER SYSTEM SET wal_sender_timeout = '1s'; SELECT pg_reload_conf();");
         let redis = RedisServer::start();
         let place = Place::new("");
-        let mut fleet = Self { bank, redis, place, processes: Vec::new(), ports: [0; 2], feed };
+        let mut fleet = Self { bank, redis, place, processes: Vec::new(), ports: [0; 2], feed, size: OTHER_MONITOR };
         fleet.configure(namespace);
         fleet
+    }
+
+    /// With two monitors, the second of which writes to a folder of its own.
+    pub(crate) fn with_two_monitors(self) -> Self {
+        Self { size: PROCESSES.len(), ..self }
     }
 
     /// Another namespace, slot and log: nothing of what was before is known.
@@ -91,6 +101,7 @@ impl Fleet {
             let bind = match place {
                 2 => format!("--bind 127.0.0.1:{}", self.ports[0]),
                 3 => format!("--bind 127.0.0.1:{}", self.ports[1]),
+                OTHER_MONITOR => format!("--bind 127.0.0.1:0 --config {}", self.other_config()),
                 _ => "--bind 127.0.0.1:0".to_owned(),
             };
             self.processes[place] = Some(self.place.start(&format!("run --role {role} {bind}")));
@@ -98,7 +109,14 @@ impl Fleet {
     }
 
     pub(crate) fn begin_all(&mut self) {
-        (0..PROCESSES.len()).for_each(|place| self.begin(place));
+        (0..self.size).for_each(|place| self.begin(place));
+    }
+
+    /// The configuration with the other folder for decisions.
+    fn other_config(&self) -> &'static str {
+        let config = crate::place::text(&self.place.path("interdict.toml"));
+        self.place.write("other-monitor.toml", config.replacen("log_dir = \"", "log_dir = \"other-", 1));
+        "other-monitor.toml"
     }
 
     pub(crate) fn process(&mut self, place: usize) -> &mut Process {
@@ -113,7 +131,7 @@ impl Fleet {
 
     /// Starts those again that have ended by themselves, as an init system would.
     pub(crate) fn revive(&mut self) {
-        for place in 0..PROCESSES.len() {
+        for place in 0..self.size {
             let has_ended =
                 self.processes[place].as_mut().is_some_and(|process| !process.works(Duration::from_millis(1)));
             if has_ended {
@@ -123,15 +141,25 @@ impl Fleet {
         }
     }
 
-    /// Ends all of them as an operator does; each must end well, but for one that came back to a source which another one had taken over
-    /// meanwhile: that ends by itself, to be started again.
+    /// Ends all of them as an operator does; each must end well, but for one that came back to what another one had taken over meanwhile:
+    /// that ends by itself, to be started again.
     pub(crate) fn end_all(&mut self) {
         let running: Vec<Process> = self.processes.iter_mut().filter_map(Option::take).collect();
         running.iter().for_each(Process::terminate);
         for process in running {
             let (status, log) = process.end();
-            let is_fenced = log.contains("another process writes to") || log.contains("another process has taken");
+            let told = ["another process writes to", "another process has taken", "another process is the monitor now"];
+            let is_fenced = told.iter().any(|told| log.contains(told));
             assert!(status.success() || is_fenced, "{log}");
+        }
+    }
+
+    /// Has each monitor open its folder once more: what one wrote and could not tell of before it died is told of, or taken out, then.
+    pub(crate) fn reopen_folders(&mut self) {
+        for monitor in [MONITOR, OTHER_MONITOR] {
+            self.begin(monitor);
+            self.process(monitor).wait_for("serving");
+            self.end_all();
         }
     }
 
@@ -166,13 +194,14 @@ impl Fleet {
         self.configure(namespace);
     }
 
-    /// Waits until no work and no action is left, and the monitor has its lease: one that died keeps it for a while.
+    /// Waits until no work and no action is left, and a monitor has the lease: one that died keeps it for a while.
     pub(crate) fn settle(&mut self, namespace: &str) {
         for _ in 0..600 {
             self.revive();
-            let monitor = self.process(MONITOR);
-            monitor.works(Duration::from_millis(1));
-            let has_lease = monitor.said().contains("serving");
+            let has_lease = (MONITOR..self.size).any(|monitor| {
+                let monitor = self.process(monitor);
+                monitor.works(Duration::from_millis(1)) && monitor.said().contains("serving")
+            });
             let left = ["ZCARD", "XLEN"].map(|ask| {
                 let key = if ask == "ZCARD" { "outbox" } else { "work" };
                 self.redis.say(&[ask, &format!("{{{namespace}}}:{key}")])
@@ -228,22 +257,39 @@ impl Fleet {
 
     /// Whom decisions condemned is blocked, once for each of them; nobody else is.
     pub(crate) fn check_blocks(&self, records: &[DecisionRecord]) {
-        let mut blocks: BTreeMap<i64, usize> = BTreeMap::new();
-        let mut lines = BTreeSet::new();
+        self.check_acts(records, &BTreeSet::new());
+    }
+
+    /// As [`Fleet::check_blocks`], where people acted on the customers `acted` besides: these are left as whatever was decided last.
+    pub(crate) fn check_acts(&self, records: &[DecisionRecord], acted: &BTreeSet<i64>) {
+        let mut condemned = BTreeSet::new();
         let is_condemning = |record: &&DecisionRecord| record.actions.iter().any(|it| it.action == "block_account");
         for record in records.iter().filter(is_condemning) {
             let Value::Int(customer) = record.event["customer_id"] else { panic!("{record:?}") };
-            *blocks.entry(customer).or_default() += 1;
-            lines.insert(format!("{}|{customer}|block|done", record.decision_id));
+            condemned.insert(format!("{}|{customer}", record.decision_id));
         }
-        assert!(!blocks.is_empty(), "nobody is to be blocked");
-        let rows = self.bank.ask("SELECT decision_id, entity_key, kind, outcome FROM interdict_ledger");
-        let found: Vec<String> = rows.lines().map(str::to_owned).collect();
-        assert_eq!(found.len(), lines.len(), "lines of the ledger");
-        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), lines);
+        assert!(!condemned.is_empty(), "nobody is to be blocked");
+        let lines =
+            "SELECT decision_id, entity_key, kind, outcome FROM interdict_ledger ORDER BY decided_at, kind = 'unblock'";
+        let mut accounts: BTreeMap<i64, (usize, &str)> = BTreeMap::new();
+        for line in self.bank.ask(lines).lines() {
+            let [id, key, kind, outcome] = line.split('|').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let customer: i64 = key.parse().unwrap();
+            let is_acted = acted.contains(&customer);
+            let is_decided = kind == "block" && condemned.remove(&format!("{id}|{key}"));
+            assert!(is_decided || (is_acted && kind != "block"), "nobody asked for {line}");
+            assert!(outcome == "done" || (is_acted && outcome == "superseded"), "{line}");
+            if outcome == "done" {
+                let (blocks, status) = accounts.entry(customer).or_default();
+                *blocks += usize::from(kind != "unblock");
+                *status = if kind == "unblock" { "active" } else { "blocked" };
+            }
+        }
+        assert!(condemned.is_empty(), "not in the ledger: {condemned:?}");
         let rows = "SELECT id, status, blocks FROM accounts WHERE status <> 'active' OR blocks <> 0 ORDER BY id";
-        let expected: Vec<String> =
-            blocks.iter().map(|(customer, count)| format!("{customer}|blocked|{count}")).collect();
+        let is_touched = |(_, (blocks, _)): &(&i64, &(usize, &str))| *blocks > 0;
+        let touched = accounts.iter().filter(is_touched);
+        let expected: Vec<String> = touched.map(|(id, (blocks, status))| format!("{id}|{status}|{blocks}")).collect();
         assert_eq!(self.bank.ask(rows).lines().collect::<Vec<_>>(), expected);
     }
 
@@ -255,13 +301,16 @@ impl Fleet {
         }
     }
 
-    /// The decisions in Parquet, each once.
+    /// The decisions in Parquet, each once and in one folder.
     pub(crate) fn logged(&self, namespace: &str) -> BTreeMap<Uuid, DecisionRecord> {
         let mut decisions = BTreeMap::new();
-        for entry in interdict_monitor::log::read(&self.place.path(namespace)).unwrap() {
-            let record = entry.unwrap().record;
-            let earlier = decisions.insert(record.decision_id, record);
-            assert!(earlier.is_none(), "one decision stands in Parquet twice: {earlier:?}");
+        let folders = [namespace.to_owned(), format!("other-{namespace}")].map(|folder| self.place.path(&folder));
+        for folder in folders.iter().filter(|folder| folder.exists()) {
+            for entry in interdict_monitor::log::read(folder).unwrap() {
+                let record = entry.unwrap().record;
+                let earlier = decisions.insert(record.decision_id, record);
+                assert!(earlier.is_none(), "one decision stands in Parquet twice: {earlier:?}");
+            }
         }
         decisions
     }

@@ -143,6 +143,21 @@ impl Fleet {
         pairs.filter(|(field, _)| !["sink/", "charge/", "monitor/"].iter().any(|own| field.contains(own))).collect()
     }
 
+    /// Waits until all of `changes` are applied.
+    pub(super) fn read_to_end(&mut self, namespace: &str, changes: &[Placed]) {
+        let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+        for change in changes {
+            let end = ends.entry(format!("{}:{}", change.partition, change.topic)).or_default();
+            *end = change.offset.max(*end);
+        }
+        self.wait_until("the end of the topics", |fleet| {
+            let at = fleet.positions(namespace);
+            let is_there =
+                |(field, end): (&String, &u64)| at.get(field).is_some_and(|at| at.parse::<u64>().unwrap() >= *end);
+            ends.iter().all(is_there)
+        });
+    }
+
     /// Digests of states and row records by digest of their key.
     pub(super) fn stored(&self, namespace: &str) -> BTreeMap<String, String> {
         let said = self.redis.say(&["EVAL", STORED, "0", &format!("{{{namespace}}}:")]);
@@ -200,17 +215,7 @@ fn four_partitions_among_two_ingestors_give_what_one_gives() {
 /// Ends the fleet of namespace `two`, which has decided on all `changes`: every decision is as the twin counts it, and one ingestor leaves
 /// the same behind.
 pub(super) fn is_as_one_ingestor_leaves_it(fleet: &mut Fleet, changes: &[Placed]) {
-    let mut ends: BTreeMap<String, u64> = BTreeMap::new();
-    for change in changes {
-        let end = ends.entry(format!("{}:{}", change.partition, change.topic)).or_default();
-        *end = change.offset.max(*end);
-    }
-    fleet.wait_until("the end of the topics", |fleet| {
-        let at = fleet.positions("two");
-        let is_there =
-            |(field, end): (&String, &u64)| at.get(field).is_some_and(|at| at.parse::<u64>().unwrap() >= *end);
-        ends.iter().all(is_there)
-    });
+    fleet.read_to_end("two", changes);
     fleet.settle("two");
     check_reads(&fleet.caller(1), changes);
     let logged = end(fleet, "two");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use interdict_features::change::Op;
-use interdict_features::decision::{DecisionRecord, decision_id};
+use interdict_features::decision::{DecidedBy, DecisionRecord, decision_id};
 use interdict_features::time::Timestamp;
 use interdict_features::value::Value;
 use rand::{RngExt as _, SeedableRng as _};
@@ -138,6 +138,30 @@ pub(crate) fn compare(before: &[What], after: &[What], mut records: Vec<Decision
     let more: Vec<_> = of_event.into_values().flatten().collect();
     assert!(more.is_empty(), "decided without an insert after the snapshot: {more:?}");
     count
+}
+
+/// Every decision on a request, but for those that a deadline made, is what the twin counts of the requests that its record says were
+/// applied; how many there are. Nothing else touches their customers and terminals.
+pub(crate) fn compare_requests(requests: &[(Payment, DecisionRecord)]) -> usize {
+    let mut expected = Vec::<Expected>::new();
+    let judged = requests.iter().filter(|(_, record)| record.decided_by != DecidedBy::Default);
+    let compare = |(payment, record): &(Payment, DecisionRecord)| {
+        let has_seen = |other: &DecisionRecord| {
+            let mut seen = record.seen.iter().chain([&record.position]);
+            let place = &other.position;
+            seen.any(|seen| seen.partition == place.partition && seen.position >= place.position)
+        };
+        let mut twin = Twin::default();
+        for (lsn, (other, _)) in (1..).zip(requests).filter(|(_, (_, other))| has_seen(other)) {
+            twin.apply(&now(What::Row(Op::Insert, *other), lsn));
+        }
+        let as_of = twin.vector(payment, u64::MAX, &mut expected);
+        for (entity, as_of) in ["customer", "terminal"].into_iter().zip(as_of) {
+            assert_eq!(record.as_of[entity].micros(), as_of, "{record:?}");
+        }
+        compare_record(record, &expected, &|| format!("{record:?}\n{requests:?}"));
+    };
+    judged.map(compare).count()
 }
 
 /// What is read of every key now, over HTTP, is what the twin counts. The payment `last` came besides, and its keys are left out.

@@ -7,11 +7,13 @@ use interdict_features::change::Op;
 use interdict_features::decision::DecisionRecord;
 use interdict_features::time::Timestamp;
 use jiff::tz::TimeZone;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use super::binary::{compare_record, line};
 use super::captured::check_twin;
-use super::history::{Delivery, Payment, What, commits};
+use super::history::{Delivery, Payment, What, commits, deliveries};
 use super::twin::Twin;
 use crate::place::Caller;
 
@@ -19,6 +21,9 @@ use crate::place::Caller;
 pub(crate) const PAYMENTS: u32 = 4;
 /// Partitions of the chargebacks' topic, by payment.
 pub(crate) const CHARGEBACKS: u32 = 2;
+
+/// How many changes pass one that is held back, at most.
+const HELD_BACK: usize = 150;
 
 /// A change and its place in its topic.
 pub(crate) struct Placed {
@@ -40,6 +45,11 @@ impl Placed {
         format!("{{\"transaction_id\":{}}}", self.delivery.id())
     }
 
+    /// Orders the versions of a row.
+    pub(crate) fn version(&self) -> u64 {
+        self.delivery.lsn
+    }
+
     /// Whether a decision is to come of it.
     pub(crate) fn is_judged(&self) -> bool {
         matches!(self.delivery.what, What::Row(Op::Insert, _))
@@ -57,10 +67,29 @@ impl Placed {
 
 /// Every change of these payments in order of commit, as connectors produce them.
 pub(crate) fn placed(payments: &[(Payment, bool)], seed: u64) -> Vec<Placed> {
+    let changes = (1..).zip(commits(payments, seed));
+    in_topics(payments, changes.map(|(lsn, (commit, what))| Delivery { what, lsn, commit, position: lsn }))
+}
+
+/// The same by producers that send some changes again, long after, and hold some back until others have passed them.
+pub(crate) fn disordered(payments: &[(Payment, bool)], seed: u64) -> Vec<Placed> {
+    let mut chance = ChaCha8Rng::seed_from_u64(seed);
+    let mut sent: Vec<(usize, Delivery)> = deliveries(payments, seed).into_iter().enumerate().collect();
+    for (at, _) in &mut sent {
+        if chance.random_bool(0.08) {
+            *at += chance.random_range(1..=HELD_BACK);
+        }
+    }
+    sent.sort_by_key(|(at, _)| *at);
+    in_topics(payments, sent.into_iter().map(|(_, delivery)| delivery))
+}
+
+fn in_topics(payments: &[(Payment, bool)], changes: impl IntoIterator<Item = Delivery>) -> Vec<Placed> {
     let homes: HashMap<i64, i64> = payments.iter().map(|(payment, _)| (payment.id, payment.customer)).collect();
     let mut ends: BTreeMap<(&str, u32), u64> = BTreeMap::new();
-    let place = |(lsn, (commit, what)): (u64, (i64, What))| {
-        let delivery = Delivery { what, lsn, commit: commit - commit.rem_euclid(1_000), position: lsn };
+    let place = |change: Delivery| {
+        let what = change.what;
+        let delivery = Delivery { commit: change.commit - change.commit.rem_euclid(1_000), ..change };
         let (topic, partition) = if delivery.is_report() {
             ("chargebacks", delivery.id() % i64::from(CHARGEBACKS))
         } else {
@@ -74,7 +103,7 @@ pub(crate) fn placed(payments: &[(Payment, bool)], seed: u64) -> Vec<Placed> {
         let value = line(&delivery).trim_end().to_owned();
         Placed { delivery, topic, partition, offset, value, is_delete, is_new: true }
     };
-    (1..).zip(commits(payments, seed)).map(place).collect()
+    changes.into_iter().map(place).collect()
 }
 
 /// What stands in a topic to which a database was republished: a change that stands there twice is twice in it.
