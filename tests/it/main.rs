@@ -33,6 +33,7 @@ mod redis_cluster;
 mod redis_server;
 mod requests;
 mod resume;
+mod round_trips;
 mod route;
 mod structure;
 mod topics;
