@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 pub(crate) mod lost;
 mod standby;
+mod truncated;
 
 use interdict_features::decision::decision_id;
 use serde_json::Value;

@@ -14,6 +14,7 @@ mod monitors;
 mod republish;
 mod stopping;
 mod topics;
+mod truncated;
 mod unblocks;
 mod unread;
 
