@@ -79,6 +79,6 @@ fn what_is_decided_while_a_process_stops_is_in_parquet_when_it_has_ended() {
     assert!(status.success(), "{log}");
     let logged: BTreeSet<Uuid> = fleet.logged("ending").into_keys().collect();
     assert_eq!(logged.len(), fleet.decisions("ending"));
-    assert!(answered.len() > 100 && answered.is_subset(&logged), "{} of {} answers", logged.len(), answered.len());
+    assert!(answered.len() > 20 && answered.is_subset(&logged), "{} of {} answers", logged.len(), answered.len());
     assert_eq!(fleet.redis.say(&["XLEN", "{ending}:log:decisions"]), "0", "what is written is forgotten");
 }
