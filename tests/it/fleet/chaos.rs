@@ -181,6 +181,7 @@ impl Round<'_> {
         self.fleet.settle(&self.name.clone());
         check_reads(&self.fleet.ready(1), &seen(before), &seen(after), LAST);
         self.check_held();
+        self.fleet.await_archived(&self.name.clone(), LAST);
         self.fleet.end_all();
         self.fleet.reopen_folders();
         self.fleet.check_archive(&self.name);

@@ -294,6 +294,13 @@ impl Fleet {
         assert_eq!(self.bank.ask(rows).lines().collect::<Vec<_>>(), expected);
     }
 
+    /// Waits until the archive has a payment: who is told to end while another one takes the slot leaves his last moments to the next start.
+    pub(crate) fn await_archived(&mut self, namespace: &str, payment: i64) {
+        let dir = self.place.path(&format!("{namespace}-changes"));
+        let has_it = |_: &mut Self| archived(&dir, "bank", "transactions").iter().any(|row| row.id == Some(payment));
+        self.wait_until(&format!("payment {payment} in the archive"), has_it);
+    }
+
     /// The archive holds every change that the server remembers, once and in order.
     pub(crate) fn check_archive(&self, namespace: &str) {
         let dir = self.place.path(&format!("{namespace}-changes"));
