@@ -1,5 +1,5 @@
-//! The features of the Fraud Detection Handbook through Debezium topics and a Redis, with chargebacks that carry only the transaction id:
-//! read as of each event they are those of backfill.
+//! The features of the Fraud Detection Handbook in a Redis, through Debezium topics and through a PostgreSQL, with chargebacks that carry
+//! only the transaction id: read as of each event they are those of backfill.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,16 +10,22 @@ use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::DataType;
+use interdict_features::change::Op;
+use interdict_features::decision::decision_id;
 use interdict_features::time::Timestamp;
 use interdict_features::value::Value;
 use serde_json::{Value as Json, json};
 
+use crate::bank::{Bank, statement};
 use crate::kafka::Kafka;
+use crate::parity::history::{Payment, What};
 use crate::place::{Caller, Place, debezium};
 use crate::program::{handbook, interdict};
 use crate::redis_server::RedisServer;
 
 const PARTITIONS: i64 = 4;
+/// Behind everything else, of nobody else.
+const LAST: i64 = 1_000_000;
 /// A chargeback comes so long after its payment, and the terminal's windows end seven days before the next one.
 const REPORTED: i64 = 5 * 86_400_000_000;
 
@@ -68,8 +74,8 @@ impl Payments {
         }
     }
 
-    /// Payments and chargebacks in the order in which they commit.
-    fn produce(&self, kafka: &Kafka) {
+    /// Payments and chargebacks in the order in which they commit: when, of which payment, and the table.
+    fn changes(&self) -> Vec<(i64, usize, &'static str)> {
         let mut changes: Vec<(i64, usize, &str)> = Vec::new();
         for (at, &time) in self.times.iter().enumerate() {
             changes.push((time, at, "transactions"));
@@ -78,7 +84,27 @@ impl Payments {
             }
         }
         changes.sort_unstable();
-        for (lsn, (time, at, topic)) in (1..).zip(changes) {
+        changes
+    }
+
+    /// Statements that make changes.
+    fn script(&self, changes: &[(i64, usize, &str)]) -> String {
+        let mut script = String::new();
+        for (time, at, table) in changes {
+            let (id, cents) = (self.ids[*at], i64::try_from(self.cents[*at]).unwrap());
+            let (time, customer, terminal) = (*time, self.customers[*at], self.terminals[*at]);
+            let what = if *table == "chargebacks" {
+                What::Report { id, value: Some(true), reported: time }
+            } else {
+                What::Row(Op::Insert, Payment { id, time, customer, terminal, cents, label: None })
+            };
+            statement(what, &mut script);
+        }
+        script
+    }
+
+    fn produce(&self, kafka: &Kafka) {
+        for (lsn, (time, at, topic)) in (1..).zip(self.changes()) {
             let id = self.ids[at];
             let row = if topic == "chargebacks" {
                 json!({ "transaction_id": id, "is_fraud": true, "reported_at": time, "tx_datetime": time })
@@ -103,9 +129,17 @@ impl Payments {
     }
 }
 
-fn config(kafka: &Kafka, redis: &RedisServer) -> String {
+fn config(sources: &str, redis: &RedisServer) -> String {
     let example = fs::read_to_string(handbook()).unwrap();
     let (definitions, _) = example.split_once("[source]").unwrap();
+    format!(
+        "{definitions}{}{sources}\n[store]\ntype = \"redis\"\nurl = \"{}\"\n[scorer]\ndefault = \"review\"\n[http]\nbind = \"127.0.0.1:0\"\n",
+        crate::bank::CHARGEBACKS,
+        redis.url()
+    )
+}
+
+fn topics(kafka: &Kafka) -> String {
     let source = |name: &str| {
         format!(
             "[[source]]\nname = \"{name}\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{name}\"\nformat = \"debezium\"\n\
@@ -113,13 +147,7 @@ fn config(kafka: &Kafka, redis: &RedisServer) -> String {
             kafka.brokers()
         )
     };
-    format!(
-        "{definitions}{}{}{}\n[store]\ntype = \"redis\"\nurl = \"{}\"\n[scorer]\ndefault = \"review\"\n[http]\nbind = \"127.0.0.1:0\"\n",
-        crate::bank::CHARGEBACKS,
-        source("transactions"),
-        source("chargebacks"),
-        redis.url()
-    )
+    source("transactions") + &source("chargebacks")
 }
 
 fn bits(column: &ArrayRef, at: usize) -> Option<u64> {
@@ -155,7 +183,7 @@ fn topics_give_the_features_of_the_handbook_with_chargebacks_by_id() {
     let (kafka, redis) = (Kafka::start(), RedisServer::start());
     kafka.create("transactions", PARTITIONS);
     kafka.create("chargebacks", PARTITIONS);
-    let place = Place::new(&config(&kafka, &redis));
+    let place = Place::new(&config(&topics(&kafka), &redis));
     let payments = Payments::simulate(&place);
     payments.produce(&kafka);
     let mut process = place.start("run");
@@ -173,6 +201,32 @@ fn topics_give_the_features_of_the_handbook_with_chargebacks_by_id() {
     process.terminate();
     let (status, log) = process.end();
     assert!(status.success() && place.letters().is_empty(), "{log}");
+    compare_all(&place, &payments);
+}
+
+#[test]
+fn a_database_gives_the_features_of_the_handbook_with_chargebacks_by_id() {
+    let (bank, redis) = (Bank::open(), RedisServer::start());
+    let place = Place::new(&config(&bank.source("handbook"), &redis));
+    let payments = Payments::simulate(&place);
+    let changes = payments.changes();
+    let (before, after) = changes.split_at(changes.len() / 2);
+    bank.ask(&payments.script(before));
+    let mut process = place.start("run");
+    process.wait_for("the snapshot is read");
+    let caller = Caller::new(&process.address());
+    bank.ask(&payments.script(after));
+    bank.pay(LAST, LAST, "1.00");
+    let last = decision_id("default", "transactions", &LAST.to_string(), 0);
+    caller.until(|caller| (caller.get(&format!("/v1/decisions/{last}")).0 == 200).then_some(()));
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success() && place.letters().is_empty(), "{log}");
+    compare_all(&place, &payments);
+}
+
+/// Holds every feature that a new process reads as of every payment against those of backfill.
+fn compare_all(place: &Place, payments: &Payments) {
     let mut process = place.start("run");
     let caller = Caller::new(&process.address());
     let mut of_instant: HashMap<(i64, i64), usize> = HashMap::new();
@@ -184,9 +238,9 @@ fn topics_give_the_features_of_the_handbook_with_chargebacks_by_id() {
         let (customer, terminal) = (payments.customers[at], payments.terminals[at]);
         // Of two payments of one customer at one instant backfill's first does not see the second.
         if of_instant[&(customer, payments.times[at])] == 1 {
-            count += compare(&caller, &payments, at, "customer", customer);
+            count += compare(&caller, payments, at, "customer", customer);
         }
-        count += compare(&caller, &payments, at, "terminal", terminal);
+        count += compare(&caller, payments, at, "terminal", terminal);
     }
     assert!(count > 59_000, "{count} values");
     let shares = payments.features.column_by_name("terminal_risk__fraud_ratio_7d").unwrap();
