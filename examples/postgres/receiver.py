@@ -10,12 +10,15 @@ def say(text):
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
-    """Takes alerts and shows them."""
+    """Takes alerts, shows and counts them."""
+
+    taken = 0
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         self.send_response(204)
         self.end_headers()
+        Receiver.taken += 1
         try:
             alert = json.loads(body)
         except ValueError:

@@ -4,7 +4,8 @@ payments. With `--store embedded` one process plays every role.
     make stack                       or: python3 examples/postgres/stack.py --seconds 60 --rate 200
 
 Forty days of history are loaded first; the ingestor reads them as a snapshot and goes on with every payment as it commits. Fraudulent accounts are blocked by an UPDATE in the same database. Shown once a second, by the database's own
-clock: payments, decisions, accounts blocked, and the time from the commit of a payment to the commit of its block.
+clock: payments, decisions, accounts blocked, and the time from the commit of a payment to the commit of its block. It fails where a payment
+is not decided, and where enough of them block nobody or bring no alert.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from receiver import Receiver, say  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 HISTORY_DAYS = 40
+#: As many payments have frauds and drift among them.
+ENOUGH = 8000
 #: What is started by what features live in; decisions are counted by scorers.
 ROLES = {"redis": ["ingest", "scorer", "scorer", "monitor"], "embedded": ["all"]}
 POPULATION = ["--customers", "2000", "--terminals", "4000", "--seed", "7", "--label-as", "stream"]
@@ -176,9 +179,16 @@ def main():
                 process.run.terminate()
             codes = [process.run.wait(60) for process in processes]
         say("kinds     " + ", ".join(f"{kind}: {count}" for kind, count in query(url, KINDS)))
-        say(f"summary   {paid} payments, {decided:.0f} decisions, {blocked} accounts blocked in the database")
+        say(
+            f"summary   {paid} payments, {decided:.0f} decisions, {blocked} accounts blocked in the database,"
+            f" {Receiver.taken} alerts received"
+        )
         if any(codes) or decided < paid:
             sys.exit(f"interdict run ended with {codes}; {decided:.0f} of {paid} payments were decided")
+        if not blocked and paid >= ENOUGH:
+            sys.exit(f"no account was blocked, and {paid} payments have frauds among them")
+        if not Receiver.taken and paid >= ENOUGH:
+            sys.exit(f"no alert of drift came, and {paid} payments of another population than the model's show some")
 
 
 KINDS = "SELECT kind, count(*) FROM interdict_ledger GROUP BY kind ORDER BY kind"
