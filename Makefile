@@ -30,6 +30,7 @@ test: onnxruntime servers ## Runs every test, real PostgreSQL, Redis and Prometh
 lint: servers ## Checks formatting and lints, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features fluvio-server -- -D warnings
 
 fuzz: ## Runs every fuzz target for FUZZ_SECONDS (10), from the corpus in git
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
