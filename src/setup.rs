@@ -11,7 +11,7 @@ use interdict_features::definition::Definitions;
 use interdict_features::time::Span;
 use interdict_ingest::archive::config::ArchiveConfig;
 use interdict_ingest::source::config::SourceConfig;
-use interdict_ingest::topic::sink::SinkConfig;
+use interdict_ingest::topic::sink::{ActionTopic, SinkConfig, Sinks};
 use interdict_monitor::config::MonitorConfig;
 use interdict_scorer::http::config::HttpSettings;
 use interdict_scorer::policy::Policy;
@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) policy: Arc<Policy>,
     pub(crate) sources: Vec<SourceConfig>,
     pub(crate) sinks: Vec<SinkConfig>,
+    /// The topics that actions tell.
+    pub(crate) action_topics: Vec<ActionTopic>,
     /// Where every change goes in Parquet.
     pub(crate) archive: Option<ArchiveConfig>,
     pub(crate) http: HttpSettings,
@@ -187,7 +189,7 @@ impl Setup {
         let serves_http = file.section("http").is_some();
         let http = HttpSettings::read(&file).located(&folder);
         let monitor = MonitorConfig::read(&file, &folder);
-        let sinks = interdict_ingest::topic::sink::read(&file, &folder);
+        let Sinks { logs: sinks, actions: action_topics } = interdict_ingest::topic::sink::read(&file, &folder);
         let definitions = Definitions::read(&file, secret.as_deref());
         let read = definitions.map(|definitions| {
             crate::check::tiled_states(&file, &definitions);
@@ -214,6 +216,7 @@ impl Setup {
             policy: Arc::new(policy.located(&folder)),
             sources,
             sinks,
+            action_topics,
             archive,
             http,
             serves_http,

@@ -13,6 +13,7 @@ use interdict_store::online::OnlineStore;
 use interdict_store::port::{Commit, Durability, LogName, Store as _};
 
 use crate::run::clock;
+use crate::run::filling::Filling;
 use crate::run::system::open_store;
 use crate::setup::{Setup, StoreSettings};
 
@@ -66,9 +67,6 @@ pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded, live: Live) -> a
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.context("no runtime for the store")?;
     let store = Arc::new(runtime.block_on(open_store(setup))?);
-    if live == Live::Refused && runtime.block_on(is_in_use(setup, &store))? {
-        bail!("the store {HOLDS}");
-    }
     let limits = Limits { shards: setup.engine.shards, memory_bytes: setup.engine.memory_bytes };
     let mut pipeline = Pipeline::new(Arc::new(plan.clone()), Arc::clone(&store), limits);
     pipeline.began(clock::now());
@@ -77,6 +75,11 @@ pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded, live: Live) -> a
     let batches: Vec<&ChangeBatch> = loaded.events.batches().iter().chain(&loaded.reports).collect();
     let progress = Progress::begin("fill store", batches.len());
     runtime.block_on(async {
+        let filling = Filling::begin(setup, &store).await?;
+        if live == Live::Refused && is_in_use(setup, &store).await? {
+            filling.end().await;
+            bail!("the store {HOLDS}");
+        }
         let mut pending = 0;
         for batch in batches {
             for from in (0..batch.len()).step_by(BATCH_ROWS) {
@@ -87,21 +90,23 @@ pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded, live: Live) -> a
                 pending += rows.len();
                 if pending >= commit_rows {
                     pending = 0;
-                    commit(&mut pipeline, &store).await?;
+                    commit(&mut pipeline, &store, &filling).await?;
                 }
             }
             progress.advance();
         }
-        commit(&mut pipeline, &store).await
+        commit(&mut pipeline, &store, &filling).await?;
+        filling.end().await;
+        anyhow::Ok(())
     })?;
     progress.finish();
     Ok(())
 }
 
-async fn commit(pipeline: &mut Pipeline<OnlineStore>, store: &OnlineStore) -> anyhow::Result<()> {
+async fn commit(pipeline: &mut Pipeline<OnlineStore>, store: &OnlineStore, filling: &Filling) -> anyhow::Result<()> {
     let mut commit = Commit { durability: Durability::Power, ..Commit::default() };
     pipeline.fill(&mut commit);
-    store.commit(commit).await?;
+    filling.commit(store, commit).await?;
     pipeline.stored();
     Ok(())
 }

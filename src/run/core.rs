@@ -155,19 +155,22 @@ fn turn_away(given: Intake) {
 }
 
 impl<S: Store> Core<S> {
-    /// Works until every source has ended (when `ends_with_sources`) or both channels are closed, then makes a last checkpoint.
+    /// Works until every source has ended (when `ends_with_sources`) or both channels are closed, then makes a last checkpoint. `begun` is
+    /// called once it works, or waits for a slot.
     pub(crate) async fn run(
         &mut self,
         mut commands: mpsc::Receiver<Command>,
         mut intake: mpsc::Receiver<Intake>,
         mut open_sources: usize,
         ends_with_sources: bool,
+        begun: impl FnOnce(),
     ) -> anyhow::Result<End> {
-        if self.charge == Charge::Sole {
+        if self.charge.is_sole() {
             self.replay_input().await?;
         } else if !self.reached.awaits_slot() {
             self.catch_up().await?;
         }
+        begun();
         let end = loop {
             if self.stop.is_stopped() {
                 // Their readers wait for an answer before they end.
@@ -237,24 +240,45 @@ impl<S: Store> Core<S> {
 
     /// Applies what the input log holds beyond the stored states.
     pub(super) async fn replay_input(&mut self) -> anyhow::Result<()> {
-        let stored = self.pipeline.attach(input_log::SOURCE, Some("input-log")).await?;
+        let told = "the store does not answer; what it holds of requests and labels is read later";
+        let stored = self.attach_to(input_log::SOURCE, Some("input-log")).await?;
         let mut position = position_of(&stored, 0).map_or(0, |applied| applied + 1);
         loop {
-            let entries = self.store.read_log(LogName::INPUT, position, 1_000).await?;
+            let read = async || self.store.read_log(LogName::INPUT, position, 1_000).await;
+            let entries = patiently(&self.stop, told, read).await?;
             if entries.is_empty() {
                 break;
             }
             for (at, bytes) in entries {
                 let entry: Entry = serde_json::from_slice(&bytes).context("the input log")?;
-                let batch = entry.to_batch(self.pipeline.definitions(), at)?;
-                // Its decision was stored with it; here it only builds state.
-                self.apply(&batch, Evaluate::Nothing).await?;
+                // What a scorer wrote it applied in the same commit.
+                if !entry.is_applied() {
+                    let batch = entry.to_batch(self.pipeline.definitions(), at)?;
+                    // Its decision was stored with it; here it only builds state.
+                    self.apply(&batch, Evaluate::Nothing).await?;
+                }
                 self.pipeline.advance(input_log::SOURCE, 0, at);
                 position = at + 1;
             }
+            self.checkpoint().await?;
         }
-        self.next_input = position;
+        // Entries at the end may have been trimmed.
+        let end = patiently(&self.stop, told, async || self.store.log_next(LogName::INPUT).await).await?;
+        self.next_input = position.max(end);
         Ok(())
+    }
+
+    /// As [`Pipeline::attach`], again and again where the store fails for a while.
+    async fn attach_to(&mut self, source: &str, incarnation: Option<&str>) -> anyhow::Result<Vec<Offset>> {
+        loop {
+            match self.pipeline.attach(source, incarnation).await {
+                Err(error) if error.is_passing() => {
+                    tracing::error!(%error, "the store does not answer; where a source stands is asked later");
+                    wait_to_retry(&self.stop)?;
+                }
+                attached => return Ok(attached?),
+            }
+        }
     }
 
     /// Tells a source's reader where it goes on.

@@ -82,6 +82,9 @@ impl Desk {
         if self.reached.awaits_slot() {
             return Err(unavailable("this process, which stands by for the replication slot of its database,"));
         }
+        if self.reached.awaits_charge() {
+            return Err(unavailable("this process, which is taking charge of its store,"));
+        }
         Ok(())
     }
 

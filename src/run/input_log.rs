@@ -94,6 +94,11 @@ pub(crate) async fn has_unapplied(store: &impl Store) -> Result<bool, StoreError
 }
 
 impl Entry {
+    /// Whether it was applied in the commit that appended it, as one of several scorers does.
+    pub(crate) const fn is_applied(&self) -> bool {
+        matches!(self, Self::Request { place: Some(_), .. } | Self::Label { place: Some(_), .. })
+    }
+
     /// The entry of a request: the only change of `batch`.
     pub(crate) fn of_request(batch: &ChangeBatch, received: Timestamp) -> Self {
         let stream = &**batch.stream();

@@ -9,6 +9,7 @@ mod core;
 mod deciding;
 mod delivering;
 mod desk;
+pub(crate) mod filling;
 #[cfg(feature = "redis")]
 mod fleet;
 pub(crate) mod input_log;
@@ -27,6 +28,7 @@ pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod system;
 mod taking_over;
+mod telling;
 mod topics;
 pub(crate) mod trimming;
 pub(crate) mod unread;

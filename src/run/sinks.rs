@@ -189,7 +189,7 @@ impl Feeder {
         produce: &Produce,
         metrics: &SinkMetrics,
     ) -> anyhow::Result<Self> {
-        drop(sink::open(config, &environment)?);
+        drop(sink::open(&config.broker, &config.topic, &environment)?);
         let is_monitored = config.what == What::Decisions && setup.monitor.is_some();
         Ok(Self {
             config: config.clone(),
@@ -203,7 +203,7 @@ impl Feeder {
     /// Works on a thread of its own, from where the sink was left, by this process or another one.
     pub(crate) async fn start(self, until: Until) -> anyhow::Result<JoinHandle<anyhow::Result<End>>> {
         let stored = self.store.offsets(&offset_name(&self.config.name), self.config.what.name()).await?;
-        let sink = sink::open(&self.config, &environment)?;
+        let sink = sink::open(&self.config.broker, &self.config.topic, &environment)?;
         let thread = std::thread::Builder::new().name(format!("sink-{}", self.config.name));
         let (runtime, stored) = (Handle::current(), position_of(&stored, 0));
         let mut feeding = Feeding { feeder: self, sink, stored };

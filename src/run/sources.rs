@@ -248,10 +248,23 @@ impl Confirms {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reached {
     databases: Vec<Reach>,
-    /// Whether others may read from them at the same store, whose charge goes with a slot.
-    is_contested: bool,
+    beside: Beside,
     /// This process has charge of the store.
     in_charge: Arc<AtomicBool>,
+}
+
+/// Who else may read from the same databases into the same store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Beside {
+    /// Nobody: who holds a slot is an old session of this process.
+    #[default]
+    Nobody,
+    /// Processes of which one works at a time: charge of the store goes with a slot, where there is a database.
+    #[cfg(feature = "redis")]
+    Standbys,
+    /// Processes that work together.
+    #[cfg(feature = "redis")]
+    Roles,
 }
 
 #[derive(Clone, Debug)]
@@ -279,23 +292,31 @@ impl Reached {
         is_reached
     }
 
-    /// For a process that shares its store with others of its kind, one of which works at a time.
-    pub(crate) fn contested() -> Self {
-        Self { is_contested: true, ..Self::default() }
+    /// For a process whose store others reach.
+    pub(crate) fn beside(beside: Beside) -> Self {
+        Self { beside, ..Self::default() }
     }
 
-    /// The sources that were not reached yet, or that another process reads, or has read so far: charge comes with them. Where no other can
-    /// be at work, who holds the slot is an old session of this one.
+    /// The sources that were not reached yet, or that another process reads, or has read so far: charge comes with them.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
         let is_missing = |reach: &&Reach| {
-            !reach.is_reached.load(Ordering::Acquire) || (self.is_contested && reach.stands_by()) || self.awaits_slot()
+            let is_elsewhere = self.beside != Beside::Nobody && reach.stands_by();
+            !reach.is_reached.load(Ordering::Acquire) || is_elsewhere || self.awaits_charge()
         };
         self.databases.iter().filter(is_missing).map(|reach| reach.source.as_str())
     }
 
-    /// Whether nothing may be changed yet: charge of the store comes with a slot, and this process has held none.
+    /// Whether nothing may be changed yet, since this process has not taken charge of the store.
+    pub(crate) fn awaits_charge(&self) -> bool {
+        #[cfg(feature = "redis")]
+        return self.beside == Beside::Standbys && !self.in_charge.load(Ordering::Acquire);
+        #[cfg(not(feature = "redis"))]
+        false
+    }
+
+    /// Whether charge of the store comes with a slot, and this process has held none.
     pub(crate) fn awaits_slot(&self) -> bool {
-        self.is_contested && !self.databases.is_empty() && !self.in_charge.load(Ordering::Acquire)
+        self.awaits_charge() && !self.databases.is_empty()
     }
 
     /// Whether charge of the store comes with this source.

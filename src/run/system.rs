@@ -36,7 +36,6 @@ use interdict_scorer::http::edge::EdgeParts;
 use interdict_scorer::http::metrics::HttpMetrics;
 use interdict_scorer::http::server::Server;
 use interdict_scorer::lists::Lists;
-use interdict_scorer::policy::Policy;
 use interdict_scorer::runtime::{LIBRARY_VARIABLE, Runtime};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use interdict_store::metrics::StoreMetrics;
@@ -62,12 +61,12 @@ use super::judging::Judging;
 use super::letters::Letters;
 use super::maintenance::{Sweeping, sweep};
 use super::sinks;
-use super::sources::{Confirms, JudgedSources, OwnSource, Reached, Starter};
+use super::sources::{Beside, Confirms, JudgedSources, OwnSource, Reached, Starter};
 use super::stats::Stats;
 #[cfg(feature = "redis")]
 use super::taking_over;
 use super::topics::Alone;
-use super::{waiting, watching};
+use super::{telling, waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
 pub(crate) const INTAKE: usize = 4;
@@ -153,6 +152,7 @@ async fn open_core(
     model: Option<&(Runtime, Arc<Active>, Bundle)>,
     stats: &Arc<Stats>,
     stop: &Stop,
+    charge: Charge,
 ) -> anyhow::Result<Core<OnlineStore>> {
     let lists = Lists::new(setup.policy.list_entries_max, store.lists().await?);
     let in_force = model.map(|(runtime, active, _)| (runtime, active));
@@ -184,11 +184,7 @@ async fn open_core(
         promises: Arc::default(),
         stop: stop.clone(),
         last_list_sweep: clock::instant(),
-        charge: match setup.store {
-            StoreSettings::Embedded(_) => Charge::Sole,
-            #[cfg(feature = "redis")]
-            StoreSettings::Redis { .. } => Charge::begin(&**store).await?,
-        },
+        charge,
         reached: Reached::default(),
         attaching: Vec::new(),
     })
@@ -246,15 +242,19 @@ async fn hold_alone(
     store: &OnlineStore,
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let Some(store) = store.shared() else { return Ok(()) };
+) -> anyhow::Result<Charge> {
+    let Some(store) = store.shared() else { return Ok(Charge::Sole) };
     // Before the lease is taken, which would keep scorers away; for certain once charge is taken.
     taking_over::ensure_judged(&**store).await?;
-    tasks.spawn(fleet::hold_mode(store, fleet::Mode::Alone, setup.store.lease(), stop.clone()).await?);
-    if setup.sources.iter().any(|source| matches!(source.kind, SourceKind::Topic(_))) {
-        tasks.spawn(fleet::hold_topics(store, setup.store.lease(), stop.clone()).await?);
+    let turn = fleet::Turn::begin(store, fleet::Mode::Alone, setup.store.lease()).await?;
+    tasks.spawn(turn.clone().keep(stop.clone()));
+    let is_any = |is: fn(&SourceKind) -> bool| setup.sources.iter().any(|source| is(&source.kind));
+    if !is_any(|kind| matches!(kind, SourceKind::Topic(_))) && is_any(|kind| matches!(kind, SourceKind::Postgres(_))) {
+        return Ok(Charge::Open(turn));
     }
-    Ok(())
+    let only = fleet::Only::begin(store, setup.store.lease()).await?;
+    tasks.spawn(only.clone().keep(stop.clone()));
+    Ok(Charge::Open(turn.of(only)))
 }
 
 impl System {
@@ -267,11 +267,13 @@ impl System {
         let stop_rest = CancellationToken::new();
         let mut tasks = JoinSet::new();
         #[cfg(feature = "redis")]
-        hold_alone(setup, &store, &stop_rest, &mut tasks).await?;
+        let charge = hold_alone(setup, &store, &stop_rest, &mut tasks).await?;
+        #[cfg(not(feature = "redis"))]
+        let charge = Charge::Sole;
         let model = load_model(setup)?;
         let plan = Arc::new(Plan::compile(Arc::clone(&setup.definitions)));
         let stop_sources = Stop::default();
-        let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources).await?;
+        let mut core = open_core(setup, &plan, &store, model.as_ref(), &stats, &stop_sources, charge).await?;
         let (produce, sink_threads) = sinks::start(setup, &store, &mut registry, &stop_rest).await?;
         let (intake, deliveries) = mpsc::channel(INTAKE);
         waiting::register(&intake, &mut registry);
@@ -280,7 +282,7 @@ impl System {
         core.archives = archives.clone();
         let sweeping = Sweeping::of(setup, start.sources.iter().map(|own| own.name.clone()));
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
-        start_deliveries(setup, &store, &mut registry, &core.outbox, &stop_rest, &mut tasks).await?;
+        start_deliveries(setup, &core, &mut registry, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), sweeping, stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
@@ -375,6 +377,15 @@ impl System {
     }
 }
 
+/// Who else may be at work on the store of a process without a role.
+const fn beside(charge: &Charge) -> Beside {
+    match charge {
+        Charge::Sole => Beside::Nobody,
+        #[cfg(feature = "redis")]
+        Charge::Open(_) | Charge::Taken(_) => Beside::Standbys,
+    }
+}
+
 /// Starts every configured source and the caller's own.
 async fn start_sources(
     setup: &Setup,
@@ -391,7 +402,7 @@ async fn start_sources(
         intake,
         stop,
         confirms: Confirms::after(setup.store.replay_window()),
-        reached: if core.charge == Charge::Sole { Reached::default() } else { Reached::contested() },
+        reached: Reached::beside(beside(&core.charge)),
         topics: TopicMetrics::register(registry),
         among: &|_name| Box::new(Alone::default()),
         archives: core.archives.clone(),
@@ -420,8 +431,10 @@ fn start_engine(
 ) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<End>>> {
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
-        health.send_replace(Health::Working);
-        let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources));
+        let begun = || {
+            health.send_replace(Health::Working);
+        };
+        let end = runtime.block_on(core.run(commands, deliveries, open_sources, ends_with_sources, begun));
         if let Err(error) = &end {
             tracing::error!(error = crate::told::told(error), "the engine has ended");
         }
@@ -432,26 +445,37 @@ fn start_engine(
 }
 
 /// Who carries the policy's actions out, checked.
-pub(crate) async fn open_receivers(policy: &Policy) -> anyhow::Result<Receivers> {
+pub(crate) async fn open_receivers(setup: &Setup) -> anyhow::Result<Receivers> {
     #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
     let environment = |name: &str| std::env::var(name).ok();
-    let receivers = Receivers::open(policy, &environment)?;
+    let topics = telling::producers(&setup.action_topics)?;
+    let receivers = Receivers::open(&setup.policy, &environment, &topics)?;
     receivers.check().await?;
     Ok(receivers)
 }
 
+/// Carries actions out once this process has charge: whoever has it before does so himself.
 async fn start_deliveries(
     setup: &Setup,
-    store: &Arc<OnlineStore>,
+    core: &Core<OnlineStore>,
     registry: &mut Registry,
-    wake: &Arc<Notify>,
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let receivers = open_receivers(&setup.policy).await?;
+    let receivers = open_receivers(setup).await?;
     let metrics = DeliveryMetrics::register(registry);
     let limits = DeliveryLimits { intents: setup.store.outbox_capacity(), ..DeliveryLimits::default() };
-    tasks.spawn(deliver(Arc::clone(store), receivers.into(), limits, metrics, (Arc::clone(wake), stop.clone())));
+    let (store, wake, stop) = (Arc::clone(&core.store), Arc::clone(&core.outbox), stop.clone());
+    let awaits_charge = core.charge.is_open();
+    tasks.spawn(async move {
+        if awaits_charge {
+            tokio::select! {
+                () = wake.notified() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+        deliver(store, receivers.into(), limits, metrics, (wake, stop)).await
+    });
     Ok(())
 }
 

@@ -10,27 +10,36 @@ use interdict_scorer::lists::Lists;
 use interdict_store::port::{Commit, Store};
 
 use super::core::Core;
+use super::patience::patiently;
+
+/// What the log says while charge was taken and the store does not answer.
+const TOLD: &str = "the store does not answer; what it holds is taken up later";
 
 impl<S: Store> Core<S> {
     /// Brings memory to what the store holds. A source may have been waited for as long as another process held it, and whoever that
     /// process blocked must not get through here.
     pub(super) async fn catch_up(&mut self) -> anyhow::Result<()> {
         self.store_all().await?;
-        let before = self.charge;
+        let before = self.charge.clone();
         self.charge = before.take(&*self.store, &self.stop).await?;
         if before.is_open() {
-            ensure_judged(&*self.store).await?;
+            let waiting = patiently(&self.stop, TOLD, async || self.store.work_waiting().await).await?;
+            ensure_none_waits(waiting)?;
             // What was noted of the sources at the start is as old as the lists.
             for source in self.pipeline.sources() {
-                let stored = self.store.positions(&source).await?;
+                let stored = patiently(&self.stop, TOLD, async || self.store.positions(&source).await).await?;
                 self.pipeline.take_up(&source, &stored);
             }
         }
         self.pipeline.forget();
         self.replay_input().await?;
-        let entries = self.store.lists().await?;
+        let entries = patiently(&self.stop, TOLD, async || self.store.lists().await).await?;
         self.judging.lists = Lists::new(self.judging.lists.full().capacity, entries);
         self.reached.take_charge();
+        if before.is_open() {
+            // What the process before this one left is carried out from here on.
+            self.outbox.notify_one();
+        }
         Ok(())
     }
 
@@ -53,8 +62,12 @@ impl<S: Store> Core<S> {
 ///
 /// # Errors
 /// That some waits, and what to do.
+#[cfg(feature = "redis")]
 pub(super) async fn ensure_judged(store: &impl Store) -> anyhow::Result<()> {
-    let waiting = store.work_waiting().await?;
+    ensure_none_waits(store.work_waiting().await?)
+}
+
+fn ensure_none_waits(waiting: u64) -> anyhow::Result<()> {
     anyhow::ensure!(
         waiting == 0,
         "{waiting} events that processes with --role took wait for a scorer: run `interdict run --role scorer` until \

@@ -20,7 +20,9 @@ use interdict_ingest::history::History;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::place::Place;
 use crate::program::{handbook, interdict, root};
+use crate::redis_server::RedisServer;
 
 pub(crate) fn read(path: &Path) -> RecordBatch {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
@@ -318,6 +320,32 @@ fn filling_a_store_twice_is_asked_for() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("--fill-live"), "{}", ran.stderr);
     fill(&["--fill-live"]).ok();
+}
+
+#[test]
+fn a_store_is_filled_while_nobody_works_on_it() {
+    let redis = RedisServer::start();
+    let config = fs::read_to_string(root().join("examples/handbook/interdict.toml")).unwrap();
+    let store = format!("[store]\ntype = \"redis\"\nurl = \"{}\"\nlease = \"1s\"", redis.url());
+    let place = Place::new(&config.replace("bundle = \"bundle\"\n", "").replace("[store]\npath = \"data\"", &store));
+    let rows: Vec<_> = (0..500).map(|id| (id, id * 10, id % 7, 1.5)).collect();
+    write(&place.path("in.parquet"), payments(&rows));
+    let arguments = ["backfill", "--input", "in.parquet", "--output", "out.parquet", "--force", "--fill-store"];
+    let fill = || interdict(&place.path("."), &[&arguments[..], &["--fill-live"]].concat());
+    for (role, told) in [("--role scorer", "processes with --role"), ("", "a process without --role")] {
+        // Filling it lets others begin at once.
+        fill().ok();
+        let mut process = place.start(&format!("run {role} --bind 127.0.0.1:0"));
+        process.wait_for("serving");
+        let ran = fill();
+        assert_eq!(ran.code, 1);
+        assert!(ran.stderr.contains(&format!("{told} works on this namespace")), "{}", ran.stderr);
+        process.terminate();
+        let (status, log) = process.end();
+        assert!(status.success(), "{log}");
+        // The lease of whoever worked has to end.
+        while fill().code != 0 {}
+    }
 }
 
 #[test]

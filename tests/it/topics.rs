@@ -262,7 +262,7 @@ fn one_process_without_a_role_reads_topics_into_a_redis() {
     let mut process = place.start("run");
     process.wait_for("serving");
     let said = place.fail("run");
-    assert!(said.contains("another process reads topics"), "{said}");
+    assert!(said.contains("another process without --role works on this namespace"), "{said}");
     process.kill();
     let mut process = place.start("run");
     process.wait_for("serving");

@@ -1,4 +1,4 @@
-//! `[[sink]]`: decisions and dead letters produced to topics.
+//! `[[sink]]`: decisions, dead letters and what actions tell, produced to topics.
 //!
 //! A record's key is the event's id (of a dead letter `SOURCE/PARTITION/POSITION`), its value the JSON that the API and the file have.
 //! Headers of Kafka: `decision_id` or `reason`, and `log_position`; Fluvio has no headers, and the value holds the decision's id.
@@ -33,7 +33,33 @@ pub struct SinkConfig {
     pub topic: String,
 }
 
-/// What a sink produces.
+/// A topic that actions tell what they are for: `what = "actions"`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActionTopic {
+    /// Its name: actions name it.
+    pub name: String,
+    /// The broker.
+    pub broker: Broker,
+    /// The topic.
+    pub topic: String,
+}
+
+/// Every `[[sink]]`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sinks {
+    /// Those of the store's logs.
+    pub logs: Vec<SinkConfig>,
+    /// Those of actions.
+    pub actions: Vec<ActionTopic>,
+}
+
+impl Sinks {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.logs.iter().map(|sink| sink.name.as_str()).chain(self.actions.iter().map(|topic| topic.name.as_str()))
+    }
+}
+
+/// What a sink produces of the store's logs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum What {
     /// Decision records, in the order they were claimed.
@@ -42,9 +68,11 @@ pub enum What {
     DeadLetters,
 }
 
-impl What {
-    const NAMES: [(&'static str, Self); 2] = [("decisions", Self::Decisions), ("dead_letters", Self::DeadLetters)];
+/// As `what` names it.
+const NAMES: [(&str, Option<What>); 3] =
+    [("decisions", Some(What::Decisions)), ("dead_letters", Some(What::DeadLetters)), ("actions", None)];
 
+impl What {
     /// As `what` names it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -57,35 +85,41 @@ impl What {
 
 /// Reads every `[[sink]]` of `file`, noting every mistake in it; paths are taken from `folder`. Sinks with mistakes are left out.
 #[must_use]
-pub fn read(file: &ConfigFile, folder: &Path) -> Vec<SinkConfig> {
-    let mut sinks: Vec<SinkConfig> = Vec::new();
+pub fn read(file: &ConfigFile, folder: &Path) -> Sinks {
+    let mut sinks = Sinks::default();
     for section in file.array("sink") {
         let mistakes = file.problem_count();
         let (sink, span) = (read_one(&section, folder), section.span());
         section.finish();
-        let Some(sink) = sink.filter(|_| file.problem_count() == mistakes) else { continue };
-        if sinks.iter().any(|other| other.name == sink.name) {
+        let Some((what, sink)) = sink.filter(|_| file.problem_count() == mistakes) else { continue };
+        if sinks.names().any(|other| other == sink.name) {
             file.report(
                 span,
                 format!("two sinks are called '{}'", sink.name),
                 "give each a name of its own: its position is kept under it",
             );
         }
-        sinks.push(sink);
+        match what {
+            None => sinks.actions.push(sink),
+            Some(what) => {
+                let ActionTopic { name, broker, topic } = sink;
+                sinks.logs.push(SinkConfig { name, what, broker, topic });
+            }
+        }
     }
     sinks
 }
 
-fn read_one(section: &Section<'_>, folder: &Path) -> Option<SinkConfig> {
+fn read_one(section: &Section<'_>, folder: &Path) -> Option<(Option<What>, ActionTopic)> {
     section.require("name", "\"decisions\"");
     section.require("type", "\"kafka\"");
     section.require("what", "\"decisions\"");
     let name = section.text("name");
-    let what = section.choice("what", &What::NAMES.map(|(name, _)| name)).map(|at| What::NAMES[at].1);
+    let what = section.choice("what", &NAMES.map(|(name, _)| name)).map(|at| NAMES[at].1);
     let kind = section.choice("type", &broker::TYPES);
     let broker = kind.and_then(|kind| broker::read(section, kind)).map(|broker| broker.located(folder));
     let topic = read_topic(section);
-    Some(SinkConfig { name: name?, what: what?, broker: broker?, topic: topic? })
+    Some((what?, ActionTopic { name: name?, broker: broker?, topic: topic? }))
 }
 
 /// A record to be produced.
@@ -110,24 +144,23 @@ pub trait TopicSink: Send {
     fn produce(&mut self, records: &[Produced<'_>]) -> Result<(), TopicError>;
 }
 
-/// Makes a sink ready; nothing is connected yet. `environment` gives the values of variables.
+/// Makes ready to produce to a topic; nothing is connected yet. `environment` gives the values of variables.
 ///
 /// # Errors
 /// Fatal: the password cannot be read, or the program was built without the broker.
 #[cfg_attr(not(feature = "kafka"), expect(unused_variables, reason = "only Kafka has passwords"))]
 pub fn open(
-    config: &SinkConfig,
+    broker: &Broker,
+    topic: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Box<dyn TopicSink>, TopicError> {
-    match &config.broker {
+    match broker {
         #[cfg(feature = "kafka")]
-        Broker::Kafka(broker) => {
-            Ok(Box::new(super::kafka::producer::KafkaSink::new(broker, &config.topic, environment)?))
-        }
+        Broker::Kafka(broker) => Ok(Box::new(super::kafka::producer::KafkaSink::new(broker, topic, environment)?)),
         #[cfg(not(feature = "kafka"))]
         Broker::Kafka(_) => Err(TopicError::NotBuilt { feature: "kafka" }),
         #[cfg(feature = "fluvio")]
-        Broker::Fluvio(broker) => Ok(Box::new(super::fluvio::producer::FluvioSink::new(broker, &config.topic))),
+        Broker::Fluvio(broker) => Ok(Box::new(super::fluvio::producer::FluvioSink::new(broker, topic))),
         #[cfg(not(feature = "fluvio"))]
         Broker::Fluvio(_) => Err(TopicError::NotBuilt { feature: "fluvio" }),
     }

@@ -27,7 +27,7 @@ fn source(text: &str) -> Result<TopicConfig, Vec<String>> {
     Ok(topic)
 }
 
-fn sinks(text: &str) -> Result<Vec<sink::SinkConfig>, Vec<String>> {
+fn sinks(text: &str) -> Result<sink::Sinks, Vec<String>> {
     let file = ConfigFile::parse("interdict.toml", text).unwrap();
     let sinks = sink::read(&file, Path::new("/etc/interdict"));
     file.finish().map_err(|problems| {
@@ -129,7 +129,7 @@ fn mistakes_of_republishing_are_told_at_once() {
     }
     let fluvio = REPUBLISH.replace("kafka", "fluvio").replace("brokers", "endpoint");
     let problems = republished(&format!("{CAPTURE}{fluvio}"), OnTruncate::Stop).unwrap_err();
-    assert!(problems.concat().contains("cannot share a topic of Fluvio"), "{problems:?}");
+    assert!(problems.concat().contains("databases are republished to Kafka only"), "{problems:?}");
     let file = "[source]\ntype = \"file\"\npath = \"x\"\nformat = \"debezium\"\n[source.republish]\ntopic = \"t\"\n";
     let problems = republished(file, OnTruncate::Stop).unwrap_err();
     assert!(problems.concat().contains("unknown key 'republish'"), "{problems:?}");
@@ -139,14 +139,17 @@ fn mistakes_of_republishing_are_told_at_once() {
 fn sinks_are_read_and_their_mistakes_told() {
     let kafka = "type = \"kafka\"\nbrokers = \"localhost:9092\"\ntopic = \"decisions\"\n";
     let letters = "[[sink]]\nname = \"letters\"\nwhat = \"dead_letters\"\ntype = \"fluvio\"\nendpoint = \"localhost:9003\"\ntopic = \"dead\"\n";
-    let read = sinks(&format!("{SINK}{kafka}{letters}")).unwrap();
-    let told: Vec<_> = read.iter().map(|sink| (sink.name.as_str(), sink.what, sink.topic.as_str())).collect();
+    let cases = format!("[[sink]]\nname = \"cases\"\nwhat = \"actions\"\n{kafka}");
+    let read = sinks(&format!("{SINK}{kafka}{letters}{cases}")).unwrap();
+    assert_eq!(read.actions.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>(), ["cases"]);
+    let told: Vec<_> = read.logs.iter().map(|sink| (sink.name.as_str(), sink.what, sink.topic.as_str())).collect();
     assert_eq!(told, [("decisions", What::Decisions, "decisions"), ("letters", What::DeadLetters, "dead")]);
     for (text, expected) in [
         (format!("{SINK}type = \"kafka\"\ntopic = \"t\"\n"), "has no 'brokers'"),
         (format!("{SINK}type = \"kafka\"\nbrokers = \"h:1\"\n"), "has no 'topic'"),
         (format!("{SINK}{kafka}").replace("what = \"decisions\"", "what = \"everything\""), "everything"),
         (format!("{SINK}{kafka}{SINK}{kafka}"), "two sinks are called 'decisions'"),
+        (format!("{cases}{cases}"), "two sinks are called 'cases'"),
     ] {
         let problems = sinks(&text).unwrap_err();
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");

@@ -134,7 +134,7 @@ fn what_a_sink_produces_is_there_in_order() {
     let topic = real.create(1);
     let (name, what) = ("decisions".to_owned(), What::Decisions);
     let config_of_sink = SinkConfig { name, what, broker: real.broker(), topic: topic.clone() };
-    let open = || sink::open(&config_of_sink, &|_variable| None).unwrap();
+    let open = || sink::open(&config_of_sink.broker, &config_of_sink.topic, &|_variable| None).unwrap();
     // As a start does that only looks whether a sink can be had.
     real.runtime.block_on(async { drop(open()) });
     let mut sink = open();

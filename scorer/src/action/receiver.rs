@@ -1,6 +1,7 @@
 //! Who carries out the outgoing actions of a policy: one receiver per action, whatever its kind.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use interdict_features::time::Timestamp;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::{Checked, Database, OpenError};
 use super::delivery::effect_id;
 use super::metrics::Metrics;
+use super::topic::{self, Producer};
 use super::webhook::{SendError, Webhook, WebhookError, client};
 use crate::policy::{ActionKind, Policy};
 use crate::retry::Backoff;
@@ -31,6 +33,14 @@ pub enum ReceiverError {
     #[cfg(feature = "postgres")]
     #[error(transparent)]
     Database(#[from] OpenError),
+    /// A topic's.
+    #[error("action '{action}': no sink of actions is called '{sink}'")]
+    NoTopic {
+        /// The action.
+        action: String,
+        /// The sink it names.
+        sink: String,
+    },
     /// Databases that do not take what the configuration asks of them.
     #[error("{}", .0.join("\n"))]
     Mistakes(Vec<String>),
@@ -42,8 +52,12 @@ enum Receiver {
         webhook: Webhook,
         backoff: Backoff,
     },
+    Topic {
+        producer: Arc<dyn Producer>,
+        backoff: Backoff,
+    },
     #[cfg(feature = "postgres")]
-    Database(std::sync::Arc<Database>),
+    Database(Arc<Database>),
 }
 
 /// What came of an action that needs no other try.
@@ -76,12 +90,16 @@ impl Failure {
 }
 
 impl Receivers {
-    /// Reads the secrets of the outgoing actions of `policy`. `environment` gives the values of variables. Connects to
-    /// nothing.
+    /// Reads the secrets of the outgoing actions of `policy`. `environment` gives the values of variables, `topics` the producers of sinks,
+    /// by their names. Connects to nothing.
     ///
     /// # Errors
     /// As [`ReceiverError`] says; the process should not start then.
-    pub fn open(policy: &Policy, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ReceiverError> {
+    pub fn open(
+        policy: &Policy,
+        environment: &dyn Fn(&str) -> Option<String>,
+        topics: &HashMap<String, Arc<dyn Producer>>,
+    ) -> Result<Self, ReceiverError> {
         let client = client()?;
         let mut receivers = HashMap::new();
         for action in &policy.actions {
@@ -97,6 +115,11 @@ impl Receivers {
                 }
                 #[cfg(not(feature = "postgres"))]
                 ActionKind::Database(_) => continue,
+                ActionKind::Topic(config) => {
+                    let missing = || ReceiverError::NoTopic { action: action.name.clone(), sink: config.sink.clone() };
+                    let producer = topics.get(&config.sink).ok_or_else(missing)?;
+                    Receiver::Topic { producer: Arc::clone(producer), backoff: config.backoff }
+                }
             };
             receivers.insert(action.name.clone(), receiver);
         }
@@ -113,7 +136,7 @@ impl Receivers {
         let mut mistakes: Vec<String> = Vec::new();
         for receiver in self.0.values() {
             match receiver {
-                Receiver::Webhook { .. } => {}
+                Receiver::Webhook { .. } | Receiver::Topic { .. } => {}
                 #[cfg(feature = "postgres")]
                 Receiver::Database(database) => match database.check().await {
                     Checked::Refuses(mistake) => mistakes.push(mistake),
@@ -170,6 +193,7 @@ impl Receivers {
     pub(super) fn concurrency(&self) -> HashMap<String, usize> {
         let bound = |receiver: &Receiver| match receiver {
             Receiver::Webhook { .. } => None,
+            Receiver::Topic { .. } => Some(1),
             #[cfg(feature = "postgres")]
             Receiver::Database(database) => Some(database.connections()),
         };
@@ -180,6 +204,7 @@ impl Receivers {
     pub(super) fn account(&self, intent: &Intent) -> Option<String> {
         match self.0.get(&intent.action)? {
             Receiver::Webhook { .. } => None,
+            Receiver::Topic { .. } => topic::account(&intent.payload),
             #[cfg(feature = "postgres")]
             Receiver::Database(_) => super::act::Act::read(&intent.payload).ok().map(|act| act.target.key),
         }
@@ -188,7 +213,7 @@ impl Receivers {
     /// When the source committed the event that a database's block answers, where it told.
     pub(super) fn committed_at(&self, intent: &Intent) -> Option<Timestamp> {
         match self.0.get(&intent.action)? {
-            Receiver::Webhook { .. } => None,
+            Receiver::Webhook { .. } | Receiver::Topic { .. } => None,
             #[cfg(feature = "postgres")]
             Receiver::Database(_) => super::act::Act::read(&intent.payload).ok()?.decision?.committed_at,
         }
@@ -197,7 +222,7 @@ impl Receivers {
     /// How tries of an action follow each other.
     pub(super) fn backoff(&self, action: &str) -> Backoff {
         match self.0.get(action) {
-            Some(Receiver::Webhook { backoff, .. }) => *backoff,
+            Some(Receiver::Webhook { backoff, .. } | Receiver::Topic { backoff, .. }) => *backoff,
             #[cfg(feature = "postgres")]
             Some(Receiver::Database(database)) => database.backoff(),
             None => Backoff::default(),
@@ -211,6 +236,9 @@ impl Receivers {
                 let id = effect_id(intent.decision, &intent.action);
                 let status = webhook.send(&id, &intent.payload, now).await?;
                 Ok(Ended::Done(format!("answered {status}")))
+            }
+            Some(Receiver::Topic { producer, .. }) => {
+                topic::send(producer, effect_id(intent.decision, &intent.action), &intent.payload).await
             }
             #[cfg(feature = "postgres")]
             Some(Receiver::Database(database)) => database.run(&intent.payload).await,

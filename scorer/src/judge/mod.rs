@@ -31,7 +31,7 @@ use crate::activation::Active;
 use crate::decide::recompute::floor;
 use crate::decide::{Evidence, Verdict, settle};
 use crate::input::Place;
-use crate::policy::{Action, ActionKind, Policy, Trigger};
+use crate::policy::{Action, Policy, Trigger};
 use crate::scorer::Score;
 use crate::subject::{Subject, column_number};
 
@@ -240,8 +240,7 @@ fn is_triggered(action: &Action, decision: &Decision) -> bool {
         Trigger::Block => decision.outcome == Outcome::Block,
         Trigger::Rules(rules) => {
             let is_hit = |finding: &Finding| finding.result == FindingResult::Hit && rules.contains(&finding.rule);
-            decision.findings.iter().any(is_hit)
-                && (decision.outcome == Outcome::Block || matches!(action.kind, ActionKind::Webhook(_)))
+            decision.findings.iter().any(is_hit) && (decision.outcome == Outcome::Block || action.kind.tells())
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::action::act::Act;
 use crate::action::payload;
 use crate::decide::{by_lists, code};
 use crate::input::Place;
-use crate::policy::{ActionKind, slots};
+use crate::policy::{ActionKind, TopicConfig, WebhookConfig, slots};
 use crate::scorer::{Score, Scored};
 use crate::subject::{Context, Subject};
 
@@ -98,12 +98,14 @@ impl Judge {
                     created: record.decide_time,
                     expires: expires.map(|span| record.decide_time.plus(span)),
                 }),
-                ActionKind::Webhook(webhook) => intents.push(Intent {
-                    decision: record.decision_id,
-                    action: action.name.clone(),
-                    payload: payload::body(record, intent, &webhook.columns)?,
-                    created: record.decide_time,
-                }),
+                ActionKind::Webhook(WebhookConfig { columns, .. }) | ActionKind::Topic(TopicConfig { columns, .. }) => {
+                    intents.push(Intent {
+                        decision: record.decision_id,
+                        action: action.name.clone(),
+                        payload: payload::body(record, intent, columns)?,
+                        created: record.decide_time,
+                    });
+                }
                 ActionKind::Database(database) => intents.push(Intent {
                     decision: record.decision_id,
                     action: action.name.clone(),

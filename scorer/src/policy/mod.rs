@@ -144,6 +144,27 @@ pub enum ActionKind {
     Webhook(WebhookConfig),
     /// A statement in a PostgreSQL database, run from the outbox.
     Database(Box<DatabaseConfig>),
+    /// A record in a topic, produced from the outbox.
+    Topic(TopicConfig),
+}
+
+impl ActionKind {
+    /// Whether it only tells of a decision, and blocks nobody itself.
+    #[must_use]
+    pub const fn tells(&self) -> bool {
+        matches!(self, Self::Webhook(_) | Self::Topic(_))
+    }
+}
+
+/// Which topic is told, and how.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TopicConfig {
+    /// The `[[sink]]` that says where the topic is.
+    pub sink: String,
+    /// How it is tried again.
+    pub backoff: Backoff,
+    /// Columns of the event that are sent along.
+    pub columns: Vec<String>,
 }
 
 /// Where and how a webhook is sent.
@@ -192,7 +213,7 @@ impl Policy {
         self.bundle = self.bundle.map(|bundle| folder.join(bundle));
         for action in &mut self.actions {
             match &mut action.kind {
-                ActionKind::Store { .. } => {}
+                ActionKind::Store { .. } | ActionKind::Topic(_) => {}
                 ActionKind::Webhook(webhook) => webhook.secret.locate(folder),
                 ActionKind::Database(database) => {
                     if let Some(password) = &mut database.password {

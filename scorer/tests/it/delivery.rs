@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,7 +154,7 @@ impl Bench {
     }
 
     fn start_shown(&self, policy: &Policy, limits: Limits, registry: &mut Registry) -> Running {
-        let receivers = Receivers::open(policy, &environment).unwrap();
+        let receivers = Receivers::open(policy, &environment, &HashMap::new()).unwrap();
         let delivery = Delivery::new(Arc::clone(&self.store), receivers, limits, Fixed, Metrics::register(registry));
         let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let task = tokio::spawn(delivery.run(Arc::clone(&wake), stop.clone()));
@@ -435,8 +435,8 @@ async fn a_wish_to_be_left_alone_is_read_in_both_forms() {
 async fn a_secret_that_is_missing_or_none_stops_the_start() {
     let address = "127.0.0.1:9".parse().unwrap();
     let policy = policy(&[("desk", address)]);
-    let error = Receivers::open(&policy, &|_| None).unwrap_err().to_string();
+    let error = Receivers::open(&policy, &|_| None, &HashMap::new()).unwrap_err().to_string();
     assert!(error.contains("'desk'") && error.contains("SECRET"), "{error}");
-    let error = Receivers::open(&policy, &|_| Some("hunter2".to_owned())).unwrap_err().to_string();
+    let error = Receivers::open(&policy, &|_| Some("hunter2".to_owned()), &HashMap::new()).unwrap_err().to_string();
     assert!(error.contains("whsec_") && !error.contains("hunter2"), "{error}");
 }

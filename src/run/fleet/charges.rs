@@ -12,6 +12,7 @@ use interdict_store::error::StoreError;
 use interdict_store::port::{OffsetMove, Store};
 
 use super::super::charge;
+use super::mode::ALONE_TOOK_OVER;
 
 /// What the names of positions begin with that say how often charge of a topic's partitions was taken.
 const TOPICS: &str = "charge/topic/";
@@ -75,8 +76,7 @@ pub(super) fn told(error: anyhow::Error) -> anyhow::Error {
             Some(if stored.is_some_and(charge::is_shared) {
                 "this namespace has changed hands since this process began, and is worked on by others with --role: start it again".to_owned()
             } else {
-                "a process without --role has taken this namespace over since this one began: stop that, or this one"
-                    .to_owned()
+                ALONE_TOOK_OVER.to_owned()
             })
         }
         Some(StoreError::Fenced { source_name, partition, .. }) => {
@@ -117,6 +117,22 @@ mod tests {
         Commit { offsets, ..Commit::default() }
     }
 
+    /// In which turn a process may work, as the lease says: none before `least`, which another one has got.
+    fn turn(own: u64) -> impl AsyncFn(u64) -> anyhow::Result<u64> {
+        async move |least| {
+            anyhow::ensure!(own >= least, "the other way has turn {least}");
+            Ok(own)
+        }
+    }
+
+    async fn roles_at(store: &EmbeddedStore, own: u64) -> anyhow::Result<OffsetMove> {
+        charge::shared(store, &Stop::default(), turn(own)).await
+    }
+
+    async fn alone_at(store: &EmbeddedStore, own: u64) -> anyhow::Result<u64> {
+        charge::alone(store, &Stop::default(), turn(own)).await
+    }
+
     /// Who of two commits first: the one who was taken for dead, or the one who has taken over.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum First {
@@ -129,8 +145,8 @@ mod tests {
         let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
         block_on(async {
-            let mut stale = Charges::begin(charge::shared(&store, &stop).await.unwrap());
-            let mut new = Charges::begin(charge::shared(&store, &stop).await.unwrap());
+            let mut stale = Charges::begin(roles_at(&store, 10).await.unwrap());
+            let mut new = Charges::begin(roles_at(&store, 10).await.unwrap());
             stale.take(&store, &stop, &source, &[0, 1]).await.unwrap();
             store.commit(moving(&stale, 0, None, 7)).await.unwrap();
             new.take(&store, &stop, &source, &[0]).await.unwrap();
@@ -148,26 +164,50 @@ mod tests {
             stale.let_go(&source, &[0]);
             assert_eq!(stale.of([(&source, 0)]).len(), 1);
             // One that plays every role takes it from all of them.
-            let alone = charge::Charge::begin(&store).await.unwrap().take(&store, &stop).await.unwrap();
+            let alone = charge::Charge::Taken(alone_at(&store, 20).await.unwrap());
             let refused = store.commit(moving(&new, 0, Some(10), 11)).await.unwrap_err();
             let refused = crate::told::told(&told(refused.into()));
             assert!(refused.contains("a process without --role has taken this namespace over since"), "{refused}");
-            let own = async |charge: charge::Charge| charge.commit(&store, &stop, "", Commit::default()).await;
-            own(alone).await.unwrap();
-            assert_eq!(alone.take(&store, &stop).await.unwrap(), alone, "it is held");
+            let own = async || alone.commit(&store, &stop, "", Commit::default()).await;
+            own().await.unwrap();
+            alone.take(&store, &stop).await.expect("it is held");
             // And roles that begin behind it from that one, all of them together.
-            let roles = charge::shared(&store, &stop).await.unwrap();
-            assert_eq!(charge::shared(&store, &stop).await.unwrap(), roles);
-            let lost = crate::told::told(&own(alone).await.unwrap_err());
+            let roles = roles_at(&store, 30).await.unwrap();
+            assert_eq!(roles_at(&store, 30).await.unwrap(), roles);
+            let lost = crate::told::told(&own().await.unwrap_err());
             assert!(lost.contains("processes with --role have taken this namespace over"), "{lost}");
             assert!(alone.take(&store, &stop).await.is_err(), "nobody takes it back");
-            // Nor does one that has stood by since before the roles began; one that begins now may.
-            let seen = charge::Charge::Open { seen: Some(1) };
-            assert!(seen.take(&store, &stop).await.is_err());
             let refused = store.commit(moving(&new, 0, Some(10), 11)).await.unwrap_err();
             let refused = crate::told::told(&told(refused.into()));
             assert!(refused.contains("this namespace has changed hands since this process began"), "{refused}");
             store.commit(moving(&Charges::begin(roles), 0, Some(10), 11)).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn whoever_stood_still_fences_nobody_off_who_works() {
+        let folder = TempDir::new().unwrap();
+        let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
+        let works =
+            async |roles: &OffsetMove| store.commit(moving(&Charges::begin(roles.clone()), 0, Some(1), 1)).await;
+        block_on(async {
+            let roles = roles_at(&store, 10).await.unwrap();
+            store.commit(moving(&Charges::begin(roles.clone()), 0, None, 1)).await.unwrap();
+            // A process without a role began when they had ended (turn 11), and stands still while they begin again.
+            assert_eq!(roles_at(&store, 12).await.unwrap(), roles);
+            alone_at(&store, 11).await.unwrap_err();
+            works(&roles).await.unwrap();
+            // One with a role stands still while a process without one takes over.
+            let alone = alone_at(&store, 13).await.unwrap();
+            roles_at(&store, 12).await.unwrap_err();
+            charge::Charge::Taken(alone).commit(&store, &Stop::default(), "", Commit::default()).await.unwrap();
+            works(&roles).await.unwrap_err();
+            // What another one has begun of going over is finished.
+            let beginning = [(0, Some(alone), alone + 2), (1, Some(13), 14)];
+            let begun = |(partition, from, to)| OffsetMove { source: charge::ENGINE.to_owned(), partition, from, to };
+            let offsets = beginning.map(begun).to_vec();
+            store.commit(Commit { offsets, ..Commit::default() }).await.unwrap();
+            works(&roles_at(&store, 14).await.unwrap()).await.unwrap();
         });
     }
 
@@ -186,8 +226,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let (source, stop): (Arc<str>, _) = ("payments".into(), Stop::default());
-        let (one, other) =
-            block_on(async { tokio::try_join!(charge::shared(&store, &stop), charge::shared(&store, &stop)) }).unwrap();
+        let (one, other) = block_on(async { tokio::try_join!(roles_at(&store, 10), roles_at(&store, 10)) }).unwrap();
         assert_eq!(one, other);
         let (mut one, mut other) = (Charges::begin(one), Charges::begin(other));
         let (taken, also) = block_on(async {

@@ -30,9 +30,8 @@ mod work;
 use interdict_features::decision::SeenPosition;
 use interdict_ingest::pipeline::PipelineError;
 
-pub(crate) use mode::{Mode, hold_mode};
+pub(crate) use mode::{Mode, Only, Turn};
 pub(crate) use start::serve;
-pub(crate) use topics::hold_topics;
 
 /// What the names of positions begin with that say how far a source is republished.
 const REPUBLISHED: &str = "republish/";

@@ -42,7 +42,7 @@ use super::super::sources::Reached;
 use super::super::stats::Stats;
 use super::super::{clock, input_log, system, told_to_stop};
 use super::lease::Claimant;
-use super::mode::{Mode, hold_mode, is_held};
+use super::mode::{Mode, Turn, is_held};
 use super::stats::FleetStats;
 
 type Model = (Runtime, Arc<Active>, Bundle);
@@ -92,10 +92,11 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
         charge::ensure_applied(&online).await?;
     }
     let (stop_rest, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    tasks.spawn(hold_mode(&store, Mode::Fleet, setup.store.lease(), stop_rest.clone()).await?);
+    let turn = Turn::begin(&store, Mode::Fleet, setup.store.lease()).await?;
+    tasks.spawn(turn.clone().keep(stop_rest.clone()));
     let never = Stop::default();
     let charge = tokio::select! {
-        charge = charge::shared(&online, &never) => charge?,
+        charge = charge::shared(&online, &never, async |least| turn.number(&never, least).await) => charge?,
         Some(lost) = tasks.join_next() => {
             lost??;
             return Ok(());

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
-use interdict_store::redis::RedisStore;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::super::sinks::{End, Feeder, Produce, Until};
 use super::lease::Claimant;
@@ -63,25 +61,4 @@ pub(super) async fn watch(produce: Produce, store: Arc<OnlineStore>, stop: Cance
             () = stop.cancelled() => return Ok(()),
         }
     }
-}
-
-/// Sees that no other process without `--role` reads topics into the namespace: a consumer group would share them out, and each of the two
-/// trusts its memory. What is returned keeps it so until `stop`.
-pub(crate) async fn hold_topics(
-    store: &Arc<RedisStore>,
-    time_to_live: Duration,
-    stop: CancellationToken,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
-    let holder = Uuid::new_v4();
-    let claimant = Claimant { store: Arc::clone(store), name: "topics".to_owned(), holder, time_to_live };
-    // One that was killed holds it until its time is over.
-    let acquired = tokio::time::timeout(time_to_live * 2, claimant.acquire(&CancellationToken::new())).await;
-    anyhow::ensure!(
-        acquired.unwrap_or(Ok(false))?,
-        "another process reads topics into this namespace: stop it first, or choose another namespace"
-    );
-    Ok(async move {
-        anyhow::ensure!(claimant.keep(&stop).await?, "another process reads the topics now: stop that, or this one");
-        Ok(())
-    })
 }

@@ -17,7 +17,7 @@ const LEAST: Duration = Duration::from_millis(1);
 /// A lease that is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lease {
-    /// Grows with every new holder and never goes back.
+    /// Grows with every new holder, also over a fail-over that lost the one before, as far as the servers' clocks agree.
     pub epoch: u64,
 }
 
@@ -28,8 +28,6 @@ pub struct HeldLease {
     pub name: String,
     /// Whose it is.
     pub holder: Uuid,
-    /// As [`Lease::epoch`].
-    pub epoch: u64,
 }
 
 impl RedisStore {
@@ -52,8 +50,25 @@ impl RedisStore {
         holder: Uuid,
         time_to_live: Duration,
     ) -> Result<Vec<Option<Lease>>, StoreError> {
-        let epochs = self.ask_leases(names, holder, time_to_live.max(LEAST)).await?;
+        let epochs = self.ask_leases(names, holder, time_to_live.max(LEAST), 0).await?;
         Ok(epochs.into_iter().map(|epoch| (epoch > 0).then_some(Lease { epoch })).collect())
+    }
+
+    /// As [`Self::lease`], with an epoch that is `seen` or greater; greater for every holder but the one it was given to. For who has seen an
+    /// epoch that the server may have lost in a fail-over.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn lease_from(
+        &self,
+        name: &str,
+        holder: Uuid,
+        time_to_live: Duration,
+        seen: u64,
+    ) -> Result<Option<Lease>, StoreError> {
+        let epochs = self.ask_leases(&[name.to_owned()], holder, time_to_live.max(LEAST), seen).await?;
+        let epoch = epochs.into_iter().next().ok_or_else(|| answer::odd("lease"))?;
+        Ok((epoch > 0).then_some(Lease { epoch }))
     }
 
     /// Gives leases back, those that `holder` holds.
@@ -61,7 +76,7 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn release(&self, names: &[String], holder: Uuid) -> Result<(), StoreError> {
-        self.ask_leases(names, holder, Duration::ZERO).await.map(drop)
+        self.ask_leases(names, holder, Duration::ZERO, 0).await.map(drop)
     }
 
     /// The leases whose names begin with `prefix` and that are held, in order of name. Those among them that begin with `passing` too and
@@ -74,20 +89,26 @@ impl RedisStore {
         let question = scripts::LEASES.question(&self.layout, &[self.layout.leases()], &arguments);
         let answered = answer::only("leases", self.link.ask(Lane::Write, &question).await?)?;
         let mut words = answer::list("leases", answered)?.into_iter();
-        let mut leases = Vec::with_capacity(words.len() / 3);
-        while let (Some(name), Some(holder), Some(epoch)) = (words.next(), words.next(), words.next()) {
+        let mut leases = Vec::with_capacity(words.len() / 2);
+        while let (Some(name), Some(holder)) = (words.next(), words.next()) {
             let name = layout::text("lease", answer::some_bytes("lease", name)?)?;
             let holder = answer::some_bytes("lease", holder)?;
             let holder = Uuid::from_slice(&holder).map_err(|_odd| answer::odd("lease"))?;
-            leases.push(HeldLease { name, holder, epoch: answer::position("lease", &epoch)? });
+            leases.push(HeldLease { name, holder });
         }
         leases.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(leases)
     }
 
-    async fn ask_leases(&self, names: &[String], holder: Uuid, time_to_live: Duration) -> Result<Vec<u64>, StoreError> {
-        let millis = time_to_live.as_millis().to_string();
-        let mut arguments = vec![holder.as_bytes().as_slice(), millis.as_bytes()];
+    async fn ask_leases(
+        &self,
+        names: &[String],
+        holder: Uuid,
+        time_to_live: Duration,
+        seen: u64,
+    ) -> Result<Vec<u64>, StoreError> {
+        let (millis, seen) = (time_to_live.as_millis().to_string(), seen.to_string());
+        let mut arguments = vec![holder.as_bytes().as_slice(), millis.as_bytes(), seen.as_bytes()];
         arguments.extend(names.iter().map(String::as_bytes));
         let question = scripts::LEASE.question(&self.layout, &[self.layout.leases()], &arguments);
         let answered = answer::only("lease", self.link.ask(Lane::Write, &question).await?)?;

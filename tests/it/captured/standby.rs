@@ -78,6 +78,33 @@ fn who_lost_the_slot_overwrites_nothing_of_who_has_it() {
     assert!(again.end().0.success());
 }
 
+#[test]
+fn what_the_process_before_left_to_be_done_is_done_at_once() {
+    let (bank, redis) = (Bank::open(), RedisServer::start());
+    let route = Route::to(bank.server().port);
+    let rule = "[[rule]]\nid = \"huge\"\nwhen = \"amount > 1000.0\"\noutcome = \"block\"\nreason = \"huge\"\ncondemns = \"customer\"\n";
+    let acting = |action: &str| config(&bank, &redis).replacen("[engine]", &format!("{rule}{action}[engine]"), 1);
+    let direct = format!("localhost:{}/", bank.server().port);
+    let first = Place::new(&acting(&bank.action().replace(&direct, &format!("localhost:{}/", route.port))));
+    let second = Place::new(&acting(&bank.action()));
+    let mut owner = first.start("run");
+    let by_owner = Caller::new(&owner.address());
+    owner.wait_for("the snapshot is read");
+    bank.pay(1, 7, "5.00");
+    decision(&by_owner, 1);
+    let mut standby = second.start("run");
+    standby.wait_for("standing by for it");
+    // It decides, and dies before it can act.
+    route.cut();
+    bank.pay(2, 7, "2000.00");
+    decision(&by_owner, 2);
+    owner.kill();
+    bank.wait_for("SELECT status, blocks FROM accounts WHERE id = 7", "blocked|1");
+    standby.terminate();
+    let (status, log) = standby.end();
+    assert!(status.success(), "{log}");
+}
+
 /// Payments from the database, chargebacks from a file that is followed and has a row from the beginning.
 fn with_file(config: &str, file: &Path) -> String {
     std::fs::write(file, "transaction_id,is_fraud,reported_at\n1,true,2025-06-15T15:10:00Z\n").unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use interdict_features::decision::DecisionRecord;
+use interdict_features::decision::{DecisionRecord, decision_id};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -75,17 +75,14 @@ fn work_that_waits_for_a_scorer_is_not_left_to_a_process_without_a_role() {
 #[test]
 fn roles_do_not_begin_behind_what_only_one_process_applies() {
     let mut fleet = Fleet::open("leaving_alone");
-    let config = fleet.place.path("interdict.toml");
-    // Nothing is stored but at the end.
-    let text = crate::place::text(&config).replacen("[store]", "[engine]\ncheckpoint = \"1h\"\n[store]", 1);
-    fleet.place.write("interdict.toml", text);
     let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
     alone.wait_for("the snapshot is read");
     let caller = Caller::new(&alone.address());
-    fleet.bank.pay(1, 1, "1.00");
     let label = json!({ "id": 1, "value": "fraud" });
     caller.until(|caller| (caller.post("/v1/labels", &label).0 < 300).then_some(()));
     alone.kill();
+    // As if it had died before it stored what it applied.
+    fleet.redis.say(&["HDEL", "{leaving_alone}:offsets", "0:input"]);
     fleet.wait(Duration::from_millis(1_500));
     let said = fleet.place.fail("run --role scorer --bind 127.0.0.1:0");
     assert!(said.contains("requests and labels that a process without --role took are in no state yet"), "{said}");
@@ -100,6 +97,46 @@ fn roles_do_not_begin_behind_what_only_one_process_applies() {
     fleet.begin(2);
     fleet.process(2).wait_for("serving");
     fleet.end_all();
+}
+
+#[test]
+fn what_a_scorer_was_asked_is_not_applied_again_by_a_process_without_a_role() {
+    let mut fleet = Fleet::open("asked");
+    let text = crate::place::text(&fleet.place.path("interdict.toml"));
+    let clearing = text.replacen("judge = \"insert\"", "judge = \"insert\"\non_truncate = \"clear\"", 1);
+    assert_ne!(text, clearing);
+    fleet.place.write("interdict.toml", clearing);
+    fleet.begin(0);
+    fleet.stored_snapshot("asked");
+    fleet.begin(2);
+    let body = json!({ "stream": "transactions", "event": {
+        "transaction_id": 7, "tx_datetime": "2025-06-15T15:06:47Z", "customer_id": 1, "terminal_id": 1, "amount": "1.00",
+    } });
+    assert_eq!(fleet.ready(0).post("/v1/decisions", &body).0, 200);
+    // Its row comes, and goes with all of its table; others say when that was taken in.
+    fleet.bank.pay(7, 1, "1.00");
+    fleet.bank.ask("TRUNCATE transactions");
+    fleet.bank.pay(8, 1, "1.00");
+    fleet.decided("asked", 8);
+    fleet.end_all();
+    fleet.wait(Duration::from_millis(1_500));
+    let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
+    let caller = Caller::new(&alone.address());
+    caller.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
+    // Another payment has the number: it is decided like any other.
+    fleet.bank.pay(7, 1, "2.00");
+    let id = decision_id("asked", "transactions", "7", 1);
+    let record = caller.until(|caller| match caller.get(&format!("/v1/decisions/{id}")) {
+        (200, found) => Some(found),
+        _ => None,
+    });
+    let record = &record["decision"];
+    assert_eq!(record["event"]["amount"], json!(2.0), "{record}");
+    let count = record["features"].as_array().unwrap().iter().find(|it| it["name"] == "customer_spend.count_1d");
+    assert_eq!(count.unwrap()["value"], json!(2), "this one and the other: {record}");
+    alone.terminate();
+    let (status, log) = alone.end();
+    assert!(status.success(), "{log}");
 }
 
 #[test]

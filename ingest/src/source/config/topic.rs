@@ -105,11 +105,7 @@ pub(super) fn read_republish(
     section.require("type", "\"kafka\"");
     let kind = section.choice("type", &broker::TYPES);
     if kind == Some(1) {
-        section.report(
-            "type",
-            "ingestors cannot share a topic of Fluvio out among themselves",
-            "write type = \"kafka\"",
-        );
+        section.report("type", "databases are republished to Kafka only", "write type = \"kafka\"");
     }
     let broker = broker::read(section, kind?);
     let topic = read_topic(section);

@@ -24,7 +24,7 @@ pub(in crate::topic) struct FluvioSink {
     broker: FluvioBroker,
     topic: String,
     producer: Option<TopicProducerPool>,
-    /// Made where the sink is used, since one cannot be dropped where a sink is only looked at. Dropped last.
+    /// Made where the sink is used. Dropped last.
     runtime: Option<Runtime>,
 }
 
@@ -32,6 +32,16 @@ impl FluvioSink {
     /// A sink that connects when it is used.
     pub(in crate::topic) fn new(broker: &FluvioBroker, topic: &str) -> Self {
         Self { broker: broker.clone(), topic: topic.to_owned(), producer: None, runtime: None }
+    }
+}
+
+impl Drop for FluvioSink {
+    fn drop(&mut self) {
+        drop(self.producer.take());
+        if let Some(runtime) = self.runtime.take() {
+            // It may be dropped where nothing may be waited for.
+            runtime.shutdown_background();
+        }
     }
 }
 

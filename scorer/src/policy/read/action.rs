@@ -8,7 +8,7 @@ use interdict_features::decision::Outcome;
 use interdict_features::definition::{Definitions, Stream};
 
 use super::{database, entity, is_plain, require_key};
-use crate::policy::{ACTIONS_MAX, Action, ActionKind, Rule, SecretSource, Trigger, WebhookConfig};
+use crate::policy::{ACTIONS_MAX, Action, ActionKind, Rule, SecretSource, TopicConfig, Trigger, WebhookConfig};
 use crate::retry::Backoff;
 
 pub(super) fn read(
@@ -48,9 +48,10 @@ fn read_one(
         Some(trigger) => read_target(section, definitions, rules, trigger),
         None => entity(section, "entity", definitions),
     };
-    let kind = match section.choice("type", &["store", "webhook", "postgres"]) {
+    let kind = match section.choice("type", &["store", "webhook", "postgres", "topic"]) {
         Some(0) => read_store(section, rules, trigger.as_ref()),
         Some(1) => read_webhook(section, definitions),
+        Some(3) => read_topic(section, definitions),
         Some(_) => {
             let blocks = check_rules_block(section, rules, trigger.as_ref());
             let database = database::read(section, definitions, target);
@@ -172,15 +173,44 @@ fn read_webhook(section: &Section<'_>, definitions: &Definitions) -> Option<Acti
             None
         }
     };
-    let backoff = Backoff::default();
     let timeout = read_duration(section, "timeout", Duration::from_secs(15), Duration::from_secs(60));
-    let give_up_after =
-        read_duration(section, "give_up_after", backoff.give_up_after, Duration::from_secs(30 * 86_400));
-    let first = read_duration(section, "retry_first", backoff.first, Duration::from_secs(3_600));
-    let max = read_duration(section, "retry_max", backoff.max, Duration::from_secs(86_400));
-    let backoff = Backoff { first, max, give_up_after };
+    let backoff = read_backoff(section);
     let columns = read_columns(section, definitions);
     Some(ActionKind::Webhook(WebhookConfig { url: url?, secret: secret?, timeout, backoff, columns: columns? }))
+}
+
+fn read_topic(section: &Section<'_>, definitions: &Definitions) -> Option<ActionKind> {
+    section.require("sink", "\"cases\"");
+    let sink = section.text("sink").filter(|sink| check_sink(section, sink));
+    let backoff = read_backoff(section);
+    let columns = read_columns(section, definitions);
+    Some(ActionKind::Topic(TopicConfig { sink: sink?, backoff, columns: columns? }))
+}
+
+/// Whether a `[[sink]]` for actions has this name. Its keys are checked where sinks are read.
+fn check_sink(section: &Section<'_>, name: &str) -> bool {
+    let sinks = section.file().array("sink");
+    let is_for_actions = |sink: &&Section<'_>| sink.text("what").as_deref() == Some("actions");
+    let names: Vec<String> = sinks.iter().filter(is_for_actions).filter_map(|sink| sink.text("name")).collect();
+    if names.iter().any(|known| known == name) {
+        return true;
+    }
+    let help = if names.is_empty() {
+        format!("add [[sink]] name = \"{name}\", what = \"actions\" with its broker and topic")
+    } else {
+        interdict_features::config::suggestion(name, names.iter().map(String::as_str))
+    };
+    section.report("sink", format!("no sink of actions is called '{name}'"), help);
+    false
+}
+
+fn read_backoff(section: &Section<'_>) -> Backoff {
+    let default = Backoff::default();
+    let give_up_after =
+        read_duration(section, "give_up_after", default.give_up_after, Duration::from_secs(30 * 86_400));
+    let first = read_duration(section, "retry_first", default.first, Duration::from_secs(3_600));
+    let max = read_duration(section, "retry_max", default.max, Duration::from_secs(86_400));
+    Backoff { first, max, give_up_after }
 }
 
 fn check_url(section: &Section<'_>, url: &str) -> bool {

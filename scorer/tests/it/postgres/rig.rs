@@ -1,5 +1,6 @@
 //! A database, an outbox and the delivery between them.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +135,7 @@ impl Outbox {
     }
 
     pub(super) fn receivers(&self) -> Receivers {
-        Receivers::open(&self.policy, &environment).unwrap()
+        Receivers::open(&self.policy, &environment, &HashMap::new()).unwrap()
     }
 
     pub(super) fn start(&self) -> Running {

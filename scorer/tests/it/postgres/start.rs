@@ -1,5 +1,6 @@
 //! What is found wrong when the process starts, and what is only waited for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ async fn a_password_is_read_from_the_environment_and_a_wrong_one_is_waited_out()
     outbox.check_result(id, ActionStatus::Done, "1 rows");
 
     let policy = read_policy(&action(&url, &lines)).unwrap();
-    let error = Receivers::open(&policy, &|_| None).unwrap_err().to_string();
+    let error = Receivers::open(&policy, &|_| None, &HashMap::new()).unwrap_err().to_string();
     assert!(error.contains("no BANK") && !error.contains("secret@"), "{error}");
 }
 
@@ -200,7 +201,7 @@ async fn the_server_must_be_the_one_its_certificate_says() {
         "postgres://interdict@db.example.com/bank",
         &[("tls_ca", &format!("{:?}", nothing.to_str().unwrap()))],
     ));
-    let error = Receivers::open(&policy.unwrap(), &environment).unwrap_err().to_string();
+    let error = Receivers::open(&policy.unwrap(), &environment, &HashMap::new()).unwrap_err().to_string();
     assert!(error.contains("cannot be read"), "{error}");
 }
 

@@ -142,7 +142,8 @@ async fn store_all(
     mut intake: tokio_mpsc::Receiver<Intake>,
     stored: &Stored,
 ) -> anyhow::Result<()> {
-    let (mut charges, mut positions) = (Charges::begin(charge::shared(store, stop).await?), BTreeMap::new());
+    let (mut charges, mut positions) =
+        (Charges::begin(charge::shared(store, stop, async |_| Ok(1)).await?), BTreeMap::new());
     while let Some(given) = intake.recv().await {
         match given {
             Intake::Attach { source, incarnation, new, reply, .. } => {

@@ -24,7 +24,7 @@ impl Process<'_> {
     /// once the system works ends nobody, since the next one to take over would be refused as well.
     pub(super) async fn deliver(&mut self) -> anyhow::Result<()> {
         let metrics = DeliveryMetrics::register(&mut self.registry);
-        let receivers = Arc::new(system::open_receivers(&self.setup.policy).await?);
+        let receivers = Arc::new(system::open_receivers(self.setup).await?);
         let limits = DeliveryLimits { intents: self.setup.store.outbox_capacity(), ..DeliveryLimits::default() };
         let store = Arc::clone(&self.online);
         let (outbox, stop, claimant) = (Arc::clone(&self.outbox), self.stop_rest.clone(), self.claimant("outbox"));

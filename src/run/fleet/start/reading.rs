@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::super::super::archiving::Archives;
 use super::super::super::core::Intake;
 use super::super::super::letters::Letters;
-use super::super::super::sources::{Confirms, JudgedSources, Reached, Starter};
+use super::super::super::sources::{Beside, Confirms, JudgedSources, Reached, Starter};
 use super::super::super::system::{self, INTAKE};
 use super::super::super::{clock, republished, sinks, waiting};
 use super::super::charges::Charges;
@@ -78,7 +78,7 @@ impl Process<'_> {
             intake,
             stop: &self.stop_taking,
             confirms: Confirms::after(self.setup.store.replay_window()),
-            reached: Reached::default(),
+            reached: Reached::beside(Beside::Roles),
             topics: TopicMetrics::register(&mut self.registry),
             among: &|source| Box::new(Shared::new(&claimant, source, stop.clone())),
             archives: self.archives.clone(),

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- The leases under a prefix that are held: name, holder and epoch of each. Those that nobody holds are forgotten where they stand under
+-- The leases under a prefix that are held: name and holder of each. Those that nobody holds are forgotten where they stand under
 -- the second prefix.
 local leases, prefix, passing = KEYS[1], ARGV[1], ARGV[2]
 local clock = redis.call('TIME')
@@ -11,11 +11,10 @@ local all, held = redis.call('HGETALL', leases), {}
 for i = 1, #all, 2 do
   local name = all[i]
   if is_under(name, prefix) then
-    local owner, epoch, ends = unpack(cmsgpack.unpack(all[i + 1]))
+    local owner, _, ends = unpack(cmsgpack.unpack(all[i + 1]))
     if owner ~= '' and now < ends then
       held[#held + 1] = name
       held[#held + 1] = owner
-      held[#held + 1] = epoch
     elseif is_under(name, passing) then
       redis.call('HDEL', leases, name)
     end
