@@ -28,6 +28,7 @@ use interdict_ingest::source::{Delivery, FileSource};
 use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_ingest::topic::{self, Opening};
 use interdict_store::port::Offset;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::setup::Setup;
@@ -39,6 +40,8 @@ use super::topics::{self, Among};
 
 /// Records of one delivery at most.
 pub(crate) const DELIVERY: usize = 4_096;
+/// How long a reader that has something else to do waits for the engine in one go.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A source made by the caller, such as the demo's simulation.
 pub(crate) struct OwnSource {
@@ -87,8 +90,26 @@ impl Intaker {
 
     /// Hands over a delivery; false when the engine has ended.
     pub(crate) fn give(&self, delivery: Delivery) -> bool {
-        let given = Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() };
-        self.intake.blocking_send(given).is_ok()
+        self.intake.blocking_send(self.given(delivery)).is_ok()
+    }
+
+    /// As [`Self::give`]; does `meanwhile` every now and then for as long as the engine takes nothing.
+    pub(super) fn give_patiently(&self, runtime: &Runtime, delivery: Delivery, mut meanwhile: impl FnMut()) -> bool {
+        let given = self.given(delivery);
+        loop {
+            match runtime.block_on(async { tokio::time::timeout(PATIENCE, self.intake.reserve()).await }) {
+                Ok(Ok(room)) => {
+                    room.send(given);
+                    return true;
+                }
+                Ok(Err(_ended)) => return false,
+                Err(_full) => meanwhile(),
+            }
+        }
+    }
+
+    fn given(&self, delivery: Delivery) -> Intake {
+        Intake::Delivery { source: Arc::clone(&self.source), delivery, read: clock::instant() }
     }
 }
 

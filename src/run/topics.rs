@@ -7,6 +7,8 @@ use interdict_ingest::source::error::SourceError;
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::{Sharing, TopicEvent, TopicSource};
 
+use tokio::runtime::{Builder, Runtime};
+
 use super::core::position_of;
 use super::sources::{DELIVERY, Intaker};
 
@@ -57,6 +59,8 @@ struct Reader<'a> {
     source: Box<dyn TopicSource>,
     among: Box<dyn Among>,
     intaker: &'a Intaker,
+    /// Waits for the engine.
+    runtime: Runtime,
     incarnation: String,
     /// What is to be read, where the broker does not say it.
     told: Vec<u32>,
@@ -72,7 +76,8 @@ pub(super) fn read(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let Some(incarnation) = among.identify(source.as_mut())? else { return Ok(()) };
-    let mut reader = Reader { source, among, intaker, incarnation, told: Vec::new(), read: Vec::new() };
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let mut reader = Reader { source, among, intaker, runtime, incarnation, told: Vec::new(), read: Vec::new() };
     while !stop.is_stopped() {
         reader.take_share()?;
         if !reader.step()? {
@@ -121,7 +126,10 @@ impl Reader<'_> {
                 self.source.released(&partitions)?;
                 self.tell_kept();
             }
-            Some(TopicEvent::Delivery(delivery)) => return Ok(self.intaker.give(delivery)),
+            Some(TopicEvent::Delivery(delivery)) => {
+                let source = self.source.as_mut();
+                return Ok(self.intaker.give_patiently(&self.runtime, delivery, || source.held_up()));
+            }
         }
         Ok(true)
     }

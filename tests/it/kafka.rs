@@ -77,6 +77,35 @@ impl Kafka {
         (0..left).map(value).collect()
     }
 
+    /// The ends of a topic's partitions.
+    pub(crate) fn ends(&self, topic: &str, partitions: i32) -> BTreeMap<u32, u64> {
+        let client = self.producer.client();
+        let end = |partition: i32| {
+            let (_, end) = client.fetch_watermarks(topic, partition, PATIENCE).unwrap();
+            (u32::try_from(partition).unwrap(), u64::try_from(end).unwrap())
+        };
+        (0..partitions).map(end).collect()
+    }
+
+    /// What the brokers keep for a group: by partition the first offset that is left.
+    pub(crate) fn committed(&self, group: &str, topic: &str, partitions: i32) -> BTreeMap<u32, u64> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers()).set("group.id", group);
+        let reader: BaseConsumer = config.create().unwrap();
+        let mut wanted = TopicPartitionList::new();
+        for partition in 0..partitions {
+            wanted.add_partition(topic, partition);
+        }
+        let kept = reader.committed_offsets(wanted, PATIENCE).unwrap();
+        let mut offsets = BTreeMap::new();
+        for element in kept.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                offsets.insert(u32::try_from(element.partition()).unwrap(), u64::try_from(offset).unwrap());
+            }
+        }
+        offsets
+    }
+
     /// All records of a topic of one partition.
     pub(crate) fn read(&self, topic: &str) -> Vec<Record> {
         let mut config = ClientConfig::new();

@@ -144,9 +144,14 @@ fn a_topic_of_four_partitions_gives_what_a_file_gives() {
     let (_, metrics) = caller.get("/metrics");
     let metrics = metrics.as_str().unwrap();
     assert!(metrics.contains("interdict_ingest_topic_partitions{source=\"payments\"} 4"), "{metrics}");
+    let ends = kafka.ends("shop.public.transactions", 4);
+    let committed = || kafka.committed("interdict.default.payments", "shop.public.transactions", 4);
+    caller.until(|_| (committed() == ends).then_some(()));
     process.terminate();
     let (status, log) = process.end();
     assert!(status.success(), "{log}");
+    let applied = topic.store().positions_now("payments").unwrap();
+    assert_eq!(applied.iter().map(|offset| (offset.partition, offset.position + 1)).collect::<BTreeMap<_, _>>(), ends);
 
     let (file, topic) = (file.remains(), topic.remains());
     assert_eq!(decided(&topic.decisions), decided(&file.decisions));
@@ -277,6 +282,47 @@ fn metric(caller: &Caller, name: &str) -> Option<f64> {
     metrics.lines().find_map(|found| found.strip_prefix(line.as_str())?.parse().ok())
 }
 
+/// Records of all partitions of the source `payments` that wait, and the highest of their lags in seconds.
+fn lag(caller: &Caller) -> Option<(f64, f64)> {
+    let (_, metrics) = caller.try_send("GET", "/metrics", &[], "")?;
+    let of = |name: &str| -> Vec<f64> {
+        let start = format!("interdict_ingest_topic_lag_{name}{{source=\"payments\",partition=");
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix(start.as_str())?.rsplit_once(' '));
+        lines.map(|(_, value)| value.parse().unwrap()).collect()
+    };
+    Some((of("records").iter().sum(), of("seconds").into_iter().fold(0.0, f64::max)))
+}
+
+#[test]
+fn what_waits_in_a_topic_is_shown_while_the_store_is_away() {
+    let (kafka, mut redis) = (Kafka::start(), RedisServer::start());
+    kafka.create("shop.public.transactions", PARTITIONS);
+    let place = Place::new(&over_redis(&redis, &on_topic(&kafka, "")).replace("wait = \"2s\"", "wait = \"100ms\""));
+    connect(&kafka, "shop.public.transactions", &history(1..50));
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    wait_for(&caller, 1..50);
+    caller.until(|caller| (lag(caller) == Some((0.0, 0.0))).then_some(()));
+
+    redis.kill();
+    let mut last = 50;
+    caller.until(|caller| {
+        connect(&kafka, "shop.public.transactions", &history(last..last + 5));
+        last += 5;
+        lag(caller).filter(|(records, seconds)| *records > 0.0 && *seconds > 0.0)
+    });
+    // What the reader was not asked for is there to be seen, and so is what still comes.
+    let (before, age) = lag(&caller).unwrap();
+    connect(&kafka, "shop.public.transactions", &history(last..last + 100));
+    caller.until(|caller| lag(caller).filter(|(records, seconds)| *records >= before + 100.0 && *seconds > age));
+    redis.begin();
+    wait_for(&caller, last + 99..last + 100);
+    caller.until(|caller| (lag(caller) == Some((0.0, 0.0))).then_some(()));
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+}
+
 #[test]
 fn a_topic_without_records_is_waited_for() {
     let kafka = Kafka::start();
@@ -336,10 +382,12 @@ fn a_broker_that_goes_away_is_waited_for_while_decisions_go_on() {
     let mut process = place.start("run");
     let caller = Caller::new(&process.address());
     wait_for(&caller, 1..100);
+    assert_eq!(metric(&caller, "connected"), Some(1.0));
     drop(kafka);
     let said = process.wait_for("no broker is connected");
     assert!(said.contains("it is tried again"), "{said}");
     caller.until(|caller| (metric(caller, "reconnects_total")? >= 1.0).then_some(()));
+    caller.until(|caller| (metric(caller, "connected")? < 1.0).then_some(()));
     let event = json!({ "transaction_id": 700, "tx_datetime": "2025-06-15T15:20:00Z", "customer_id": 7, "terminal_id": 1, "amount": 9.0 });
     let (status, answer) = caller.post("/v1/decisions", &json!({ "event": event }));
     assert_eq!(status, 200, "{answer}");

@@ -21,6 +21,7 @@ pub struct TopicMetrics {
     lag_records: Family<PartitionLabel, Gauge>,
     lag_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     partitions: Family<SourceLabel, Gauge>,
+    connected: Family<SourceLabel, Gauge>,
     reconnects: Family<SourceLabel, Counter>,
     rebalances: Family<SourceLabel, Counter>,
     gaps: Family<SourceLabel, Counter>,
@@ -60,6 +61,11 @@ impl TopicMetrics {
         );
         registry.register(name("partitions"), "Partitions that this process reads", metrics.partitions.clone());
         registry.register(
+            name("connected"),
+            "Whether the broker answers this process (1) or not (0)",
+            metrics.connected.clone(),
+        );
+        registry.register(
             name("reconnects"),
             "Connections taken up again after they were lost",
             metrics.reconnects.clone(),
@@ -93,6 +99,7 @@ impl TopicMetrics {
             lag_records: self.lag_records.clone(),
             lag_seconds: self.lag_seconds.clone(),
             partitions: self.partitions.get_or_create(&label).clone(),
+            connected: self.connected.get_or_create(&label).clone(),
             reconnects: self.reconnects.get_or_create(&label).clone(),
             rebalances: self.rebalances.get_or_create(&label).clone(),
             gaps: self.gaps.get_or_create(&label).clone(),
@@ -100,6 +107,15 @@ impl TopicMetrics {
             label,
         }
     }
+}
+
+/// Whether a broker answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It does.
+    Came,
+    /// It does not.
+    Missing,
 }
 
 /// Metrics of one source.
@@ -112,6 +128,8 @@ pub struct SourceMetrics {
     lag_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     /// Partitions that are read here.
     pub partitions: Gauge,
+    /// Whether the broker answers.
+    connected: Gauge,
     /// Connections taken up again.
     pub reconnects: Counter,
     /// Changes of the assignment.
@@ -129,6 +147,11 @@ impl SourceMetrics {
         self.records.inc_by(delivery.records);
         self.dead.inc_by(delivery.dead.len() as u64);
         self.skipped.inc_by(delivery.skipped);
+    }
+
+    /// Shows whether the broker answers.
+    pub fn answered(&self, answer: Answer) {
+        self.connected.set(i64::from(answer == Answer::Came));
     }
 
     /// Shows how far a partition is behind.

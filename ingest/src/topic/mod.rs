@@ -88,6 +88,10 @@ pub trait TopicSource: Send {
     /// The broker fails.
     fn released(&mut self, partitions: &[u32]) -> Result<(), SourceError>;
 
+    /// Shows how far behind the reader is while what it delivered is not taken and nothing else is asked of it. Call it again and
+    /// again meanwhile; it waits for the broker at most some seconds.
+    fn held_up(&mut self);
+
     /// What positions are confirmed to, from any thread.
     fn handle(&self) -> TopicHandle;
 

@@ -1,13 +1,16 @@
 //! What every topic promises.
 
 use interdict_ingest::source::stop::Stop;
+use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_store::error::Class;
+use prometheus_client::registry::Registry;
 
-use crate::rig::{Member, Rig, Stored, config, expected, payments, row, source, values};
+use crate::rig::{Member, PATIENCE, Rig, Stored, config, expected, exported, payments, row, source, values, watched};
 
 /// Every promise, over one broker.
 pub(crate) fn holds(rig: &impl Rig) {
     partitions_come_in_order_and_go_on_where_they_were_left(rig);
+    the_lag_is_shown_while_nothing_is_taken_and_falls_to_nothing(rig);
     a_record_that_cannot_be_read_is_a_dead_letter_and_nothing_else_is_lost(rig);
     a_partition_ends_before_a_position_that_was_stored(rig);
     several_partitions_need_a_column_to_partition_by(rig);
@@ -44,6 +47,37 @@ fn partitions_come_in_order_and_go_on_where_they_were_left(rig: &impl Rig) {
         lag.len() == 3 && lag.iter().all(|lag| lag.records == 0 && lag.seconds.to_bits() == 0)
     });
     assert_eq!(stored.records(), 3_600);
+}
+
+fn the_lag_is_shown_while_nothing_is_taken_and_falls_to_nothing(rig: &impl Rig) {
+    let topic = rig.create(1);
+    rig.produce(&topic, 0, &values(0, 0..2_000));
+    let mut registry = Registry::default();
+    let metrics = TopicMetrics::register(&mut registry);
+    let of_topic = config(rig.broker(), &topic);
+    let mut member = Member::join(watched(&of_topic, &payments(), &Stop::default(), &metrics));
+    member.batch = 100;
+    let mut stored = Stored::default();
+    member.work_until(&mut stored, |_, stored| stored.records() > 0);
+    // From here on the reader is held up; what comes meanwhile is seen too.
+    let mut ages = Vec::new();
+    for end in [2_000, 2_300] {
+        rig.produce(&topic, 0, &values(0, 2_000..end));
+        let waiting = (end - stored.records() as u64) as f64;
+        let began = std::time::Instant::now();
+        while exported(&registry, "lag_records") != Some(waiting) {
+            assert!(began.elapsed() < PATIENCE, "{:?} of {waiting}", exported(&registry, "lag_records"));
+            member.source.held_up();
+        }
+        ages.push(exported(&registry, "lag_seconds").unwrap());
+    }
+    assert!(ages[0] > 0.0 && ages[0] < ages[1], "{ages:?}");
+    assert_eq!(exported(&registry, "connected"), Some(1.0));
+    member.work_until(&mut stored, |_, stored| stored.records() == 2_300);
+    member.work_until(&mut stored, |_, _| {
+        ["lag_records", "lag_seconds"].iter().all(|name| exported(&registry, name) == Some(0.0))
+    });
+    assert_eq!(stored.ids[&0], expected(0, 0..2_300));
 }
 
 fn a_record_that_cannot_be_read_is_a_dead_letter_and_nothing_else_is_lost(rig: &impl Rig) {

@@ -12,9 +12,11 @@ use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::broker::Broker;
 use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_ingest::topic::{Opening, Sharing, TopicEvent, TopicSource, open};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 
 /// Nothing for so long is a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one call may wait.
 pub(crate) const WAIT: Duration = Duration::from_millis(100);
 
@@ -56,13 +58,23 @@ pub(crate) fn config(broker: Broker, topic: &str) -> TopicConfig {
 }
 
 pub(crate) fn source(config: &TopicConfig, streams: &[Arc<Stream>], stop: &Stop) -> Box<dyn TopicSource> {
+    watched(config, streams, stop, &TopicMetrics::default())
+}
+
+/// One that counts in `metrics`.
+pub(crate) fn watched(
+    config: &TopicConfig,
+    streams: &[Arc<Stream>],
+    stop: &Stop,
+    metrics: &TopicMetrics,
+) -> Box<dyn TopicSource> {
     open(&Opening {
         name: "payments",
         namespace: "test",
         config,
         streams,
         environment: &|_variable| None,
-        metrics: TopicMetrics::default().of("payments"),
+        metrics: metrics.of("payments"),
         stop: stop.clone(),
     })
     .unwrap()
@@ -147,6 +159,14 @@ impl Member {
             assert!(began.elapsed() < PATIENCE, "{} records came, {:?} owned", stored.records(), self.owned);
         }
     }
+}
+
+/// What `registry` exports of the source under a name that begins so.
+pub(crate) fn exported(registry: &Registry, name: &str) -> Option<f64> {
+    let mut text = String::new();
+    encode(&mut text, registry).unwrap();
+    let start = format!("interdict_ingest_topic_{name}{{source=\"payments\"");
+    text.lines().find_map(|line| line.strip_prefix(start.as_str())?.rsplit_once(' ')?.1.parse().ok())
 }
 
 /// Ids by partition: every partition has its own thousands of millions.

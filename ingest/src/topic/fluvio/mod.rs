@@ -19,7 +19,7 @@ use crate::source::stop::Stop;
 
 use super::broker::FluvioBroker;
 use super::error::TopicError;
-use super::metrics::SourceMetrics;
+use super::metrics::{Answer, SourceMetrics};
 use super::records::TopicDecoder;
 use super::{
     Opening, PartitionLag, REACH, RETRY, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now,
@@ -151,6 +151,7 @@ impl FluvioSource {
             }
             tokio::time::timeout(ATTEMPT, reader.feed.ends()).await
         });
+        self.metrics.answered(if matches!(ends, Ok(Ok(_))) { Answer::Came } else { Answer::Missing });
         // The lag is for people; a cluster that does not answer is heard of when it is read.
         if let Ok(Ok(ends)) = ends {
             self.ends = ends.into_iter().map(|(partition, _, end)| (partition, end)).collect();
@@ -218,6 +219,7 @@ impl TopicSource for FluvioSource {
             match self.attempt() {
                 Ok(Some(mark)) => return Ok(Some(format!("fluvio/{}/{mark}", self.topic))),
                 Ok(None) => {
+                    self.metrics.answered(Answer::Came);
                     if !std::mem::replace(&mut has_told, true) {
                         tracing::info!(
                             topic = self.topic,
@@ -227,6 +229,7 @@ impl TopicSource for FluvioSource {
                     began = now();
                 }
                 Err(error) if error.class() == Class::Transient && began.elapsed() < REACH => {
+                    self.metrics.answered(Answer::Missing);
                     tracing::warn!(topic = self.topic, %error, "the cluster is tried again");
                 }
                 Err(error) => return Err(Box::new(error).into()),
@@ -305,6 +308,12 @@ impl TopicSource for FluvioSource {
 
     fn released(&mut self, _partitions: &[u32]) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn held_up(&mut self) {
+        if let Err(error) = self.show() {
+            tracing::debug!(topic = self.topic, %error, "the lag cannot be shown");
+        }
     }
 
     fn handle(&self) -> TopicHandle {

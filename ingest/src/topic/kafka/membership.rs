@@ -16,7 +16,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::topic::metrics::SourceMetrics;
+use crate::topic::metrics::{Answer, SourceMetrics};
 
 /// What the group wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +86,8 @@ impl ClientContext for Membership {
     }
 
     fn stats(&self, statistics: Statistics) {
+        let is_connected = statistics.brokers.values().any(|broker| broker.state == "UP");
+        self.metrics.answered(if is_connected { Answer::Came } else { Answer::Missing });
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         let mut ends = lock(&self.ends);
         for (partition, statistics) in &topic.partitions {

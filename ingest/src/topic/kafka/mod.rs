@@ -4,6 +4,7 @@
 //! - A partition is fetched only from the place it was resumed at, never from where the group's offsets stand.
 //! - Records below the expected offset are dropped, whatever the client delivers.
 
+mod behind;
 mod client;
 mod identity;
 mod leaving;
@@ -22,13 +23,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::clock::wall_clock;
 use crate::source::error::SourceError;
 use crate::source::stop::Stop;
 
 use super::broker::KafkaBroker;
 use super::error::TopicError;
-use super::metrics::SourceMetrics;
+use super::metrics::{Answer, SourceMetrics};
 use super::records::{TopicDecoder, TopicRecord};
 use super::{Opening, PartitionLag, Sharing, TopicEvent, TopicHandle, TopicSource, judged_in_bursts, now, patiently};
 
@@ -37,8 +37,6 @@ use membership::{Membership, Wish, held};
 
 /// How often a topic's mark is committed again: well below any retention of offsets.
 const REMARK: Duration = Duration::from_secs(6 * 60 * 60);
-/// How often the lag is shown.
-const SHOW: Duration = Duration::from_millis(500);
 /// Signs of life per session: two may be lost.
 const BEATS: u32 = 3;
 /// The longest time between two of them: by it a member hears that partitions move.
@@ -147,8 +145,11 @@ impl KafkaSource {
     /// As [`Self::look`]; a broker that does not answer is counted.
     fn reach(&mut self, consumer: &BaseConsumer<Membership>) -> Result<String, TopicError> {
         let looked = self.look(consumer);
-        if matches!(looked, Err(TopicError::Unreachable { .. })) {
+        if let Err(TopicError::Unreachable { .. }) = looked {
             self.metrics.reconnects.inc();
+            self.metrics.answered(Answer::Missing);
+        } else {
+            self.metrics.answered(Answer::Came);
         }
         looked
     }
@@ -334,12 +335,6 @@ impl KafkaSource {
         self.metrics.partitions.set(i64::try_from(self.reading.len()).unwrap_or(i64::MAX));
         Ok(())
     }
-
-    fn show_lag(&self) {
-        for lag in self.lag() {
-            self.metrics.lag(&lag);
-        }
-    }
 }
 
 impl TopicSource for KafkaSource {
@@ -370,10 +365,7 @@ impl TopicSource for KafkaSource {
             return Ok(None);
         }
         self.commit().map_err(Box::new)?;
-        if self.shown.is_none_or(|shown| shown.elapsed() > SHOW) {
-            self.shown = Some(now());
-            self.show_lag();
-        }
+        self.show();
         if let Some(event) = self.next_wish() {
             return Ok(Some(event));
         }
@@ -398,17 +390,16 @@ impl TopicSource for KafkaSource {
         given_back.map_err(|error| Box::new(self.meaning(&error)).into())
     }
 
+    fn held_up(&mut self) {
+        self.look_on();
+    }
+
     fn handle(&self) -> TopicHandle {
         self.handle.clone()
     }
 
     fn lag(&self) -> Vec<PartitionLag> {
-        let Some(consumer) = &self.consumer else { return Vec::new() };
-        let of = |(partition, reading): (&u32, &Reading)| {
-            let end = consumer.context().end(*partition).unwrap_or(0);
-            PartitionLag::of(*partition, end.saturating_sub(reading.next), reading.newest, wall_clock())
-        };
-        self.reading.iter().map(of).collect()
+        self.behind()
     }
 }
 

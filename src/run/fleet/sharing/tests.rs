@@ -99,6 +99,8 @@ impl TopicSource for Source {
         Ok(())
     }
 
+    fn held_up(&mut self) {}
+
     fn handle(&self) -> TopicHandle {
         TopicHandle::default()
     }
