@@ -10,15 +10,16 @@ use serde_json::Value;
 use crate::place::{DEFINITIONS, Place, debezium, row};
 
 /// A request as the receiver saw it.
-#[derive(Clone, PartialEq, Debug)]
-struct Received {
-    id: String,
-    signature: String,
-    body: String,
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) id: String,
+    pub(crate) timestamp: String,
+    pub(crate) signature: String,
+    pub(crate) body: String,
 }
 
 /// A receiver that answers with `statuses` one after the other, then with 204.
-fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
+pub(crate) fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, received) = sync_channel(1_000);
@@ -26,7 +27,7 @@ fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
         let mut statuses = statuses.iter().copied().chain(std::iter::repeat(204));
         for stream in listener.incoming() {
             let mut reader = BufReader::new(stream.unwrap());
-            let mut message = Received { id: String::new(), signature: String::new(), body: String::new() };
+            let mut message = Received::default();
             let mut length = 0;
             loop {
                 let mut line = String::new();
@@ -36,6 +37,7 @@ fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
                 let (name, value) = line.split_once(':').unwrap_or((&line, ""));
                 match name.to_ascii_lowercase().as_str() {
                     "webhook-id" => message.id = value.trim().to_owned(),
+                    "webhook-timestamp" => message.timestamp = value.trim().to_owned(),
                     "webhook-signature" => message.signature = value.trim().to_owned(),
                     "content-length" => length = value.trim().parse().unwrap(),
                     _ => {}

@@ -1,11 +1,12 @@
-//! A running program over a real PostgreSQL and a real Redis, scraped by a real Prometheus: every metric that a panel or a rule names is
-//! there, every query is valid and shows what happened, and nothing is exported that nobody looks at.
+//! A running program over a real PostgreSQL, a real Redis and topics of Kafka's mock cluster, scraped by a real Prometheus: every metric
+//! that a panel or a rule names is there, every query is valid and shows what happened, and nothing is exported that nobody looks at.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
 use std::process::Command;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
+use interdict_monitor::alert::signature::{Secret, signature};
 use serde_json::Value;
 
 use super::prometheus::{Prometheus, free_address};
@@ -15,6 +16,7 @@ use crate::kafka::Kafka;
 use crate::place::{Caller, Place, Process, text};
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
+use crate::webhook::{Received, receive};
 
 /// Exported and looked at by nobody, with the reason.
 const UNUSED: [(&str, &str); 0] = [];
@@ -32,28 +34,17 @@ fn substituted(expression: &str) -> String {
     expression
 }
 
-/// The stack of docker-compose.yml with one process of each role: its configuration, with the addresses of this machine.
+/// The stack of docker-compose.yml with one process of each role, and sinks: its configuration, with the addresses of this machine.
 struct Stack {
     place: Place,
     postgres: PostgresServer,
     _redis: RedisServer,
-    /// Ingestor, scorer, monitor, and a republisher of a system beside them.
-    processes: [Process; 4],
-    addresses: [String; 4],
+    /// Ingestor, scorer, monitor; of a system beside them a republisher, and an ingestor of its topic.
+    processes: [Process; 5],
+    addresses: [String; 5],
     _kafka: Kafka,
-}
-
-/// A receiver of webhooks that takes everything.
-fn receive() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _whatever_it_says = stream.read(&mut [0; 65_536]);
-            let _gone = stream.write_all(b"HTTP/1.1 204 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        }
-    });
-    port
+    /// What the monitor's webhook was told.
+    alerts: Receiver<Received>,
 }
 
 impl Stack {
@@ -69,12 +60,13 @@ impl Stack {
             "OK"
         );
         simulate(&place, &postgres, &["--days", "4"]);
+        let (receiver, alerts) = receive(&[]);
         let config = text(&place.path("compose/interdict.toml"));
         let config = [
             ("postgres:5432", format!("localhost:{}", postgres.port)),
             ("redis://redis:6379", redis.url()),
             ("0.0.0.0:8080", "127.0.0.1:0".to_owned()),
-            ("http://receiver:8090", format!("http://127.0.0.1:{}", receive())),
+            ("http://receiver:8090", format!("http://127.0.0.1:{receiver}")),
             ("/var/lib/interdict", place.path("").display().to_string()),
             ("file_age = \"10s\"", "file_age = \"500ms\"".to_owned()),
             ("drift_rows = 2000 ", "batch_rows = 100\ndrift_rows = 100 ".to_owned()),
@@ -86,17 +78,20 @@ impl Stack {
             config.replace(from, &to)
         });
         let kafka = Kafka::start();
-        kafka.create("changes", 2);
+        for (topic, partitions) in [("changes", 2), ("decisions", 1), ("dead_letters", 1)] {
+            kafka.create(topic, partitions);
+        }
         place.write("compose/republish.toml", republished(&config, &kafka));
-        place.write("compose/interdict.toml", config);
+        place.write("compose/interdict.toml", config + &sinks(&kafka));
         let start = |role: &str| place.start(&format!("run --config compose/interdict.toml --role {role}"));
         let [ingestor, scorer, monitor] = ["ingest", "scorer", "monitor"].map(start);
-        let republisher = place.start("run --config compose/republish.toml --role republish");
-        let mut processes = [ingestor, scorer, monitor, republisher];
+        let beside = |role: &str| place.start(&format!("run --config compose/republish.toml --role {role}"));
+        let [republisher, reader] = ["republish", "ingest"].map(beside);
+        let mut processes = [ingestor, scorer, monitor, republisher, reader];
         let addresses = processes.each_mut().map(Process::address);
         processes[0].wait_for("the snapshot is read");
         processes[3].wait_for("the snapshot is read");
-        Self { place, postgres, _redis: redis, processes, addresses, _kafka: kafka }
+        Self { place, postgres, _redis: redis, processes, addresses, _kafka: kafka, alerts }
     }
 
     /// Payments of days that follow, among them what is worth a look: blocks, a dead letter, a late one, a repeated one.
@@ -120,6 +115,23 @@ impl Stack {
         assert_eq!(caller.get("/v1/blocks").0, 401, "without a key");
     }
 
+    /// The monitor's first alert came, once, and its signature is that of the secret.
+    #[expect(clippy::disallowed_methods, reason = "the time of delivery is real")]
+    fn was_told_of_drift(&self) {
+        let alert = self.alerts.recv_timeout(Duration::from_secs(60)).expect("an alert");
+        let secret = Secret::parse(&text(&self.place.path("compose/secrets/webhook_secret"))).unwrap();
+        let delivered: i64 = alert.timestamp.parse().unwrap();
+        assert_eq!(alert.signature, signature(&[secret], &alert.id, delivered, &alert.body));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(now.abs_diff(delivered.unsigned_abs()) < 600, "{alert:?}");
+        let event: Value = serde_json::from_str(&alert.body).unwrap();
+        assert_eq!(event["type"], "com.interdict.drift.firing", "{event}");
+        assert_eq!(event["id"], *alert.id, "{event}");
+        assert!(!event["data"]["columns"].as_array().unwrap().is_empty(), "{event}");
+        let again = self.alerts.try_iter().filter(|other| other.id == alert.id);
+        assert_eq!(again.count(), 0, "it was taken at once");
+    }
+
     /// A Prometheus on the shipped configuration, with one process for each role.
     fn watch(&self) -> Prometheus {
         let own = free_address();
@@ -130,7 +142,7 @@ impl Stack {
             ("scrape_timeout: 4s", "scrape_timeout: 250ms"),
             ("evaluation_interval: 5s", "evaluation_interval: 250ms"),
             ("/run/secrets/metrics_key", &key),
-            ("\"ingest-1:8080\", \"ingest-2:8080\"", &self.addresses[0]),
+            ("\"ingest-1:8080\", \"ingest-2:8080\"", &format!("\"{}\", \"{}\"", self.addresses[0], self.addresses[4])),
             ("targets: []", &format!("targets: [\"{}\"]", self.addresses[3])),
             ("\"scorer-1:8080\", \"scorer-2:8080\"", &self.addresses[1]),
             ("\"monitor:8080\"", &self.addresses[2]),
@@ -143,11 +155,22 @@ impl Stack {
     }
 }
 
+/// Topics for decisions and dead letters.
+fn sinks(kafka: &Kafka) -> String {
+    let sink = |what: &str| {
+        format!(
+            "\n[[sink]]\nname = \"{what}\"\nwhat = \"{what}\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{what}\"\n",
+            kafka.brokers()
+        )
+    };
+    ["decisions", "dead_letters"].map(sink).concat()
+}
+
 /// The same for a system that shares its database through a topic.
 fn republished(config: &str, kafka: &Kafka) -> String {
     let tables = config.lines().find(|line| line.starts_with("tables = ")).unwrap();
     let topic = format!(
-        "{tables}\nslot = \"republished\"\n[source.republish]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"changes\"",
+        "{tables}\nslot = \"republished\"\n[source.republish]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"changes\"\nsession = \"3s\"",
         kafka.brokers()
     );
     let replaced =
@@ -190,10 +213,13 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
         .wait_for("interdict_ingest_late_events_total > 1 and on (namespace) interdict_monitor_log_files_total > 1");
     prometheus.wait_for("increase(interdict_ingest_archive_rows_total[1m]) > 0");
     prometheus.wait_for("increase(interdict_ingest_republish_records_total[1m]) > 0");
+    prometheus.wait_for("sum(increase(interdict_ingest_topic_records_total[1m])) > 0");
+    prometheus.wait_for("sum(increase(interdict_ingest_sink_records_total{sink=\"dead_letters\"}[1m])) > 0");
+    prometheus.wait_for("sum(increase(interdict_ingest_sink_records_total{sink=\"decisions\"}[1m])) > 0");
     prometheus.wait_for("sum by (job) (increase(interdict_scorer_commit_to_block_seconds_count[1m])) > 3");
     prometheus.wait_for("namespace:interdict_scorer_commit_to_block_seconds:p99_5m");
     let up = prometheus.now("up{job=~\"interdict-.+\",namespace=\"bank\"} == 1");
-    assert_eq!(up.len(), 4, "every role is scraped, with its key: {up:?}");
+    assert_eq!(up.len(), 5, "every role is scraped, with its key: {up:?}");
 
     let names: BTreeSet<String> = prometheus.names().into_iter().collect();
     let mut used = BTreeSet::new();
@@ -217,6 +243,7 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
     every_rule_is_evaluated(&prometheus);
     every_variable_has_values(&prometheus);
     nobody_is_overlooked(&names, &used);
+    stack.was_told_of_drift();
     stack.processes.iter().for_each(Process::terminate);
     for process in stack.processes {
         let (status, log) = process.end();
