@@ -3,7 +3,8 @@
 use interdict_features::change::Op;
 use interdict_ingest::source::config::postgres::HeartbeatMessage;
 
-use crate::rig::{PATIENCE, Puller, World, newest, streams};
+use crate::postgres_server::PostgresServer;
+use crate::rig::{PATIENCE, Puller, TABLES, World, config_at, newest, streams};
 
 /// Waits until `holds`.
 #[expect(clippy::disallowed_methods, reason = "a test may wait, with a bound")]
@@ -31,6 +32,28 @@ fn the_server_hears_of_nothing_but_what_was_confirmed() {
     let _told = puller.pull().unwrap();
     eventually("the server hears of the confirmation", || world.slot() == first);
     assert!(made < first && first < puller.position);
+}
+
+#[test]
+fn the_slots_lag_is_exported_and_falls_once_a_delivery_is_confirmed() {
+    // A server of its own: what other tests write would count.
+    let server = PostgresServer::start(&[]);
+    server.database("lagging");
+    server.sql("lagging", TABLES);
+    let mut config = config_at("localhost", server.port, "lagging");
+    // Something to be told of, or a pull would wait.
+    config.heartbeat_message = HeartbeatMessage::Written;
+    let mut puller = Puller::open(&config, &streams());
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let before = puller.position;
+    server.sql("lagging", "INSERT INTO chargebacks SELECT n, true FROM generate_series(1, 5000) n");
+    puller.until("the whole transaction", |puller| puller.seen.len() == 5_000 && puller.position > before);
+    // A row of a chargeback takes more than 40 bytes of log. The reader is not pulled from meanwhile.
+    eventually("bytes that the server keeps", || puller.exported("slot_lag_bytes") > 200_000.0);
+    eventually("the age of the transaction", || puller.exported("slot_lag_seconds") > 0.0);
+    puller.source.handle().confirm(puller.position);
+    puller.until("the confirmation", |puller| puller.exported("slot_lag_seconds") < f64::EPSILON);
+    puller.until("the log let go", |puller| puller.exported("slot_lag_bytes") < 20_000.0);
 }
 
 #[test]

@@ -16,6 +16,8 @@ use interdict_ingest::source::error::SourceError;
 use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::postgres::{Opening, PostgresSource};
 use interdict_ingest::source::stop::Stop;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 
 use crate::postgres_server::PostgresServer;
 
@@ -159,6 +161,7 @@ pub(crate) struct Puller {
     pub(crate) position: u64,
     pub(crate) incarnation: String,
     pub(crate) batch: usize,
+    registry: Registry,
 }
 
 impl Puller {
@@ -169,7 +172,8 @@ impl Puller {
     pub(crate) fn resume(config: &PostgresConfig, streams: &[Arc<Stream>], position: u64) -> Result<Self, SourceError> {
         let stop = Stop::default();
         let environment = |name: &str| (name == "SECRET").then(|| "pass word'\"".to_owned());
-        let metrics = PostgresMetrics::default();
+        let mut registry = Registry::default();
+        let metrics = PostgresMetrics::register(&mut registry);
         let retention = |_: &Stream| Span::DAY;
         let opening = Opening { name: "payments", config, streams, retention: &retention, environment: &environment };
         let mut source = PostgresSource::open(&opening, &metrics, stop.clone())?;
@@ -177,7 +181,16 @@ impl Puller {
         if position > 0 {
             source.resume(position, position)?;
         }
-        Ok(Self { source, stop, seen: Vec::new(), dead: Vec::new(), position, incarnation, batch: 1_000 })
+        Ok(Self { source, stop, seen: Vec::new(), dead: Vec::new(), position, incarnation, batch: 1_000, registry })
+    }
+
+    /// What is exported of the source under a name.
+    pub(crate) fn exported(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).unwrap();
+        let start = format!("interdict_ingest_postgres_{name}{{source=\"payments\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(start.as_str()));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     /// Takes one delivery.
