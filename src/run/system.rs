@@ -139,7 +139,10 @@ pub(crate) async fn open_store(setup: &Setup) -> anyhow::Result<OnlineStore> {
         }
         #[cfg(feature = "redis")]
         StoreSettings::Redis { config, .. } => {
-            Ok(OnlineStore::redis(interdict_store::redis::RedisStore::connect((**config).clone()).await?))
+            let opened = interdict_store::redis::RedisStore::connect((**config).clone()).await;
+            let opened =
+                opened.context("the store cannot be opened; see to what follows, then start this process again");
+            Ok(OnlineStore::redis(opened?))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The `[store]` section with `type = "redis"`: where the database is and how long to wait for it.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use interdict_features::config::{Section, Spanned};
@@ -48,17 +48,36 @@ pub struct RedisConfig {
 
 /// A password, which never shows.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
+pub struct Password {
+    text: String,
+    /// Where it is read anew once the server refuses it.
+    file: Option<PathBuf>,
+}
 
 impl Password {
     /// Takes a password.
     #[must_use]
     pub fn new(password: impl Into<String>) -> Self {
-        Self(password.into())
+        Self { text: password.into(), file: None }
+    }
+
+    /// Reads one from a file, which may hold another one later.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of_file(path: PathBuf) -> std::io::Result<Self> {
+        let text = std::fs::read_to_string(&path)?.trim_end_matches(['\r', '\n']).to_owned();
+        Ok(Self { text, file: Some(path) })
+    }
+
+    /// The one that its file holds now, if that is another one.
+    pub(super) fn renewed(&self) -> Option<Self> {
+        let now = Self::of_file(self.file.clone()?).ok()?;
+        (!now.text.is_empty() && now != *self).then_some(now)
     }
 
     pub(super) fn reveal(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -198,20 +217,22 @@ fn read_password(section: &Section<'_>, folder: &Path) -> Option<Password> {
         return None;
     }
     let read = if let Some(name) = &name {
-        std::env::var(name).map_err(|_unset| ("password_env", format!("{name} is not set"), "set it"))
+        std::env::var(name)
+            .map_err(|_unset| ("password_env", format!("{name} is not set"), "set it"))
+            .map(Password::new)
     } else {
         let path = path?;
-        std::fs::read_to_string(folder.join(&path)).map_err(|error| {
+        Password::of_file(folder.join(&path)).map_err(|error| {
             ("password_file", format!("{path} cannot be read: {error}"), "name a readable file that holds the password")
         })
     };
     match read {
-        Ok(password) if password.trim_end().is_empty() => {
+        Ok(password) if password.reveal().trim_end().is_empty() => {
             let key = if name.is_some() { "password_env" } else { "password_file" };
             section.report(key, "the password is empty", "give the user a password, or remove the key");
             None
         }
-        Ok(password) => Some(Password::new(password.trim_end_matches(['\r', '\n']))),
+        Ok(password) => Some(password),
         Err((key, message, help)) => {
             section.report(key, message, help);
             None

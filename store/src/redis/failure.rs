@@ -95,6 +95,14 @@ pub enum DatabaseError {
         /// The server.
         address: String,
     },
+    /// User or password were right and are so no more.
+    #[error(
+        "Redis at {address} refuses the user or password that it took before; put them back there, or write the new password into password_file (with password_env start again), work goes on by itself"
+    )]
+    Revoked {
+        /// The server.
+        address: String,
+    },
     /// The user lacks a right.
     #[error(
         "Redis at {address} forbids this user what the store needs ({said}); give it ACL SETUSER USER ~{{NAMESPACE}}:* +@all -@dangerous +info +config|get"
@@ -222,6 +230,7 @@ impl DatabaseError {
             | Self::Unnamed { .. }
             | Self::Migrating { .. }
             | Self::ClusterDown { .. }
+            | Self::Revoked { .. }
             | Self::Busy { .. } => Class::Transient,
             Self::Credentials { .. }
             | Self::Forbidden { .. }

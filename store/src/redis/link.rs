@@ -10,6 +10,7 @@
 //! - One connection attempt at a time; whoever asks meanwhile waits for it.
 //! - A connection is used only after the server at its other end was checked, and has answered for the namespace's slot.
 //! - No call takes much longer than [`RedisConfig::wait`] plus one answer.
+//! - A user or password that a server took once and refuses later is waited for; one that it never took is a mistake.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio::time::Instant;
 
-use super::config::RedisConfig;
+use super::config::{Password, RedisConfig};
 use super::failure::DatabaseError;
 use super::layout::Layout;
 use super::node::Node;
@@ -64,12 +65,25 @@ pub(super) struct Session {
 pub(super) struct Link {
     config: RedisConfig,
     layout: Layout,
-    seeds: Vec<Node>,
+    seeds: Mutex<Seeds>,
     /// Other nodes of the cluster, as the master of the last session knew them.
     neighbours: Mutex<Vec<Node>>,
     current: Mutex<Option<Arc<Session>>>,
     connecting: tokio::sync::Mutex<()>,
     sessions: AtomicU64,
+}
+
+/// The configured servers, and the password that they are reached with.
+struct Seeds {
+    nodes: Arc<[Node]>,
+    password: Option<Password>,
+}
+
+impl Seeds {
+    fn of(config: &RedisConfig) -> Result<Self, DatabaseError> {
+        let nodes = config.servers.iter().map(|server| Node::configured(config, server)).collect::<Result<_, _>>()?;
+        Ok(Self { nodes, password: config.password.clone() })
+    }
 }
 
 /// How long a call goes on trying.
@@ -92,11 +106,10 @@ impl Patience {
 
 impl Link {
     pub(super) fn new(config: RedisConfig, layout: Layout) -> Result<Self, DatabaseError> {
-        let seeds = config.servers.iter().map(|server| Node::configured(&config, server)).collect::<Result<_, _>>()?;
         Ok(Self {
+            seeds: Mutex::new(Seeds::of(&config)?),
             config,
             layout,
-            seeds,
             neighbours: Mutex::default(),
             current: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
@@ -133,9 +146,24 @@ impl Link {
                         return Err(error);
                     }
                 }
+                Err(DatabaseError::Credentials { .. }) if self.renew_password()? => {}
+                Err(DatabaseError::Credentials { address }) if self.sessions.load(Ordering::Relaxed) > 0 => {
+                    return Err(DatabaseError::Revoked { address });
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Takes the password that its file holds now; false where it is the one that was refused.
+    fn renew_password(&self) -> Result<bool, DatabaseError> {
+        let mut seeds = self.seeds();
+        let Some(password) = seeds.password.as_ref().and_then(Password::renewed) else { return Ok(false) };
+        *seeds = Seeds::of(&RedisConfig { password: Some(password), ..self.config.clone() })?;
+        drop(seeds);
+        self.neighbours().clear();
+        tracing::info!("the password for redis is read anew");
+        Ok(true)
     }
 
     /// Gives a session up, unless another one is in use already.
@@ -180,8 +208,13 @@ impl Link {
     }
 
     fn addresses(&self) -> String {
-        let addresses: Vec<&str> = self.seeds.iter().map(|node| node.address.as_str()).collect();
+        let nodes = self.seeds().nodes.clone();
+        let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
         addresses.join(", ")
+    }
+
+    fn seeds(&self) -> MutexGuard<'_, Seeds> {
+        self.seeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
@@ -195,10 +228,10 @@ impl Link {
     /// Tries each seed once, then as long as there is time the nodes that the last master knew. The error is the one of the
     /// server that came nearest; what is wrong with a node that nobody configured ends nothing.
     async fn connect(&self, until: Instant) -> Result<Session, DatabaseError> {
-        let neighbours = self.neighbours().clone();
+        let (seeds, neighbours) = (self.seeds().nodes.clone(), self.neighbours().clone());
         let mut failed = None;
-        for (at, node) in self.seeds.iter().chain(&neighbours).enumerate() {
-            let is_seed = at < self.seeds.len();
+        for (at, node) in seeds.iter().chain(&neighbours).enumerate() {
+            let is_seed = at < seeds.len();
             if !is_seed && Instant::now() >= until {
                 break;
             }

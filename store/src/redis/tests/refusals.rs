@@ -71,6 +71,37 @@ fn a_wrong_or_missing_password_is_told_without_it() {
 }
 
 #[test]
+fn a_password_that_is_changed_meanwhile_is_waited_for_and_read_anew() {
+    let server = Server::start(&["--save", ""]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let set = |password: &str| {
+        server.say(&["ACL", "SETUSER", "interdict", "on", "resetpass", &format!(">{password}"), "~*", "+@all"]);
+        server.say(&["CLIENT", "KILL", "TYPE", "normal"]);
+    };
+    set("old");
+    std::fs::write(&file, "old\n").unwrap();
+    let password = Some(Password::of_file(file.clone()).unwrap());
+    let wait = Duration::from_millis(100);
+    let config = RedisConfig { user: Some("interdict".to_owned()), password, wait, ..server.config() };
+    block_on(async {
+        let store = RedisStore::connect(config.clone()).await.unwrap();
+        store.commit(commit(1)).await.unwrap();
+        set("new");
+        check(&store.commit(commit(1)).await.unwrap_err(), Class::Transient, &["took before", "password_file"]);
+        std::fs::write(&file, "new\n").unwrap();
+        store.commit(commit(1)).await.unwrap();
+        // Given back instead, the old one serves whoever has no file.
+        let env = Some(Password::new("new"));
+        let store = RedisStore::connect(RedisConfig { password: env, ..config }).await.unwrap();
+        set("newer");
+        check(&store.commit(commit(1)).await.unwrap_err(), Class::Transient, &["took before", "password_env"]);
+        set("new");
+        store.commit(commit(1)).await.unwrap();
+    });
+}
+
+#[test]
 fn a_user_with_the_rights_of_its_namespace_is_enough_and_fewer_are_told() {
     let server = Server::start(&["--save", ""]);
     let config = server.config();
