@@ -313,7 +313,7 @@ pub enum PostgresError {
         why: String,
     },
     /// The server reported an error.
-    #[error("PostgreSQL, asked to {doing}: {why} (SQLSTATE {code}); see the server's log")]
+    #[error("PostgreSQL, asked to {doing}: {why} (SQLSTATE {code}); {}", advice(code))]
     Server {
         /// What was asked.
         doing: &'static str,
@@ -379,6 +379,17 @@ impl PostgresError {
             Self::Server { code, .. } if is_passing(code) => Class::Transient,
             _ => Class::Fatal,
         }
+    }
+}
+
+/// What to do about an error of the server.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "53100" => "free space on the server's disk",
+        "53200" => "give the server's machine more memory, or lower work_mem and max_connections there",
+        "53300" => "raise max_connections, or max_wal_senders for replication",
+        "57P03" => "it is starting, stopping or recovering: see its log if it stays so",
+        _ => "see the server's log",
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) enum ActError {
     #[error("the database was away a moment ago, and is not asked again yet")]
     Away,
     /// The session was lost, or the database cannot do it now.
-    #[error("{0}")]
+    #[error("{0}{hint}", hint = session_hint(.0))]
     Session(Told),
     /// The database refuses.
     #[error("the database refuses {what}: {told}{hint}", hint = refusal_hint(.told))]
@@ -176,10 +176,36 @@ fn connect_hint(told: &Told) -> &'static str {
             "; see user, password and pg_hba.conf, and correct password_env, password_file or url"
         }
         Some("3D000") => "; create the database, or correct its name in url",
-        Some("53300") => "; raise max_connections, or lower 'connections'",
-        Some("57P03") => "; it is starting or stopping",
-        Some(_) => "",
+        Some(_) => session_hint(told),
+        None if told.text.contains(NO_WRITES) => session_hint_of("25006"),
         None => "; see that the server runs, that host and port in url are right, and that tls fits the server",
+    }
+}
+
+/// What the driver says of a server that it does not use because it takes no writes.
+const NO_WRITES: &str = "does not allow writes";
+
+/// What to do about what passes.
+fn session_hint(told: &Told) -> &'static str {
+    told.code.as_ref().map_or("", |code| session_hint_of(code.code()))
+}
+
+fn session_hint_of(code: &str) -> &'static str {
+    match code {
+        "53100" => "; free space on the database's disk, acts go on by themselves",
+        "53200" => {
+            "; give the database's machine more memory, or lower work_mem and max_connections there, acts go on by themselves"
+        }
+        "53300" => {
+            "; raise max_connections or the role's or database's CONNECTION LIMIT, or lower 'connections', acts go on by themselves"
+        }
+        "25006" => {
+            "; name the primary in 'url', promote this one, or see default_transaction_read_only, acts go on by themselves"
+        }
+        "57P01" | "57P02" => "; see who stopped the server or ended the session, acts go on by themselves",
+        "57P03" => "; it is starting, stopping or recovering: see its log if it stays so, acts go on by themselves",
+        "58030" => "; see the database's disk and its log, acts go on by themselves",
+        _ => "",
     }
 }
 

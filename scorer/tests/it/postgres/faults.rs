@@ -124,31 +124,89 @@ async fn a_server_that_crashes_and_comes_back_gets_everything_once() {
     assert_eq!((sums.get::<_, i32>(0), sums.get::<_, i32>(1), sums.get::<_, i64>(2)), (2, 2, 20));
 }
 
-/// Errors that pass: each is raised twice by a trigger whose count survives the rollback.
+/// Has a trigger raise errors, whose count survives the rollback.
+async fn fail(rig: &Rig) {
+    let made = rig.bank.batch_execute(
+        "CREATE SEQUENCE count; GRANT ALL ON SEQUENCE count TO interdict; CREATE TABLE code AS SELECT ''::text AS code, 0 AS times; \
+         GRANT SELECT ON code TO interdict; \
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           IF nextval('count') <= (SELECT times FROM code) THEN \
+             RAISE EXCEPTION USING ERRCODE = (SELECT code.code FROM code), MESSAGE = 'no'; \
+           END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER fail BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION fail()",
+    );
+    made.await.unwrap();
+}
+
+/// Has the next `times` blocks fail with `code`.
+async fn raise(rig: &Rig, code: &str, times: u32) {
+    let set = format!("UPDATE code SET code = '{code}', times = {times}; ALTER SEQUENCE count RESTART");
+    rig.bank.batch_execute(&set).await.unwrap();
+}
+
 #[tokio::test]
-async fn what_passes_is_tried_again() {
+async fn what_passes_is_tried_again_and_counted() {
     let rig = Rig::new(&[]).await;
     let codes =
         ["40001", "40P01", "53100", "53200", "53300", "25006", "55P03", "57014", "57P01", "58030", "08006", "XX000"];
-    rig.bank
-        .batch_execute(
-            "CREATE SEQUENCE count; GRANT ALL ON SEQUENCE count TO interdict; CREATE TABLE code AS SELECT ''::text AS code; \
-             GRANT SELECT ON code TO interdict; \
-             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-               IF nextval('count') <= 2 THEN RAISE EXCEPTION USING ERRCODE = (SELECT code.code FROM code), MESSAGE = 'no'; \
-               END IF; RETURN NEW; END $$; \
-             CREATE TRIGGER fail BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION fail()",
-        )
-        .await
-        .unwrap();
+    fail(&rig).await;
     for (number, code) in (1_u64..).zip(codes) {
-        let set = format!("UPDATE code SET code = '{code}'; ALTER SEQUENCE count RESTART");
-        rig.bank.batch_execute(&set).await.unwrap();
+        raise(&rig, code, 2).await;
         let id = rig.outbox.decide(number, number.cast_signed(), 90);
-        rig.outbox.drain().await;
+        let running = rig.outbox.start();
+        rig.outbox.wait_empty().await;
+        let shown = running.scrape();
+        running.end().await;
+        assert!(shown.contains("interdict_scorer_action_retries_total{action=\"block\"} 2"), "{code}: {shown}");
         let result = rig.outbox.result(id);
         assert_eq!((result.status, result.tries), (ActionStatus::Done, 3), "{code}: {result:?}");
         assert_eq!(rig.account(number.cast_signed()).await.1, 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn what_passes_says_what_to_do_and_that_acts_go_on() {
+    // What is told at the last try is told at each.
+    let rig = Rig::new(&[("give_up_after", "\"1s\"")]).await;
+    fail(&rig).await;
+    for (number, (code, advice)) in (1_u64..).zip([
+        ("53100", "free space on the database's disk"),
+        ("53200", "more memory"),
+        ("53300", "raise max_connections"),
+        ("25006", "name the primary in 'url'"),
+        ("57P01", "who stopped the server"),
+        ("57P03", "starting, stopping or recovering"),
+        ("58030", "see the database's disk"),
+    ]) {
+        raise(&rig, code, u32::MAX >> 1).await;
+        check_given_up(&rig, number, &[code, advice, "acts go on by themselves"]).await;
+    }
+    let (name, other) = (&rig.name, rig.server.connect("postgres").await);
+    for (number, (away, back, advice)) in (100_u64..).zip([
+        ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1", ["53300", "CONNECTION LIMIT"]),
+        (
+            "SET default_transaction_read_only = on",
+            "RESET default_transaction_read_only",
+            ["does not allow writes", "default_transaction_read_only"],
+        ),
+    ]) {
+        other.batch_execute(&format!("ALTER DATABASE {name} {away}")).await.unwrap();
+        check_given_up(&rig, number, &advice).await;
+        other.batch_execute(&format!("ALTER DATABASE {name} {back}")).await.unwrap();
+    }
+}
+
+/// Decides a block that fails, and is given up at once: what is told of it, and the counter.
+async fn check_given_up(rig: &Rig, number: u64, words: &[&str]) {
+    let id = rig.outbox.decide(number, 7, 90);
+    let running = rig.outbox.start();
+    rig.outbox.wait_empty().await;
+    let shown = running.scrape();
+    running.end().await;
+    let counted = "interdict_scorer_actions_total{action=\"block\",status=\"given_up\"} 1";
+    assert!(shown.contains(counted), "{shown}");
+    for word in words {
+        rig.outbox.check_result(id, ActionStatus::DeadLetter, word);
     }
 }
 
