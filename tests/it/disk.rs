@@ -1,12 +1,17 @@
 //! A full disk: intake waits, says so, and goes on when there is space, as if nothing had been.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::place::{DEFINITIONS, Place, text};
 
 /// A file system of 24 MiB, gone with this value.
+#[derive(Debug)]
 pub(crate) struct SmallDisk(PathBuf);
+
+/// What takes the room of a full one.
+const FILLER: &str = "filler";
 
 impl SmallDisk {
     pub(crate) fn mount(folder: PathBuf) -> Self {
@@ -18,6 +23,23 @@ impl SmallDisk {
             "this test mounts a small tmpfs, which root may; as another user run it under: unshare --map-root-user --mount"
         );
         Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes all the room that is left.
+    pub(crate) fn fill(&self) {
+        let mut filler = std::fs::File::create(self.0.join(FILLER)).unwrap();
+        for piece in [1 << 20, 4096, 1] {
+            while filler.write_all(&vec![0; piece]).is_ok() {}
+        }
+    }
+
+    /// Gives it back.
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.0.join(FILLER)).unwrap();
     }
 }
 
@@ -57,10 +79,10 @@ fn intake_waits_for_space_and_neither_loses_nor_doubles() {
     place.write("live.jsonl", &changes);
     let disk = SmallDisk::mount(place.path("small"));
     // Room for the beginning of the store's journal only.
-    place.write("small/filler", vec![0; 20 << 20]);
+    place.write(format!("small/{FILLER}").as_str(), vec![0; 20 << 20]);
     let mut process = place.start("run");
     process.wait_for("intake waits");
-    std::fs::remove_file(place.path("small/filler")).unwrap();
+    disk.free();
     let (status, log) = process.end();
     assert!(status.success(), "{log}");
     for name in ["data", "decisions", "dead-letters.jsonl"] {

@@ -40,7 +40,7 @@ pub(crate) fn entity(caller: &Caller, entity: &str, key: i64, second: i64) -> Va
     answer
 }
 
-fn feature(features: &Value, name: &str) -> Value {
+pub(crate) fn feature(features: &Value, name: &str) -> Value {
     let found = features.as_array().unwrap().iter().find(|feature| feature["name"] == name);
     found.unwrap_or_else(|| panic!("no {name} in {features}"))["value"].clone()
 }
