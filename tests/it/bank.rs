@@ -102,6 +102,11 @@ impl Bank {
         self.ask(confirmed).parse().unwrap()
     }
 
+    /// Seven payments of `customer`, with the sixth of which he is condemned.
+    pub(crate) fn burst(&self, customer: i64) {
+        (1..=7).for_each(|n| self.pay(customer * 100 + n, customer, "5.00"));
+    }
+
     /// A payment of `customer` at the time of the newest one.
     pub(crate) fn pay(&self, id: i64, customer: i64, amount: &str) {
         let newest = "SELECT coalesce(max(tx_datetime), '2025-06-15 15:06:40+00') FROM transactions";

@@ -147,7 +147,8 @@ fn run_as_server(program: &str, arguments: &[&str]) -> Output {
     command.output().unwrap_or_else(|error| panic!("{path} of Debian's postgresql-15: {error}"))
 }
 
-fn own(folder: &Path) {
+/// Gives a folder to the user that servers run as.
+pub(crate) fn own(folder: &Path) {
     if is_root() {
         let done = Command::new("chown").arg("postgres").arg(folder).status().expect("chown");
         assert!(done.success());

@@ -27,12 +27,6 @@ fn begin(place: &Place) {
     stop(process);
 }
 
-fn burst(bank: &Bank, customer: i64) {
-    for n in 1..=7 {
-        bank.pay(customer * 100 + n, customer, "5.00");
-    }
-}
-
 /// The results of actions under the decision on a payment, once there is one.
 fn results(caller: &Caller, payment: i64) -> Value {
     caller.until(|caller| {
@@ -50,7 +44,7 @@ fn an_analysts_unblock_stays_after_a_kill_and_what_is_read_again() {
     let (mut process, caller) = serve(&place);
     process.wait_for("the snapshot is read");
     let confirmed = bank.confirmed();
-    burst(&bank, 6);
+    bank.burst(6);
     let blocked = "SELECT status, blocks FROM accounts WHERE id = 6";
     bank.wait_for(blocked, "blocked|1");
     let entry = json!({ "list": "automatic_block", "entity": "customer", "key": 6, "reason": "talked to them" });
@@ -83,11 +77,11 @@ fn a_vanished_account_and_a_revoked_right_stop_nothing_and_are_told() {
     let (mut process, caller) = serve(&place);
     process.wait_for("the snapshot is read");
     bank.ask("DELETE FROM accounts WHERE id = 9");
-    burst(&bank, 9);
+    bank.burst(9);
     let told = results(&caller, 906).to_string();
     assert!(told.contains("no row") || told.contains("no account"), "{told}");
     bank.ask("REVOKE UPDATE ON accounts FROM interdict");
-    burst(&bank, 10);
+    bank.burst(10);
     let told = results(&caller, 1_006).to_string();
     assert!(told.contains("permission denied") && told.contains("grant"), "{told}");
     let rejected = |caller: &Caller| metric(caller, "interdict_scorer_actions_total", "status=\"rejected\"");
@@ -95,7 +89,7 @@ fn a_vanished_account_and_a_revoked_right_stop_nothing_and_are_told() {
     assert_eq!(caller.get("/health/ready").0, 200);
     process.wait_for("action given up");
     bank.ask("GRANT UPDATE ON accounts TO interdict");
-    burst(&bank, 11);
+    bank.burst(11);
     bank.wait_for("SELECT id FROM accounts WHERE status = 'blocked'", "11");
     assert_eq!(metric(&caller, "interdict_scorer_outbox_intents", ""), 0.0);
     stop(process);
@@ -189,7 +183,7 @@ fn a_server_that_is_away_at_the_start_is_waited_for() {
     bank.start();
     assert_eq!(decision(&caller, 1)["decision"]["outcome"], "approve");
     caller.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
-    burst(&bank, 6);
+    bank.burst(6);
     bank.wait_for("SELECT status, blocks FROM accounts WHERE id = 6", "blocked|1");
     // Away while it runs, it is waited for just so; requests are still decided by what is known.
     bank.crash();
@@ -198,6 +192,26 @@ fn a_server_that_is_away_at_the_start_is_waited_for() {
     bank.start();
     bank.pay(2, 2, "5.00");
     assert_eq!(decision(&caller, 2)["decision"]["outcome"], "approve");
+    assert!(metric(&caller, "interdict_ingest_postgres_reconnects_total", "") >= 1.0);
+    stop(process);
+}
+
+#[test]
+fn a_server_without_room_for_connections_is_waited_for_with_what_to_do() {
+    let bank = Bank::open();
+    let place = Place::new(&config(&bank, "interdict", &bank.action()));
+    let (mut process, caller) = serve(&place);
+    process.wait_for("the snapshot is read");
+    bank.ask(
+        "ALTER ROLE interdict CONNECTION LIMIT 0;
+         SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'interdict'",
+    );
+    bank.burst(6);
+    let told = process.wait_for("not connected; trying again");
+    assert!(told.contains("too many connections") && told.contains("raise max_connections"), "{told}");
+    bank.ask("ALTER ROLE interdict CONNECTION LIMIT -1");
+    assert_eq!(decision(&caller, 606)["decision"]["outcome"], "block");
+    bank.wait_for("SELECT id, status, blocks FROM accounts WHERE blocks > 0", "6|blocked|1");
     assert!(metric(&caller, "interdict_ingest_postgres_reconnects_total", "") >= 1.0);
     stop(process);
 }

@@ -1,6 +1,7 @@
 //! The program on a real PostgreSQL: payments captured as they commit, accounts blocked where they are kept.
 
 mod crash;
+mod disk;
 mod faults;
 pub(crate) mod lost;
 mod standby;
