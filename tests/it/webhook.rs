@@ -1,13 +1,21 @@
 //! The webhook action with a real receiver: the same message under the same id until it is taken, and never again.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
+use interdict_features::decision::decision_id;
 use serde_json::Value;
 
-use crate::place::{DEFINITIONS, Place, debezium, row};
+use crate::captured::metric;
+use crate::place::{Caller, DEFINITIONS, Place, debezium, row};
+use crate::redis_server::RedisServer;
+use crate::topics::over_redis;
 
 /// A request as the receiver saw it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -18,13 +26,13 @@ pub(crate) struct Received {
     pub(crate) body: String,
 }
 
-/// A receiver that answers with `statuses` one after the other, then with 204.
-pub(crate) fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
+/// A receiver that answers with `statuses` one after the other, then with 204; what it received.
+pub(crate) fn receive(statuses: impl IntoIterator<Item = u16, IntoIter: Send + 'static>) -> (u16, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, received) = sync_channel(1_000);
+    let mut statuses = statuses.into_iter().chain(std::iter::repeat(204));
     std::thread::spawn(move || {
-        let mut statuses = statuses.iter().copied().chain(std::iter::repeat(204));
         for stream in listener.incoming() {
             let mut reader = BufReader::new(stream.unwrap());
             let mut message = Received::default();
@@ -61,7 +69,7 @@ pub(crate) fn receive(statuses: &'static [u16]) -> (u16, Receiver<Received>) {
 
 #[test]
 fn more_actions_at_once_than_the_outbox_holds_are_carried_out() {
-    let (port, received) = receive(&[]);
+    let (port, received) = receive([]);
     let config = format!(
         "{}\n[[rule]]\nid = \"huge\"\nwhen = \"amount > 1000.0\"\noutcome = \"block\"\nreason = \"huge\"\ncondemns = \"customer\"\n\
          [[action]]\nname = \"tell\"\non = \"block\"\nentity = \"customer\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"secret\"\n\
@@ -87,9 +95,81 @@ fn more_actions_at_once_than_the_outbox_holds_are_carried_out() {
     assert_eq!(place.remains().decisions.len(), 12);
 }
 
+const CAPACITY: i64 = 3;
+
+/// A deployment that tells of whoever pays a huge amount, with room for few such actions.
+fn telling(port: u16) -> String {
+    let store = format!("path = \"data\"\noutbox_capacity = {CAPACITY}\n");
+    format!(
+        "{}\n[[rule]]\nid = \"huge\"\nwhen = \"amount > 1000.0\"\noutcome = \"block\"\nreason = \"huge\"\ncondemns = \"customer\"\n\
+         [[action]]\nname = \"tell\"\non = \"block\"\nentity = \"customer\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"secret\"\n\
+         retry_first = \"50ms\"\nretry_max = \"500ms\"\n\
+         [source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nformat = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\nfollow = true\n\
+         [http]\nbind = \"127.0.0.1:0\"\n",
+        DEFINITIONS.replace("path = \"data\"\n", &store)
+    )
+}
+
+fn decided(caller: &Caller, ids: RangeInclusive<i64>) -> i64 {
+    let path = |id: i64| format!("/v1/decisions/{}", decision_id("default", "transactions", &id.to_string(), 0));
+    ids.map(|id| i64::from(caller.get(&path(id)).0 == 200)).sum()
+}
+
+/// A receiver that is away fills the outbox: intake waits and says so, and goes on once the receiver is back.
+fn fill_the_outbox(with_store: impl Fn(String) -> String) {
+    let is_back = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_back);
+    let (port, received) = receive(std::iter::from_fn(move || Some(if seen.load(SeqCst) { 204 } else { 503 })));
+    let place = Place::new(&with_store(telling(port)));
+    place.write("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let huge = |id: i64| debezium("c", id.cast_unsigned(), &row(id, id, id, "2000.00"));
+    place.write("live.jsonl", "");
+    let mut process = place.start("run");
+    let caller = Caller::new(&process.address());
+    for id in 1..=CAPACITY {
+        place.append("live.jsonl", huge(id));
+        caller.until(|caller| (decided(caller, id..=id) == 1).then_some(()));
+    }
+    place.append("live.jsonl", (CAPACITY + 1..=12).map(huge).collect::<String>());
+    let told = process.wait_for("the outbox is full");
+    for word in ["ERROR", "intake waits", "3 unfinished actions", "see why actions do not finish"] {
+        assert!(told.contains(word), "{told}");
+    }
+    caller
+        .until(|caller| (metric(caller, "interdict_store_failures_total", "class=\"transient\"") >= 1.0).then_some(()));
+    caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") > 2.5).then_some(()));
+    caller.until(|caller| (metric(caller, "interdict_scorer_outbox_oldest_seconds", "") > 0.0).then_some(()));
+    caller.until(|caller| (metric(caller, "interdict_scorer_action_retries_total", "") >= 1.0).then_some(()));
+    assert_eq!(decided(&caller, 1..=12), CAPACITY, "it waits");
+    is_back.store(true, SeqCst);
+    caller.until(|caller| (decided(caller, 1..=12) == 12).then_some(()));
+    caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") < 0.5).then_some(()));
+    assert!((metric(&caller, "interdict_scorer_actions_total", "action=\"tell\",status=\"done\"") - 12.0).abs() < 0.5);
+    process.terminate();
+    let (status, log) = process.end();
+    assert!(status.success(), "{log}");
+    let told: BTreeSet<String> = received.try_iter().map(|message| message.id).collect();
+    assert_eq!(told.len(), 12, "each was told of");
+    let logged = interdict_monitor::log::read(&place.path("decisions")).unwrap();
+    let mut ids: Vec<i64> = logged.map(|entry| entry.unwrap().record.event_id.parse().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=12).collect::<Vec<_>>(), "each has one decision");
+}
+
+#[test]
+fn a_full_outbox_stops_intake_says_so_and_loses_nothing() {
+    fill_the_outbox(|config| config);
+}
+
+#[test]
+fn a_full_outbox_in_a_redis_stops_intake_says_so_and_loses_nothing() {
+    let redis = RedisServer::start();
+    fill_the_outbox(|config| over_redis(&redis, &config));
+}
+
 #[test]
 fn a_webhook_is_repeated_with_its_id_until_it_is_taken() {
-    let (port, received) = receive(&[503, 503]);
+    let (port, received) = receive([503, 503]);
     let config = format!(
         "{DEFINITIONS}\n[[action]]\nname = \"tell\"\non = \"block\"\nentity = \"customer\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"secret\"\nretry_first = \"50ms\"\nretry_max = \"100ms\"\ncolumns = [\"amount\"]\n\
          [source]\nname = \"payments\"\ntype = \"file\"\npath = \"live.jsonl\"\nformat = \"debezium\"\nstream = \"transactions\"\ntime_unit = \"us\"\nfollow = true\n"

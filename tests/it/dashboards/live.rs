@@ -60,7 +60,7 @@ impl Stack {
             "OK"
         );
         simulate(&place, &postgres, &["--days", "4"]);
-        let (receiver, alerts) = receive(&[]);
+        let (receiver, alerts) = receive([]);
         let config = text(&place.path("compose/interdict.toml"));
         let config = [
             ("postgres:5432", format!("localhost:{}", postgres.port)),
