@@ -20,6 +20,11 @@ fn stop(process: Process) -> String {
     log
 }
 
+/// What a process says last: why it ends.
+fn last_line(told: &str) -> &str {
+    told.lines().next_back().unwrap_or_default().strip_prefix("interdict: ").unwrap_or_default()
+}
+
 /// Serves with the snapshot read and stored.
 fn begin(place: &Place) {
     let (mut process, _) = serve(place);
@@ -137,6 +142,7 @@ fn a_slot_that_was_removed_while_stopped_stops_the_start() {
     for _ in 0..2 {
         let told = place.fail("run");
         assert!(told.contains("replication slot 'interdict' is gone") && told.contains("new namespace"), "{told}");
+        assert!(last_line(&told).contains("replication slot 'interdict' is gone"), "{told}");
     }
     assert_eq!(bank.ask("SELECT count(*) FROM pg_replication_slots"), "0", "no new slot hides the gap");
     place.remains().assert_equals(&before);
@@ -160,6 +166,7 @@ fn a_wrong_password_is_told_and_nothing_is_lost() {
     place.write("password", "wrong\n");
     let told = place.fail("run");
     assert!(told.contains("refuses role 'interdict'") && told.contains("password_file"), "{told}");
+    assert!(last_line(&told).contains("refuses role 'interdict'"), "{told}");
     assert!(!told.contains("wrong\n") && !told.contains("right"), "{told}");
     place.write("password", "right\n");
     let (process, caller) = serve(&place);
