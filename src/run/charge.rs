@@ -14,8 +14,10 @@ mod shared;
 #[cfg(not(feature = "redis"))]
 mod sole;
 
+#[cfg(all(test, feature = "redis"))]
+pub(super) use moves::alone;
 #[cfg(feature = "redis")]
-pub(super) use moves::{alone, ensure_applied, is_shared, shared, take};
+pub(super) use moves::{ensure_applied, is_shared, shared, take};
 #[cfg(feature = "redis")]
 pub(crate) use shared::{Charge, POSITIONS};
 #[cfg(feature = "redis")]

@@ -76,13 +76,12 @@ impl Charge {
             commit.offsets.insert(0, moves::held(*number));
         }
         let committed = patiently(stop, told, async || store.commit(commit.clone()).await).await;
-        let committed = committed.map_err(|error| match error.downcast_ref() {
+        committed.map_err(|error| match error.downcast_ref() {
             Some(StoreError::Fenced { source_name, stored, .. }) if source_name == ENGINE => {
                 let by_roles = stored.is_some_and(is_shared);
                 error.context(if by_roles { ROLES_TOOK_OVER } else { ANOTHER_TOOK_OVER })
             }
             _ => error,
-        });
-        committed
+        })
     }
 }
