@@ -96,8 +96,10 @@ impl Intaker {
     /// As [`Self::give`]; does `meanwhile` every now and then for as long as the engine takes nothing.
     pub(super) fn give_patiently(&self, runtime: &Runtime, delivery: Delivery, mut meanwhile: impl FnMut()) -> bool {
         let given = self.given(delivery);
+        // Asked for once: whoever asks again goes behind all others that wait.
+        let mut room = std::pin::pin!(self.intake.reserve());
         loop {
-            match runtime.block_on(async { tokio::time::timeout(PATIENCE, self.intake.reserve()).await }) {
+            match runtime.block_on(async { tokio::time::timeout(PATIENCE, room.as_mut()).await }) {
                 Ok(Ok(room)) => {
                     room.send(given);
                     return true;

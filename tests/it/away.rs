@@ -207,7 +207,9 @@ fn bear(rig: &Rig, processes: &mut [Process]) {
         check(answering, round);
     }
     for caller in &callers {
-        assert!(failures(caller, "fatal") + failures(caller, "rejected") < 0.5);
+        assert!(failures(caller, "fatal") < 0.5);
+        // Roles that meet on a key refuse each other.
+        assert!(callers.len() > 1 || failures(caller, "rejected") < 0.5);
     }
     let rounds = i64::try_from(FAULTS.len()).unwrap() + 1;
     for customer in 0..CUSTOMERS {

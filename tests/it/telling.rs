@@ -61,8 +61,8 @@ fn a_topic_is_told_of_blocks_once_it_is_there() {
         assert_eq!((data["target"]["key"].as_str(), data["action"].as_str()), (Some(key.as_str()), Some("tell")));
         assert_eq!(headers["effect_id"], format!("{}:tell", data["decision_id"].as_str().unwrap()));
         assert_eq!(
-            (body["type"].as_str(), data["columns"]["amount"].as_str()),
-            (Some("interdict.decision.block"), Some("2000.00"))
+            (body["type"].as_str(), data["columns"]["amount"].as_f64()),
+            (Some("interdict.decision.block"), Some(2000.0))
         );
     }
     // Of one account in the order of its decisions.

@@ -50,6 +50,13 @@ pub(super) enum Lane {
     Wait,
 }
 
+/// Why no server could be used.
+struct Failed {
+    error: DatabaseError,
+    /// Some server refused the user or password, whatever the others said.
+    is_refused: bool,
+}
+
 /// Connections to one server.
 pub(super) struct Session {
     pub(super) address: String,
@@ -140,17 +147,19 @@ impl Link {
                     *self.current() = Some(session.clone());
                     return Ok(session);
                 }
-                Err(error) if error.is_worth_another() => {
+                Err(Failed { is_refused: true, .. }) if self.renew_password()? => {}
+                Err(Failed { error, .. }) if error.is_worth_another() => {
                     tracing::debug!(%error, "no connection to redis yet");
                     if !patience.has_time().await {
                         return Err(error);
                     }
                 }
-                Err(DatabaseError::Credentials { .. }) if self.renew_password()? => {}
-                Err(DatabaseError::Credentials { address }) if self.sessions.load(Ordering::Relaxed) > 0 => {
+                Err(Failed { error: DatabaseError::Credentials { address }, .. })
+                    if self.sessions.load(Ordering::Relaxed) > 0 =>
+                {
                     return Err(DatabaseError::Revoked { address });
                 }
-                Err(error) => return Err(error),
+                Err(Failed { error, .. }) => return Err(error),
             }
         }
     }
@@ -227,9 +236,9 @@ impl Link {
 
     /// Tries each seed once, then as long as there is time the nodes that the last master knew. The error is the one of the
     /// server that came nearest; what is wrong with a node that nobody configured ends nothing.
-    async fn connect(&self, until: Instant) -> Result<Session, DatabaseError> {
+    async fn connect(&self, until: Instant) -> Result<Session, Failed> {
         let (seeds, neighbours) = (self.seeds().nodes.clone(), self.neighbours().clone());
-        let mut failed = None;
+        let (mut failed, mut is_refused) = (None, false);
         for (at, node) in seeds.iter().chain(&neighbours).enumerate() {
             let is_seed = at < seeds.len();
             if !is_seed && Instant::now() >= until {
@@ -238,6 +247,7 @@ impl Link {
             match self.follow(node).await {
                 Ok(session) => return Ok(session),
                 Err(error) => {
+                    is_refused |= matches!(error, DatabaseError::Credentials { .. });
                     let tells_more = !matches!(error, DatabaseError::Unreachable { .. });
                     if failed.is_none() || tells_more && (is_seed || error.is_worth_another()) {
                         failed = Some(error);
@@ -245,7 +255,7 @@ impl Link {
                 }
             }
         }
-        Err(failed.expect("a link has at least one server"))
+        Err(Failed { error: failed.expect("a link has at least one server"), is_refused })
     }
 
     /// Connects to a server, or to the one that it names for the namespace's slot.

@@ -62,7 +62,13 @@ impl Stack {
         simulate(&place, &postgres, &["--days", "4"]);
         let (receiver, alerts) = receive([]);
         let config = text(&place.path("compose/interdict.toml"));
+        let kafka = Kafka::start();
         let config = [
+            // The program as it is built by default knows no Fluvio.
+            (
+                "type = \"fluvio\"\nendpoint = \"fluvio-sc:9003\"",
+                format!("type = \"kafka\"\nbrokers = \"{}\"", kafka.brokers()),
+            ),
             ("postgres:5432", format!("localhost:{}", postgres.port)),
             ("redis://redis:6379", redis.url()),
             ("0.0.0.0:8080", "127.0.0.1:0".to_owned()),
@@ -77,12 +83,11 @@ impl Stack {
             assert!(config.contains(from), "{from} is not in the example");
             config.replace(from, &to)
         });
-        let kafka = Kafka::start();
         for (topic, partitions) in [("changes", 2), ("decisions", 1), ("dead_letters", 1)] {
             kafka.create(topic, partitions);
         }
         place.write("compose/republish.toml", republished(&config, &kafka));
-        place.write("compose/interdict.toml", config + &sinks(&kafka));
+        place.write("compose/interdict.toml", config + &letters(&kafka));
         let start = |role: &str| place.start(&format!("run --config compose/interdict.toml --role {role}"));
         let [ingestor, scorer, monitor] = ["ingest", "scorer", "monitor"].map(start);
         let beside = |role: &str| place.start(&format!("run --config compose/republish.toml --role {role}"));
@@ -155,15 +160,12 @@ impl Stack {
     }
 }
 
-/// Topics for decisions and dead letters.
-fn sinks(kafka: &Kafka) -> String {
-    let sink = |what: &str| {
-        format!(
-            "\n[[sink]]\nname = \"{what}\"\nwhat = \"{what}\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"{what}\"\n",
-            kafka.brokers()
-        )
-    };
-    ["decisions", "dead_letters"].map(sink).concat()
+/// A topic for dead letters, beside that of decisions.
+fn letters(kafka: &Kafka) -> String {
+    format!(
+        "\n[[sink]]\nname = \"dead_letters\"\nwhat = \"dead_letters\"\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"dead_letters\"\n",
+        kafka.brokers()
+    )
 }
 
 /// The same for a system that shares its database through a topic.

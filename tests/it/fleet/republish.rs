@@ -106,7 +106,8 @@ impl Republishers {
         self.0.iter().for_each(Process::terminate);
         for process in self.0 {
             let (status, log) = process.end();
-            assert!(status.success(), "{log}");
+            // Whoever has not come to say anything yet knows of no signal.
+            assert!(status.success() || log.is_empty(), "{log}");
         }
     }
 }

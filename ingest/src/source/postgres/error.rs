@@ -386,7 +386,9 @@ impl PostgresError {
 fn advice(code: &str) -> &'static str {
     match code {
         "53100" => "free space on the server's disk",
-        "53200" => "give the server's machine more memory, or lower work_mem and max_connections there",
+        "53200" => {
+            "give the server's machine more memory, or lower work_mem and max_connections there (of shared memory: raise max_locks_per_transaction)"
+        }
         "53300" => "raise max_connections, or max_wal_senders for replication",
         "57P03" => "it is starting, stopping or recovering: see its log if it stays so",
         _ => "see the server's log",

@@ -107,11 +107,12 @@ impl FluvioSource {
 
     /// Notes how many partitions the topic has by now.
     fn has_partitions(&mut self, partitions: u32) -> Result<(), TopicError> {
-        self.partitions = partitions;
-        match self.bursts.clone().filter(|_| partitions > 1) {
-            Some(stream) => Err(TopicError::Bursts { topic: self.topic.clone(), partitions, stream }),
-            None => Ok(()),
+        // What is not noted is told again by the next look.
+        if let Some(stream) = self.bursts.clone().filter(|_| partitions > 1) {
+            return Err(TopicError::Bursts { topic: self.topic.clone(), partitions, stream });
         }
+        self.partitions = partitions;
+        Ok(())
     }
 
     /// One attempt, bounded in time.

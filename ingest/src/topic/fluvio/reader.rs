@@ -125,15 +125,14 @@ impl<F: Feed> Reader<F> {
 
     async fn open_streams(&mut self) -> Result<(), TopicError> {
         let now = now();
+        let mut is_back = false;
         for (number, partition) in &mut self.partitions {
             if partition.records.is_some() || partition.again.is_some_and(|again| again > now) {
                 continue;
             }
             match self.feed.open(*number, partition.place.expected(), partition.place.bytes()).await {
                 Ok(records) => {
-                    if partition.again.take().is_some() && partition.has_been_open {
-                        self.metrics.reconnects.inc();
-                    }
+                    is_back |= partition.again.take().is_some() && partition.has_been_open;
                     partition.has_been_open = true;
                     partition.records = Some(records);
                     partition.heard = now;
@@ -144,6 +143,9 @@ impl<F: Feed> Reader<F> {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if is_back {
+            self.metrics.reconnects.inc();
         }
         Ok(())
     }

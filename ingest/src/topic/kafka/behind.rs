@@ -16,6 +16,8 @@ const SHOW: Duration = Duration::from_millis(500);
 const ASK: Duration = Duration::from_secs(1);
 /// How long one such question may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How many partitions may give no answer before the others are left alone for now.
+const MISSING_MAX: u32 = 1;
 
 impl KafkaSource {
     /// Shows the lag now and then.
@@ -31,14 +33,21 @@ impl KafkaSource {
             return;
         }
         let Some(consumer) = &self.consumer else { return };
+        let (mut answer, mut missing) = (Answer::Missing, 0);
         for partition in self.reading.keys() {
             let number = i32::try_from(*partition).unwrap_or(i32::MAX);
-            let Ok((_, end)) = consumer.fetch_watermarks(&self.topic, number, PATIENCE) else {
-                self.metrics.answered(Answer::Missing);
-                break;
-            };
-            self.metrics.answered(Answer::Came);
-            consumer.context().set_end(*partition, u64::try_from(end).unwrap_or(0));
+            match consumer.fetch_watermarks(&self.topic, number, PATIENCE) {
+                Ok((_, end)) => {
+                    answer = Answer::Came;
+                    consumer.context().set_end(*partition, u64::try_from(end).unwrap_or(0));
+                }
+                // One partition may be without a leader, and all of them without a broker.
+                Err(_) if missing == MISSING_MAX => break,
+                Err(_) => missing += 1,
+            }
+        }
+        if !self.reading.is_empty() {
+            self.metrics.answered(answer);
         }
         self.show_lag();
     }
@@ -62,7 +71,8 @@ impl KafkaSource {
         let Some(consumer) = &self.consumer else { return Vec::new() };
         let of = |(partition, reading): (&u32, &Reading)| {
             let end = consumer.context().end(*partition).unwrap_or(0);
-            PartitionLag::of(*partition, end.saturating_sub(reading.next), reading.newest, wall_clock())
+            let next = reading.next.max(consumer.context().reached(*partition));
+            PartitionLag::of(*partition, end.saturating_sub(next), reading.newest, wall_clock())
         };
         self.reading.iter().map(of).collect()
     }

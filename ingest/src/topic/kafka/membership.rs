@@ -32,6 +32,8 @@ pub(super) struct Membership {
     wishes: Mutex<VecDeque<Wish>>,
     /// Ends of partitions as the broker last told.
     ends: Mutex<BTreeMap<u32, u64>>,
+    /// Those of them up to which there was nothing more to read: behind a transaction's last record comes its mark, which is no record.
+    reached: Mutex<BTreeMap<u32, u64>>,
     /// Why the broker does not let us in, until somebody asks.
     refusal: Mutex<Option<KafkaError>>,
     is_closing: AtomicBool,
@@ -44,6 +46,7 @@ impl Membership {
             metrics,
             wishes: Mutex::default(),
             ends: Mutex::default(),
+            reached: Mutex::default(),
             refusal: Mutex::default(),
             is_closing: AtomicBool::new(false),
         }
@@ -59,6 +62,23 @@ impl Membership {
 
     pub(super) fn set_end(&self, partition: u32, end: u64) {
         lock(&self.ends).insert(partition, end);
+    }
+
+    /// Notes that a partition was read to its end.
+    pub(super) fn is_at_end(&self, partition: u32) {
+        if let Some(end) = self.end(partition) {
+            lock(&self.reached).insert(partition, end);
+        }
+    }
+
+    /// Notes that a partition is read from some place on.
+    pub(super) fn begins(&self, partition: u32) {
+        lock(&self.reached).remove(&partition);
+    }
+
+    /// Up to where a partition was read to its end last; 0 where it was not.
+    pub(super) fn reached(&self, partition: u32) -> u64 {
+        lock(&self.reached).get(&partition).copied().unwrap_or(0)
     }
 
     pub(super) fn take_refusal(&self) -> Option<KafkaError> {

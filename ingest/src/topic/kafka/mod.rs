@@ -133,6 +133,7 @@ impl KafkaSource {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
             .set("allow.auto.create.topics", "false")
             .set("session.timeout.ms", self.session.as_millis().to_string())
             .set("heartbeat.interval.ms", (self.session / BEATS).min(BEAT_MAX).as_millis().to_string())
@@ -261,6 +262,12 @@ impl KafkaSource {
             let message = match consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => message,
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let Ok(partition) = u32::try_from(partition) {
+                        consumer.context().is_at_end(partition);
+                    }
+                    continue;
+                }
                 Some(Err(error)) => {
                     self.poll_failed(&error)?;
                     break;
@@ -327,6 +334,7 @@ impl KafkaSource {
         let next = after.map_or(first, |after| after + 1);
         let (number, offset) = self.place(partition, next)?;
         let consumer = self.consumer()?;
+        consumer.context().begins(partition);
         let mut list = TopicPartitionList::new();
         let added = list.add_partition_offset(&self.topic, number, offset);
         let assigned = added.and_then(|()| consumer.incremental_assign(&list));

@@ -194,7 +194,7 @@ fn session_hint_of(code: &str) -> &'static str {
     match code {
         "53100" => "; free space on the database's disk, acts go on by themselves",
         "53200" => {
-            "; give the database's machine more memory, or lower work_mem and max_connections there, acts go on by themselves"
+            "; give the database's machine more memory, or lower work_mem and max_connections there (of shared memory: raise max_locks_per_transaction), acts go on by themselves"
         }
         "53300" => {
             "; raise max_connections or the role's or database's CONNECTION LIMIT, or lower 'connections', acts go on by themselves"
