@@ -61,15 +61,18 @@ impl RedisStore {
 
     async fn make(&self, commit: &Commit, body: &Body, flight: &Flight<'_>, wanted: u32) -> Result<Made, Unmade> {
         let mut patience = self.link.patience();
-        let mut is_open = false;
+        let mut is_open = flight.was_in_doubt();
         loop {
             let unmade = |error: DatabaseError| Unmade { error: error.into(), is_open };
             let session = self.link.session(&mut patience).await.map_err(unmade)?;
             let question = self.question(body, flight, wanted);
             match session.ask(Lane::Write, &question).await {
                 Ok(answers) => {
+                    // Where it does not stand now it never will: stamps and offsets do not come back.
+                    let is_settled =
+                        |error: &StoreError| matches!(error, StoreError::Conflict | StoreError::Fenced { .. });
                     let made = verdict(commit, &session.address, answers);
-                    return made.map_err(|error| Unmade { error, is_open });
+                    return made.map_err(|error| Unmade { is_open: is_open && !is_settled(&error), error });
                 }
                 Err(error) => {
                     let is_worth_another = error.is_worth_another();

@@ -46,6 +46,7 @@ pub(super) struct Flight<'a> {
     ledger: &'a Ledger,
     body: &'a Body,
     token: Option<u64>,
+    was_in_doubt: bool,
 }
 
 /// What a commit says of itself and of those before it.
@@ -78,16 +79,13 @@ impl Ledger {
         } else {
             None
         };
-        let token = match doubted.and_then(|at| state.doubts.remove(at)) {
-            Some(doubt) => doubt.token,
-            None => {
-                let token = state.next;
-                state.next += 1;
-                token
-            }
-        };
+        let doubted = doubted.and_then(|at| state.doubts.remove(at));
+        let token = doubted.as_ref().map_or(state.next, |doubt| doubt.token);
+        if doubted.is_none() {
+            state.next += 1;
+        }
         state.flying.insert(token);
-        Flight { ledger: self, body, token: Some(token) }
+        Flight { ledger: self, body, token: Some(token), was_in_doubt: doubted.is_some() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,6 +100,11 @@ impl Ledger {
 }
 
 impl Flight<'_> {
+    /// Whether it may stand in the database already.
+    pub(super) fn was_in_doubt(&self) -> bool {
+        self.was_in_doubt
+    }
+
     /// What the commit says when it is sent now.
     pub(super) fn standing(&self) -> Standing {
         let state = self.ledger.state();

@@ -78,6 +78,10 @@ fn an_analysts_unblock_stays_whatever_dies_and_is_read_again() {
     fleet.kill_all();
     fleet.redis.restore(&before);
     fleet.redis.begin();
+    // It answers nothing else while it loads.
+    while fleet.redis.say(&["PING"]) != "PONG" {
+        fleet.wait(std::time::Duration::from_millis(20));
+    }
     assert_eq!(fleet.decisions("freed"), 11);
     fleet.begin_all();
     fleet.decided("freed", 3_010);

@@ -174,6 +174,24 @@ fn a_commit_in_doubt_is_settled_when_its_caller_makes_it_again() {
 }
 
 #[test]
+fn a_commit_stays_in_doubt_whatever_is_said_meanwhile() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(&server.socket());
+    block_on(async {
+        let config = RedisConfig { wait: Duration::ZERO, ..proxy.config(&server) };
+        let store = RedisStore::connect(config).await.unwrap();
+        proxy.set(Traffic::LosesAnAnswer);
+        store.commit(numbered(1)).await.unwrap_err();
+        for replicas in ["1", "0"] {
+            server.say(&["CONFIG", "SET", "min-replicas-to-write", replicas]);
+            let made = store.commit(numbered(1)).await;
+            assert_eq!(made.is_ok(), replicas == "0", "{made:?}");
+            assert_eq!(input(&store).await, ["1"]);
+        }
+    });
+}
+
+#[test]
 fn a_commit_whose_caller_went_away_is_not_made_twice() {
     let proxy = Proxy::before(&Server::shared().socket());
     block_on(async {
