@@ -82,9 +82,6 @@ impl Desk {
         if self.reached.awaits_slot() {
             return Err(unavailable("this process, which stands by for the replication slot of its database,"));
         }
-        if self.reached.awaits_charge() {
-            return Err(unavailable("this process, which is taking charge of its store,"));
-        }
         Ok(())
     }
 
@@ -200,6 +197,10 @@ impl Backend for Desk {
             Some(known) => known,
             None => timeout_at(deadline, lookup).await.map_err(|_elapsed| BackendError::DeadlineBeforeDeciding)?,
         };
+        if self.reached.awaits_charge() {
+            // What it would be told now may never be stored.
+            return Err(unavailable("this process, which is taking charge of its store,"));
+        }
         self.without_engine(&judge, &request, &promise, known?)
     }
 
