@@ -32,7 +32,8 @@ use super::judging::Judging;
 use super::letters::{self, Letters};
 use super::patience::{RETRY, patiently, wait_to_retry};
 use super::promises::Promises;
-use super::sources::{Confirms, JudgedSources, Reached, ToldToStop};
+use super::reached::Reached;
+use super::sources::{Confirms, JudgedSources, ToldToStop};
 use super::stats::Stats;
 
 /// How often sources that forget what was confirmed are told what is on disk: it costs a flush of the disk.

@@ -7,10 +7,17 @@ use interdict_scorer::action::delivery::{Delivery, Limits};
 use interdict_scorer::action::metrics::Metrics;
 use interdict_scorer::action::receiver::Receivers;
 use interdict_store::online::OnlineStore;
+use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::setup::Setup;
+
+use super::core::Core;
+use super::sources::environment;
 use super::system::Shell;
+use super::telling;
 
 /// How often receivers are asked.
 const LOOK: Duration = Duration::from_secs(60);
@@ -32,4 +39,37 @@ pub(crate) async fn deliver(
     };
     let (ended, ()) = tokio::join!(delivering, receivers.watch(&metrics, LOOK, &watches));
     Ok(ended?)
+}
+
+/// Who carries the policy's actions out, checked.
+pub(crate) async fn open_receivers(setup: &Setup) -> anyhow::Result<Receivers> {
+    let topics = telling::producers(&setup.action_topics)?;
+    let receivers = Receivers::open(&setup.policy, &environment, &topics)?;
+    receivers.check().await?;
+    Ok(receivers)
+}
+
+/// Carries actions out once this process has charge: whoever has it before does so himself.
+pub(crate) async fn start(
+    setup: &Setup,
+    core: &Core<OnlineStore>,
+    registry: &mut Registry,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let receivers = open_receivers(setup).await?;
+    let metrics = Metrics::register(registry);
+    let limits = Limits { intents: setup.store.outbox_capacity(), ..Limits::default() };
+    let (store, wake, stop) = (Arc::clone(&core.store), Arc::clone(&core.outbox), stop.clone());
+    let awaits_charge = core.charge.is_open();
+    tasks.spawn(async move {
+        if awaits_charge {
+            tokio::select! {
+                () = wake.notified() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+        deliver(store, receivers.into(), limits, metrics, (wake, stop)).await
+    });
+    Ok(())
 }

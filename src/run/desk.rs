@@ -29,7 +29,7 @@ use super::commands::{Asked, Command, KeyRead, Reply};
 use super::input_log;
 use super::known::{KeyUse, Known};
 use super::promises::{Promise, Promises, Refusal};
-use super::sources::Reached;
+use super::reached::Reached;
 use super::stats::Stats;
 
 /// Commands that wait for the engine's thread at most; beyond it a caller is told to come back.

@@ -21,6 +21,7 @@ mod maintenance;
 mod patience;
 mod promises;
 mod pruning;
+mod reached;
 mod republished;
 mod requests;
 mod sinks;

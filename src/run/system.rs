@@ -26,9 +26,7 @@ use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_ingest::topic::sink::What;
 use interdict_monitor::monitor::{Monitor, MonitorState};
-use interdict_scorer::action::delivery::{Limits as DeliveryLimits, Surroundings};
-use interdict_scorer::action::metrics::Metrics as DeliveryMetrics;
-use interdict_scorer::action::receiver::Receivers;
+use interdict_scorer::action::delivery::Surroundings;
 use interdict_scorer::activation::{Active, activate};
 use interdict_scorer::bundle::Bundle;
 use interdict_scorer::http::backend::ModelEntry;
@@ -53,20 +51,21 @@ use super::charge::Charge;
 use super::clock;
 use super::commands::Command;
 use super::core::{Core, End, Intake, position_of};
-use super::delivering::deliver;
+use super::delivering;
 use super::desk::{Desk, Health, QUEUE, model_entry};
 #[cfg(feature = "redis")]
 use super::fleet;
 use super::judging::Judging;
 use super::letters::Letters;
 use super::maintenance::{Sweeping, sweep};
+use super::reached::{Beside, Reached};
 use super::sinks;
-use super::sources::{Beside, Confirms, JudgedSources, OwnSource, Reached, Starter};
+use super::sources::{Confirms, JudgedSources, OwnSource, Starter};
 use super::stats::Stats;
 #[cfg(feature = "redis")]
 use super::taking_over;
 use super::topics::Alone;
-use super::{telling, waiting, watching};
+use super::{waiting, watching};
 
 /// Deliveries that wait for the engine at most, over all sources.
 pub(crate) const INTAKE: usize = 4;
@@ -285,7 +284,7 @@ impl System {
         core.archives = archives.clone();
         let sweeping = Sweeping::of(setup, start.sources.iter().map(|own| own.name.clone()));
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
-        start_deliveries(setup, &core, &mut registry, &stop_rest, &mut tasks).await?;
+        delivering::start(setup, &core, &mut registry, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), sweeping, stop_rest.clone()));
         let monitor = Arc::new(Mutex::new(None));
         let monitor_thread = match &setup.monitor {
@@ -445,41 +444,6 @@ fn start_engine(
         end
     };
     Ok(std::thread::Builder::new().name("engine".to_owned()).spawn(work)?)
-}
-
-/// Who carries the policy's actions out, checked.
-pub(crate) async fn open_receivers(setup: &Setup) -> anyhow::Result<Receivers> {
-    #[expect(clippy::disallowed_methods, reason = "secrets of receivers are configuration")]
-    let environment = |name: &str| std::env::var(name).ok();
-    let topics = telling::producers(&setup.action_topics)?;
-    let receivers = Receivers::open(&setup.policy, &environment, &topics)?;
-    receivers.check().await?;
-    Ok(receivers)
-}
-
-/// Carries actions out once this process has charge: whoever has it before does so himself.
-async fn start_deliveries(
-    setup: &Setup,
-    core: &Core<OnlineStore>,
-    registry: &mut Registry,
-    stop: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let receivers = open_receivers(setup).await?;
-    let metrics = DeliveryMetrics::register(registry);
-    let limits = DeliveryLimits { intents: setup.store.outbox_capacity(), ..DeliveryLimits::default() };
-    let (store, wake, stop) = (Arc::clone(&core.store), Arc::clone(&core.outbox), stop.clone());
-    let awaits_charge = core.charge.is_open();
-    tasks.spawn(async move {
-        if awaits_charge {
-            tokio::select! {
-                () = wake.notified() => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-        deliver(store, receivers.into(), limits, metrics, (wake, stop)).await
-    });
-    Ok(())
 }
 
 pub(crate) async fn bind(setup: &Setup, desk: Desk, mut registry: Registry) -> anyhow::Result<Server> {

@@ -28,7 +28,7 @@ const LEASE: &str = "mode";
 /// No lease has a name that begins like this.
 const NONE: &str = "mode/";
 /// The lease of the one process without a role that works where no slot of a database says which one does.
-const ONLY: &str = "topics";
+const ONLY: &str = "only";
 
 /// What a process with a role says that has lost a namespace to one without.
 pub(super) const ALONE_TOOK_OVER: &str =

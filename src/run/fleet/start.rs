@@ -38,7 +38,7 @@ use super::super::charge;
 use super::super::commands::Command;
 use super::super::desk::{Desk, Health, QUEUE, model_entry};
 use super::super::judging::Judging;
-use super::super::sources::Reached;
+use super::super::reached::Reached;
 use super::super::stats::Stats;
 use super::super::{clock, input_log, system, told_to_stop};
 use super::lease::Claimant;

@@ -10,9 +10,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::Role;
-use super::super::super::delivering::deliver;
+use super::super::super::delivering::{deliver, open_receivers};
 use super::super::super::sinks::{Feeder, Produce};
-use super::super::super::system;
 use super::super::topics;
 use super::Process;
 
@@ -24,7 +23,7 @@ impl Process<'_> {
     /// once the system works ends nobody, since the next one to take over would be refused as well.
     pub(super) async fn deliver(&mut self) -> anyhow::Result<()> {
         let metrics = DeliveryMetrics::register(&mut self.registry);
-        let receivers = Arc::new(system::open_receivers(self.setup).await?);
+        let receivers = Arc::new(open_receivers(self.setup).await?);
         let limits = DeliveryLimits { intents: self.setup.store.outbox_capacity(), ..DeliveryLimits::default() };
         let store = Arc::clone(&self.online);
         let (outbox, stop, claimant) = (Arc::clone(&self.outbox), self.stop_rest.clone(), self.claimant("outbox"));

@@ -8,9 +8,10 @@ use interdict_ingest::republish::metrics::RepublishMetrics;
 use interdict_ingest::source::config::SourceKind;
 use interdict_ingest::topic::sink::What;
 
+use super::super::super::reached::Reached;
 use super::super::super::republished;
 use super::super::super::sinks;
-use super::super::super::sources::{JudgedSources, Reached, environment};
+use super::super::super::sources::{JudgedSources, environment};
 use super::super::republish::Republishing;
 use super::Process;
 
