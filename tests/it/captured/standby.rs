@@ -92,12 +92,14 @@ fn what_the_process_before_left_to_be_done_is_done_at_once() {
     owner.wait_for("the snapshot is read");
     bank.pay(1, 7, "5.00");
     decision(&by_owner, 1);
-    let mut standby = second.start("run");
-    standby.wait_for("standing by for it");
-    // It decides, and dies before it can act.
+    // It decides, and dies before it can act. Who stands by sees what waits, and leaves it to him until then.
     route.cut();
     bank.pay(2, 7, "2000.00");
     decision(&by_owner, 2);
+    let mut standby = second.start("run");
+    standby.wait_for("standing by for it");
+    standby.work(Duration::from_millis(300));
+    assert_eq!(bank.ask("SELECT status, blocks FROM accounts WHERE id = 7"), "active|0");
     owner.kill();
     bank.wait_for("SELECT status, blocks FROM accounts WHERE id = 7", "blocked|1");
     standby.terminate();

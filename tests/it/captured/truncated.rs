@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{config, decision};
 use crate::bank::Bank;
 use crate::place::{Caller, Place};
+use crate::requests::feature;
 
 const CUSTOMER: i64 = 9;
 
@@ -26,9 +27,7 @@ fn pay(bank: &Bank, ids: std::ops::RangeInclusive<i64>) {
 /// How many payments of the customer the stored decision on one counts.
 fn counted(caller: &Caller, payment: i64) -> Value {
     let answer = decision(caller, payment);
-    let features = answer["decision"]["features"].as_array().unwrap().iter();
-    let count = features.into_iter().find(|feature| feature["name"] == "customer_spend.tx_count_1d");
-    count.unwrap()["value"].clone()
+    feature(&answer["decision"]["features"], "customer_spend.tx_count_1d")
 }
 
 fn end(process: crate::place::Process) {

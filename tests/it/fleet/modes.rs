@@ -13,6 +13,7 @@ use crate::archive::captured;
 use crate::parity::captured::{compare, script, seen};
 use crate::parity::history::{What, commits};
 use crate::place::Caller;
+use crate::requests::feature;
 
 #[test]
 fn a_fleet_gives_the_bits_of_the_definition() {
@@ -132,8 +133,36 @@ fn what_a_scorer_was_asked_is_not_applied_again_by_a_process_without_a_role() {
     });
     let record = &record["decision"];
     assert_eq!(record["event"]["amount"], json!(2.0), "{record}");
-    let count = record["features"].as_array().unwrap().iter().find(|it| it["name"] == "customer_spend.count_1d");
-    assert_eq!(count.unwrap()["value"], json!(2), "this one and the other: {record}");
+    let count = feature(&record["features"], "customer_spend.count_1d");
+    assert_eq!(count, json!(2), "this one and the other: {record}");
+    alone.terminate();
+    let (status, log) = alone.end();
+    assert!(status.success(), "{log}");
+}
+
+#[test]
+fn requests_go_on_behind_a_log_of_requests_that_was_trimmed() {
+    let mut fleet = Fleet::open("trimmed");
+    fleet.begin(2);
+    let event = |id: i64| {
+        json!({ "stream": "transactions", "event": {
+            "transaction_id": id, "tx_datetime": "2025-06-15T15:06:47Z", "customer_id": 1, "terminal_id": 1, "amount": "1.00",
+        } })
+    };
+    for id in 1..=3 {
+        assert_eq!(fleet.ready(0).post("/v1/decisions", &event(id)).0, 200);
+    }
+    fleet.end_all();
+    // As what scorers logged is trimmed in the end.
+    assert_eq!(fleet.redis.say(&["XTRIM", "{trimmed}:log:input", "MAXLEN", "0"]), "3");
+    fleet.wait(Duration::from_millis(1_500));
+    let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
+    let caller = Caller::new(&alone.address());
+    caller.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
+    for id in 4..=6 {
+        let (status, answer) = caller.post("/v1/decisions", &event(id));
+        assert_eq!(status, 200, "{answer}");
+    }
     alone.terminate();
     let (status, log) = alone.end();
     assert!(status.success(), "{log}");
