@@ -1,4 +1,4 @@
-//! The body of a webhook: made once, when the decision is, so that every try sends the same bytes.
+//! The body of a webhook, or of a record in a topic: made once, when the decision is, so that every try sends the same bytes.
 //!
 //! Layout (Standard Webhooks): `{"type": "interdict.decision.OUTCOME", "timestamp": ..., "data": {...}}`.
 
@@ -62,4 +62,10 @@ pub fn body(record: &DecisionRecord, intent: &ActionIntent, columns: &[String]) 
             columns: columns.map(|(name, value)| (name.as_str(), value)).collect(),
         },
     })
+}
+
+/// The key of whom a body tells.
+pub(super) fn target_key(body: &str) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    body.pointer("/data/target/key")?.as_str().map(str::to_owned)
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::{Checked, Database, OpenError};
 use super::delivery::effect_id;
 use super::metrics::Metrics;
+use super::payload;
 use super::topic::{self, Producer};
 use super::webhook::{SendError, Webhook, WebhookError, client};
 use crate::policy::{ActionKind, Policy};
@@ -33,7 +34,7 @@ pub enum ReceiverError {
     #[cfg(feature = "postgres")]
     #[error(transparent)]
     Database(#[from] OpenError),
-    /// A topic's.
+    /// A topic's: the sink that the policy names was not among those given. The program's configuration is refused before.
     #[error("action '{action}': no sink of actions is called '{sink}'")]
     NoTopic {
         /// The action.
@@ -204,7 +205,7 @@ impl Receivers {
     pub(super) fn account(&self, intent: &Intent) -> Option<String> {
         match self.0.get(&intent.action)? {
             Receiver::Webhook { .. } => None,
-            Receiver::Topic { .. } => topic::account(&intent.payload),
+            Receiver::Topic { .. } => payload::target_key(&intent.payload),
             #[cfg(feature = "postgres")]
             Receiver::Database(_) => super::act::Act::read(&intent.payload).ok().map(|act| act.target.key),
         }

@@ -10,8 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use interdict_store::error::Class;
-use serde::Deserialize;
 
+use super::payload;
 use super::receiver::{Ended, Failure};
 
 /// A record that goes out.
@@ -44,30 +44,10 @@ pub trait Producer: Send + Sync + fmt::Debug {
     fn produce(&self, record: &Record) -> Result<(), ProduceError>;
 }
 
-#[derive(Deserialize)]
-struct Body {
-    data: Data,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    target: Target,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    key: String,
-}
-
-/// The key of whom `payload` is about.
-pub(super) fn account(payload: &str) -> Option<String> {
-    serde_json::from_str(payload).ok().map(|body: Body| body.data.target.key)
-}
-
 /// Tries once.
-pub(super) async fn send(producer: &Arc<dyn Producer>, effect: String, payload: &str) -> Result<Ended, Failure> {
-    let key = account(payload).ok_or_else(|| failure(Class::Rejected, "the body names nobody".to_owned()))?;
-    let (producer, record) = (Arc::clone(producer), Record { effect, key, value: payload.to_owned() });
+pub(super) async fn send(producer: &Arc<dyn Producer>, effect: String, body: &str) -> Result<Ended, Failure> {
+    let key = payload::target_key(body).ok_or_else(|| failure(Class::Rejected, "the body names nobody".to_owned()))?;
+    let (producer, record) = (Arc::clone(producer), Record { effect, key, value: body.to_owned() });
     match tokio::task::spawn_blocking(move || producer.produce(&record)).await {
         Ok(Ok(())) => Ok(Ended::Done("the broker has it".to_owned())),
         Ok(Err(ProduceError { class, reason })) => Err(failure(class, reason)),
