@@ -307,7 +307,7 @@ impl<S: Reader> Pipeline<S> {
     /// Notes that the commit of the last [`Self::fill`] went through, and drops what is in memory if it is too much.
     pub fn stored(&mut self) {
         self.unstored = 0;
-        self.standings.are_stored();
+        self.standings.stored();
         self.marks_stored();
         self.clock_before = None;
         self.clocks.stored();

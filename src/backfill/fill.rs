@@ -76,28 +76,30 @@ pub(super) fn fill(setup: &Setup, plan: &Plan, loaded: &Loaded, live: Live) -> a
     let progress = Progress::begin("fill store", batches.len());
     runtime.block_on(async {
         let filling = Filling::begin(setup, &store).await?;
-        if live == Live::Refused && is_in_use(setup, &store).await? {
-            filling.end().await;
-            bail!("the store {HOLDS}");
-        }
-        let mut pending = 0;
-        for batch in batches {
-            for from in (0..batch.len()).step_by(BATCH_ROWS) {
-                let rows = batch.part(from..(from + BATCH_ROWS).min(batch.len()));
-                for part in rows.parts() {
-                    pipeline.apply(&part, Evaluate::Nothing).await?;
-                }
-                pending += rows.len();
-                if pending >= commit_rows {
-                    pending = 0;
-                    commit(&mut pipeline, &store, &filling).await?;
-                }
+        let filled = async {
+            if live == Live::Refused && is_in_use(setup, &store).await? {
+                bail!("the store {HOLDS}");
             }
-            progress.advance();
-        }
-        commit(&mut pipeline, &store, &filling).await?;
+            let mut pending = 0;
+            for batch in batches {
+                for from in (0..batch.len()).step_by(BATCH_ROWS) {
+                    let rows = batch.part(from..(from + BATCH_ROWS).min(batch.len()));
+                    for part in rows.parts() {
+                        pipeline.apply(&part, Evaluate::Nothing).await?;
+                    }
+                    pending += rows.len();
+                    if pending >= commit_rows {
+                        pending = 0;
+                        commit(&mut pipeline, &store, &filling).await?;
+                    }
+                }
+                progress.advance();
+            }
+            commit(&mut pipeline, &store, &filling).await
+        };
+        let filled = filled.await;
         filling.end().await;
-        anyhow::Ok(())
+        filled
     })?;
     progress.finish();
     Ok(())

@@ -17,10 +17,11 @@ mod sole;
 #[cfg(all(test, feature = "redis"))]
 pub(super) use moves::alone;
 #[cfg(feature = "redis")]
-pub(super) use moves::{ensure_applied, is_shared, shared, take};
-#[cfg(feature = "redis")]
 pub(crate) use shared::{Charge, POSITIONS};
-#[cfg(feature = "redis")]
-pub(super) use shared::{ENGINE, ROLES_TOOK_OVER};
 #[cfg(not(feature = "redis"))]
 pub(crate) use sole::Charge;
+#[cfg(feature = "redis")]
+pub(super) use {
+    moves::{ensure_applied, is_shared, of_roles, take},
+    shared::{ENGINE, ROLES_TOOK_OVER},
+};

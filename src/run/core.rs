@@ -30,7 +30,7 @@ use super::commands::Command;
 use super::input_log::{self, Entry};
 use super::judging::Judging;
 use super::letters::{self, Letters};
-use super::patience::{RETRY, patiently, wait_to_retry};
+use super::patience::{RETRY, patiently};
 use super::promises::Promises;
 use super::reached::Reached;
 use super::sources::{Confirms, JudgedSources, ToldToStop};
@@ -242,7 +242,8 @@ impl<S: Store> Core<S> {
     /// Applies what the input log holds beyond the stored states.
     pub(super) async fn replay_input(&mut self) -> anyhow::Result<()> {
         let told = "the store does not answer; what it holds of requests and labels is read later";
-        let stored = self.attach_to(input_log::SOURCE, Some("input-log")).await?;
+        let attach = async || self.pipeline.attach(input_log::SOURCE, Some("input-log")).await;
+        let stored = patiently(&self.stop, told, attach).await?;
         let mut position = position_of(&stored, 0).map_or(0, |applied| applied + 1);
         loop {
             let read = async || self.store.read_log(LogName::INPUT, position, 1_000).await;
@@ -267,19 +268,6 @@ impl<S: Store> Core<S> {
         let end = patiently(&self.stop, told, async || self.store.log_next(LogName::INPUT).await).await?;
         self.next_input = position.max(end);
         Ok(())
-    }
-
-    /// As [`Pipeline::attach`], again and again where the store fails for a while.
-    async fn attach_to(&mut self, source: &str, incarnation: Option<&str>) -> anyhow::Result<Vec<Offset>> {
-        loop {
-            match self.pipeline.attach(source, incarnation).await {
-                Err(error) if error.is_passing() => {
-                    tracing::error!(%error, "the store does not answer; where a source stands is asked later");
-                    wait_to_retry(&self.stop)?;
-                }
-                attached => return Ok(attached?),
-            }
-        }
     }
 
     /// Tells a source's reader where it goes on.
@@ -374,16 +362,8 @@ impl<S: Store> Core<S> {
 
     /// Applies a batch, again and again where the store fails for a while.
     pub(super) async fn apply(&mut self, batch: &ChangeBatch, evaluate: Evaluate) -> anyhow::Result<()> {
-        loop {
-            match self.pipeline.apply(batch, evaluate).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_passing() => {
-                    tracing::error!(%error, "the store does not answer; intake waits");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let told = "the store does not answer; intake waits";
+        patiently(&self.stop, told, async || self.pipeline.apply(batch, evaluate).await.map(drop)).await
     }
 
     /// Makes a commit, again and again where the store fails for a while: what it was filled with counts as written.

@@ -26,7 +26,7 @@ use super::core::{Applied, Core};
 use super::input_log::{self, Entry};
 use super::judging::{Circumstances, Judged, RequestFacts};
 use super::known::{KeyUse, Known};
-use super::patience::{patiently, wait_to_retry};
+use super::patience::patiently;
 use super::promises::{Promise, Refusal};
 
 /// Requests that wait for one commit.
@@ -83,17 +83,12 @@ impl<S: Store> Core<S> {
             decisions: asked.iter().map(|asked| asked.promise.id()).collect(),
             ..Query::default()
         };
-        let fetched = loop {
+        let told = "the store does not answer; requests wait";
+        let bring = async || {
             let batches = asked.iter().map(|asked| &asked.request.batch);
-            match self.pipeline.bring(batches, beside.clone()).await {
-                Ok(fetched) => break fetched,
-                Err(error) if error.is_passing() => {
-                    tracing::error!(%error, "the store does not answer; requests wait");
-                    wait_to_retry(&self.stop)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            self.pipeline.bring(batches, beside.clone()).await
         };
+        let fetched = patiently(&self.stop, told, bring).await?;
         let mut rows = fetched.rows.into_iter();
         for ((asked, key), decision) in asked.iter().zip(keys).zip(fetched.decisions) {
             let row = key.as_ref().and_then(|_| rows.next());

@@ -49,7 +49,8 @@ pub(crate) async fn open_receivers(setup: &Setup) -> anyhow::Result<Receivers> {
     Ok(receivers)
 }
 
-/// Carries actions out once this process has charge: whoever has it before does so himself.
+/// Carries actions out once this process has charge: whoever has it before does so himself. The first that the outbox is notified of is
+/// charge ([`Core::catch_up`]): nothing is committed before.
 pub(crate) async fn start(
     setup: &Setup,
     core: &Core<OnlineStore>,

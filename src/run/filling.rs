@@ -4,6 +4,7 @@
 //! be at work beside the other; a commit of one that stood still while others began is refused.
 
 use interdict_ingest::source::stop::Stop;
+use interdict_store::error::StoreError;
 use interdict_store::online::OnlineStore;
 use interdict_store::port::Commit;
 
@@ -12,6 +13,9 @@ use crate::setup::Setup;
 use super::charge::Charge;
 #[cfg(feature = "redis")]
 use super::fleet::{Mode, Turn};
+
+/// What is said where others work on the namespace by now.
+pub(super) const OTHERS_BEGAN: &str = "another process works on this namespace by now, and what was filled so far is in its store: stop that, and fill it again";
 
 /// The right to fill a store.
 #[derive(Debug)]
@@ -48,7 +52,11 @@ impl Filling {
     /// That others have begun to work on the store; those of the store that do not pass.
     pub(crate) async fn commit(&self, store: &OnlineStore, commit: Commit) -> anyhow::Result<()> {
         let told = "the store does not take a commit; filling it waits";
-        self.charge.commit(store, &Stop::default(), told, commit).await.map(drop)
+        let committed = self.charge.commit(store, &Stop::default(), told, commit).await;
+        committed.map(drop).map_err(|error| match error.downcast_ref() {
+            Some(StoreError::Fenced { .. }) => error.context(OTHERS_BEGAN),
+            _ => error,
+        })
     }
 
     /// Lets others begin.
@@ -59,5 +67,28 @@ impl Filling {
             drop(keeping);
             turn.end().await;
         }
+    }
+}
+
+#[cfg(all(test, feature = "redis"))]
+mod tests {
+    use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
+    use tempfile::TempDir;
+
+    use super::super::charge;
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_fills_a_store_on_which_others_began_is_refused_and_told() {
+        let folder = TempDir::new().unwrap();
+        let store = OnlineStore::embedded(EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap());
+        let stop = Stop::default();
+        let taken = charge::alone(&store, &stop, async |_| Ok(1)).await.unwrap();
+        let filling = Filling { charge: Charge::Taken(taken), kept: None };
+        filling.commit(&store, Commit::default()).await.unwrap();
+        charge::of_roles(&store, &stop, async |_| Ok(2)).await.unwrap();
+        let refused = crate::told::told(&filling.commit(&store, Commit::default()).await.unwrap_err());
+        assert!(refused.contains("what was filled so far is in its store: stop that, and fill it again"), "{refused}");
+        filling.end().await;
     }
 }

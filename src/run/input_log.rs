@@ -77,16 +77,12 @@ pub(crate) async fn applied_end(store: &impl Store) -> Result<u64, StoreError> {
 /// Whether the only process has left entries that are in no state yet.
 #[cfg(feature = "redis")]
 pub(crate) async fn has_unapplied(store: &impl Store) -> Result<bool, StoreError> {
-    #[derive(Deserialize)]
-    struct Placed {
-        place: Option<serde::de::IgnoredAny>,
-    }
     let mut next = applied_end(store).await?;
     loop {
         let entries = store.read_log(LogName::INPUT, next, 1_000).await?;
         let Some((last, _)) = entries.last() else { return Ok(false) };
         next = last + 1;
-        let is_own = |bytes: &[u8]| !serde_json::from_slice(bytes).is_ok_and(|entry: Placed| entry.place.is_some());
+        let is_own = |bytes: &[u8]| !serde_json::from_slice(bytes).is_ok_and(|entry: Entry| entry.is_applied());
         if entries.iter().any(|(_, bytes)| is_own(bytes)) {
             return Ok(true);
         }

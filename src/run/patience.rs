@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use interdict_ingest::pipeline::PipelineError;
 use interdict_ingest::source::stop::Stop;
 use interdict_store::error::{Class, StoreError};
 #[cfg(feature = "redis")]
@@ -10,19 +11,37 @@ use interdict_store::port::{Commit, Committed, Store};
 /// How long to wait before what failed for a while is done again.
 pub(crate) const RETRY: Duration = Duration::from_millis(500);
 
+/// What may pass, or may not.
+pub(crate) trait Passing: std::error::Error + Send + Sync + 'static {
+    /// Whether the same is worth doing again a moment later.
+    fn is_passing(&self) -> bool;
+}
+
+impl Passing for StoreError {
+    fn is_passing(&self) -> bool {
+        self.class() == Class::Transient
+    }
+}
+
+impl Passing for PipelineError {
+    fn is_passing(&self) -> bool {
+        Self::is_passing(self)
+    }
+}
+
 /// Asks the store, again and again where it fails for a while; `told` is what the log says meanwhile, and what waits.
 ///
 /// # Errors
 /// What time does not mend, and that the process is to stop.
-pub(crate) async fn patiently<T>(
+pub(crate) async fn patiently<T, E: Passing>(
     stop: &Stop,
     told: &str,
-    ask: impl AsyncFn() -> Result<T, StoreError>,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
 ) -> anyhow::Result<T> {
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
-            Err(error) if error.class() == Class::Transient => {
+            Err(error) if error.is_passing() => {
                 tracing::error!(%error, "{told}");
                 wait_to_retry(stop)?;
             }

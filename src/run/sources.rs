@@ -270,7 +270,7 @@ impl Confirms {
 /// Where sources are started from.
 pub(crate) struct Starter<'a> {
     pub(crate) setup: &'a Setup,
-    /// How long rows of its streams are remembered.
+    /// What is computed of its streams, and so for how long their rows are remembered.
     #[cfg(feature = "postgres")]
     pub(crate) plan: Arc<Plan>,
     pub(crate) intake: mpsc::Sender<Intake>,

@@ -42,7 +42,7 @@ impl Standings {
     }
 
     /// Notes that the commit with [`Self::moves`] went through.
-    pub(super) fn are_stored(&mut self) {
+    pub(super) fn stored(&mut self) {
         for standing in self.0.values_mut() {
             (standing.stored, standing.is_touched) = (standing.applied, false);
         }

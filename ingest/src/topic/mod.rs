@@ -89,7 +89,8 @@ pub trait TopicSource: Send {
     fn released(&mut self, partitions: &[u32]) -> Result<(), SourceError>;
 
     /// Shows how far behind the reader is while what it delivered is not taken and nothing else is asked of it. Call it again and
-    /// again meanwhile; it waits for the broker at most some seconds.
+    /// again meanwhile; it waits for the broker a second per partition at most, and not for a third
+    /// one that does not answer.
     fn held_up(&mut self);
 
     /// What positions are confirmed to, from any thread.

@@ -77,7 +77,7 @@ pub(in super::super) async fn alone(
 ///
 /// # Errors
 /// As [`patiently`]; those of `turn`; that a process without a role has left what only such a one applies.
-pub(in super::super) async fn shared(
+pub(in super::super) async fn of_roles(
     store: &impl Store,
     stop: &Stop,
     turn: impl AsyncFn(u64) -> anyhow::Result<u64>,
@@ -95,6 +95,7 @@ pub(in super::super) async fn shared(
                 fenced + 1
             }
             Some(number) if is_shared(number) => number,
+            // Odd still, and nobody's: whoever had it is fenced before it is asked what it left.
             Some(alone) => alone + 2,
             None => 0,
         };

@@ -25,7 +25,7 @@ pub(super) struct Charges {
 }
 
 impl Charges {
-    /// Of no partition yet; `namespace` is what every commit of this process names ([`charge::shared`]).
+    /// Of no partition yet; `namespace` is what every commit of this process names ([`charge::of_roles`]).
     pub(super) fn begin(namespace: OffsetMove) -> Self {
         Self { namespace, partitions: BTreeMap::new() }
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     async fn roles_at(store: &EmbeddedStore, own: u64) -> anyhow::Result<OffsetMove> {
-        charge::shared(store, &Stop::default(), turn(own)).await
+        charge::of_roles(store, &Stop::default(), turn(own)).await
     }
 
     async fn alone_at(store: &EmbeddedStore, own: u64) -> anyhow::Result<u64> {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::super::charge;
+use super::super::filling::OTHERS_BEGAN;
 use super::super::patience::patiently;
 use super::lease::Claimant;
 
@@ -25,8 +26,6 @@ pub(crate) enum Mode {
 }
 
 const LEASE: &str = "mode";
-/// No lease has a name that begins like this.
-const NONE: &str = "mode/";
 /// The lease of the one process without a role that works where no slot of a database says which one does.
 const ONLY: &str = "only";
 
@@ -59,9 +58,7 @@ impl Mode {
         match self {
             Self::Fleet => ALONE_TOOK_OVER,
             Self::Alone => charge::ROLES_TOOK_OVER,
-            Self::Filling => {
-                "another process works on this namespace by now, and what was filled so far is in its store: stop that, and fill it again"
-            }
+            Self::Filling => OTHERS_BEGAN,
         }
     }
 }
@@ -73,7 +70,7 @@ pub(super) async fn is_held(store: &RedisStore, mode: Mode) -> Result<bool, Stor
 
 async fn held_by(store: &RedisStore) -> Result<Option<Uuid>, StoreError> {
     // Nothing is forgotten: turns are told apart by what stands there.
-    let held = store.leases(LEASE, NONE).await?;
+    let held = store.leases(LEASE, None).await?;
     Ok(held.into_iter().find(|lease| lease.name == LEASE).map(|lease| lease.holder))
 }
 

@@ -218,7 +218,7 @@ impl Sharing {
     /// Who reads the topic; `None` where the store does not answer.
     async fn look(&self) -> anyhow::Result<Option<Readers>> {
         let (prefix, reader) = (self.prefix(), format!("{}reader/", self.prefix()));
-        let leases = match self.claimant.store.leases(&prefix, &reader).await {
+        let leases = match self.claimant.store.leases(&prefix, Some(&reader)).await {
             Ok(leases) => leases,
             Err(error) if error.class() == Class::Transient => {
                 tracing::warn!(%error, source = &*self.source, "who reads a topic is not to be had; it is asked again");

@@ -62,7 +62,7 @@ struct Process<'a> {
     stats: Arc<Stats>,
     fleet: Arc<FleetStats>,
     member: Uuid,
-    /// What every commit names that makes or judges state: see [`charge::shared`].
+    /// What every commit names that makes or judges state: see [`charge::of_roles`].
     charge: OffsetMove,
     registry: Registry,
     outbox: Arc<Notify>,
@@ -96,15 +96,15 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     tasks.spawn(turn.clone().keep(stop_rest.clone()));
     let never = Stop::default();
     let charge = tokio::select! {
-        charge = charge::shared(&online, &never, async |least| turn.number(&never, least).await) => charge?,
+        charge = charge::of_roles(&online, &never, async |least| turn.number(&never, least).await) => charge?,
         Some(lost) = tasks.join_next() => {
             lost??;
             return Ok(());
         }
         () = told_to_stop.as_mut() => return Ok(()),
     };
-    let shared = Shared { store: Arc::clone(&store), charge, stop_rest, tasks };
-    let mut process = Process::open(setup, shared, Arc::new(online), registry);
+    let joined = Joined { store: Arc::clone(&store), charge, stop_rest, tasks };
+    let mut process = Process::open(setup, joined, Arc::new(online), registry);
     store.offsets(input_log::SOURCE, "input-log").await?;
     let (health, health_seen) = watch::channel(Health::Starting);
     // What has begun is stopped in order also where something after it does not begin.
@@ -137,7 +137,7 @@ impl Drop for Ending {
 }
 
 /// What the processes of a fleet have in common, as this one took its place among them.
-struct Shared {
+struct Joined {
     store: Arc<RedisStore>,
     charge: OffsetMove,
     stop_rest: CancellationToken,
@@ -198,7 +198,7 @@ impl<'a> Process<'a> {
 
     fn open(
         setup: &'a Setup,
-        Shared { store, charge, stop_rest, tasks }: Shared,
+        Joined { store, charge, stop_rest, tasks }: Joined,
         online: Arc<OnlineStore>,
         mut registry: Registry,
     ) -> Self {

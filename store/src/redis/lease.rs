@@ -36,8 +36,7 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn lease(&self, name: &str, holder: Uuid, time_to_live: Duration) -> Result<Option<Lease>, StoreError> {
-        let leases = self.lease_all(&[name.to_owned()], holder, time_to_live).await?;
-        leases.into_iter().next().ok_or_else(|| answer::odd("lease"))
+        self.lease_from(name, holder, time_to_live, 0).await
     }
 
     /// As [`Self::lease`] for several of one holder, at one instant; in the order asked.
@@ -79,13 +78,13 @@ impl RedisStore {
         self.ask_leases(names, holder, Duration::ZERO, 0).await.map(drop)
     }
 
-    /// The leases whose names begin with `prefix` and that are held, in order of name. Those among them that begin with `passing` too and
-    /// that nobody holds any more are forgotten, epochs and all: names that come and go would fill the server's memory.
+    /// The leases whose names begin with `prefix` and that are held, in order of name. Those among them that begin with `passing`, where
+    /// one is given, and that nobody holds any more are forgotten, epochs and all: names that come and go would fill the server's memory.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::Database`].
-    pub async fn leases(&self, prefix: &str, passing: &str) -> Result<Vec<HeldLease>, StoreError> {
-        let arguments = [prefix.as_bytes(), passing.as_bytes()];
+    pub async fn leases(&self, prefix: &str, passing: Option<&str>) -> Result<Vec<HeldLease>, StoreError> {
+        let arguments = [prefix.as_bytes(), passing.unwrap_or_default().as_bytes()];
         let question = scripts::LEASES.question(&self.layout, &[self.layout.leases()], &arguments);
         let answered = answer::only("leases", self.link.ask(Lane::Write, &question).await?)?;
         let mut words = answer::list("leases", answered)?.into_iter();

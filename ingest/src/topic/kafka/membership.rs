@@ -65,7 +65,7 @@ impl Membership {
     }
 
     /// Notes that a partition was read to its end.
-    pub(super) fn is_at_end(&self, partition: u32) {
+    pub(super) fn note_end(&self, partition: u32) {
         if let Some(end) = self.end(partition) {
             lock(&self.reached).insert(partition, end);
         }

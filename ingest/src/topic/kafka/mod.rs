@@ -264,7 +264,7 @@ impl KafkaSource {
                 Some(Ok(message)) => message,
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if let Ok(partition) = u32::try_from(partition) {
-                        consumer.context().is_at_end(partition);
+                        consumer.context().note_end(partition);
                     }
                     continue;
                 }

@@ -145,7 +145,7 @@ async fn store_all(
     stored: &Stored,
 ) -> anyhow::Result<()> {
     let (mut charges, mut positions) =
-        (Charges::begin(charge::shared(store, stop, async |_| Ok(1)).await?), BTreeMap::new());
+        (Charges::begin(charge::of_roles(store, stop, async |_| Ok(1)).await?), BTreeMap::new());
     while let Some(given) = intake.recv().await {
         match given {
             Intake::Attach { source, incarnation, new, reply, .. } => {
@@ -226,7 +226,7 @@ impl Rig {
 
     /// How many partitions each reader holds.
     fn held(&self) -> BTreeMap<Uuid, usize> {
-        let leases = self.runtime.block_on(self.store.leases("topic/payments/", "none")).unwrap();
+        let leases = self.runtime.block_on(self.store.leases("topic/payments/", None)).unwrap();
         let mut held = BTreeMap::new();
         for lease in leases {
             *held.entry(lease.holder).or_default() += usize::from(!lease.name.contains("reader"));
@@ -378,7 +378,7 @@ fn while_the_store_is_away_everybody_keeps_what_he_reads() {
     resume();
     // Whoever comes first finds the other one's leases ended.
     let held = || {
-        let leases = rig.runtime.block_on(rig.store.leases("topic/payments/", "none"));
+        let leases = rig.runtime.block_on(rig.store.leases("topic/payments/", None));
         leases.ok().filter(|leases| leases.len() == 7)
     };
     rig.until("the leases", held);

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- The leases under a prefix that are held: name and holder of each. Those that nobody holds are forgotten where they stand under
--- the second prefix.
+-- the second prefix, if that is not empty.
 local leases, prefix, passing = KEYS[1], ARGV[1], ARGV[2]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -15,7 +15,7 @@ for i = 1, #all, 2 do
     if owner ~= '' and now < ends then
       held[#held + 1] = name
       held[#held + 1] = owner
-    elseif is_under(name, passing) then
+    elseif passing ~= '' and is_under(name, passing) then
       redis.call('HDEL', leases, name)
     end
   end

@@ -293,7 +293,7 @@ fn a_lease_has_one_holder_and_its_epoch_never_goes_back() {
         assert!(second < third, "{second} {third}");
         // One that nobody knows any more, as behind a fail-over, goes on above what was seen.
         store.release(&["monitor".to_owned()], b).await.unwrap();
-        assert_eq!(store.leases("monitor", "monitor").await.unwrap(), []);
+        assert_eq!(store.leases("monitor", Some("monitor")).await.unwrap(), []);
         let from =
             async |holder, seen| store.lease_from("monitor", holder, long, seen).await.unwrap().map(|it| it.epoch);
         let fourth = from(a, third).await.unwrap();
@@ -315,7 +315,7 @@ fn leases_are_listed_while_they_are_held_and_passing_ones_are_forgotten() {
     block_on(async {
         let store = Server::shared().store().await;
         let held = async || {
-            let leases = store.leases("topic/payments/", "topic/payments/reader/").await.unwrap();
+            let leases = store.leases("topic/payments/", Some("topic/payments/reader/")).await.unwrap();
             leases.into_iter().map(|it| (it.name, it.holder)).collect::<Vec<_>>()
         };
         assert_eq!(held().await, []);
