@@ -25,10 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(100);
 /// Upper bounds of the histogram, milliseconds.
 const BOUNDS: [f64; 14] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 25.0, 50.0, 100.0, 1_000.0];
-/// Milliseconds from the payment's commit to its block's, in order; and the payment's commit, seconds of the epoch.
+/// Milliseconds from the payment's commit to its block's, in order; the payment's commit, seconds of the epoch; and its id.
 const LATENCIES: &str = "
     SELECT (extract(epoch FROM pg_xact_commit_timestamp(a.xmin) - pg_xact_commit_timestamp(t.xmin)) * 1000)::float8,
-        extract(epoch FROM pg_xact_commit_timestamp(t.xmin))::float8
+        extract(epoch FROM pg_xact_commit_timestamp(t.xmin))::float8, t.transaction_id::text
     FROM accounts a JOIN transactions t ON t.transaction_id = a.blocked_for::bigint
     WHERE a.status = 'blocked' ORDER BY 1";
 
@@ -77,8 +77,11 @@ impl Block {
         let mut system = System::start(&setup, Start { sources: Vec::new(), ends_with_sources: false }).await?;
         let measured = self.traffic(&mut system, &database, url, history).await;
         let stopped = system.stop().await;
-        let figures = measured?;
+        let (mut figures, blocks) = measured?;
         stopped?;
+        if let Some(monitor) = &setup.monitor {
+            figures["stages"] = stages(&monitor.log_dir, &blocks)?;
+        }
         Ok(figures)
     }
 
@@ -101,7 +104,14 @@ impl Block {
         Ok(setup)
     }
 
-    async fn traffic(&self, system: &mut System, database: &Client, url: &str, history: i64) -> anyhow::Result<Value> {
+    /// The figures, and the rows of [`LATENCIES`].
+    async fn traffic(
+        &self,
+        system: &mut System,
+        database: &Client,
+        url: &str,
+        history: i64,
+    ) -> anyhow::Result<(Value, Vec<Row>)> {
         let events = |system: &System| i64::try_from(system.stats.events()).unwrap_or(i64::MAX);
         until(system, "the snapshot", |system| events(system) >= history).await?;
         rest(database).await;
@@ -122,7 +132,7 @@ impl Block {
             database.query(LATENCIES, &[]).await.context("reading commit times: is track_commit_timestamp on?")?;
         let times: Vec<f64> = rows.iter().map(|row| row.get(0)).collect();
         ensure!(!times.is_empty(), "nobody was blocked: raise --seconds");
-        Ok(json!({
+        let figures = json!({
             "payments": paid,
             "payments_per_second": super::per_second(usize::try_from(paid).unwrap_or(0), Duration::from_secs(u64::from(self.seconds))),
             "customers": self.customers,
@@ -135,7 +145,8 @@ impl Block {
             "max_ms": times.last(),
             "histogram": histogram(&times),
             "by_second": by_second(&rows),
-        }))
+        });
+        Ok((figures, rows))
     }
 
     fn simulate(&self, url: &str, arguments: &[&str]) -> anyhow::Result<Load> {
@@ -233,6 +244,41 @@ fn by_second(rows: &[Row]) -> Value {
         |(second, times)| json!({ "second": second, "blocks": times.len(), "p50_ms": at(times, 0.5), "max_ms": times.last() }),
     );
     Value::Array(figures.collect())
+}
+
+/// Where the time goes: from the commit of a payment until its judgement begins, of all that the log in `folder` holds, and from there to
+/// the commit of its block, of `blocks`.
+fn stages(folder: &Path, blocks: &[Row]) -> anyhow::Result<Value> {
+    let mut until_judged = BTreeMap::new();
+    for entry in interdict_monitor::log::read(folder)? {
+        let record = entry?.record;
+        if let Some(committed) = record.arrival_time {
+            until_judged.insert(record.event_id, millis(record.decide_time.micros() - committed.micros()));
+        }
+    }
+    let from_judged = blocks.iter().filter_map(|row| {
+        let whole: f64 = row.get(0);
+        until_judged.get(row.get::<_, &str>(2)).map(|before| whole - before)
+    });
+    let from_judged = from_judged.collect();
+    Ok(json!({
+        "commit_to_judgement": spread(until_judged.into_values().collect()),
+        "judgement_to_block": spread(from_judged),
+    }))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "durations of one run")]
+fn millis(micros: i64) -> f64 {
+    micros as f64 / 1_000.0
+}
+
+fn spread(mut times: Vec<f64>) -> Value {
+    times.sort_unstable_by(f64::total_cmp);
+    if times.is_empty() {
+        return Value::Null;
+    }
+    let at = |share| at(&times, share);
+    json!({ "count": times.len(), "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "max_ms": times.last() })
 }
 
 /// How many lie at or below each bound and above the one before.

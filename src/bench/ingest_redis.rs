@@ -27,9 +27,6 @@ pub(super) struct IngestRedis {
     /// How many keys: a third of them customers, the others terminals
     #[arg(long, value_name = "N", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(3..))]
     keys: u32,
-    /// Keep an append-only file that is synced every second
-    #[arg(long)]
-    append_only: bool,
     /// Rounds, of which the median counts; each begins with an empty Redis
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -43,8 +40,7 @@ impl IngestRedis {
         let url = self.redis.url()?;
         let deployment = Deployment::new(&only_features(&over_redis(&self.config, &url)?)?)?;
         let bytes = self.simulate(&deployment)?;
-        ask(&url, &format!("CONFIG SET appendonly {}", if self.append_only { "yes" } else { "no" }))?;
-        ask(&url, "CONFIG SET appendfsync everysec")?;
+        self.redis.keep(&url)?;
         let mut rounds = Vec::new();
         for _ in 0..self.rounds {
             rounds.push(self.round(&deployment, &url)?);
@@ -55,7 +51,7 @@ impl IngestRedis {
         super::print(
             "ingest-redis",
             json!({
-                "events": self.events, "keys": self.keys, "append_only": self.append_only, "input_bytes": bytes,
+                "events": self.events, "keys": self.keys, "append_only": self.redis.append_only, "input_bytes": bytes,
                 "rounds": self.rounds, "per_second": rate(&(median, server)),
                 "per_second_fastest": rounds.first().map(rate), "per_second_slowest": rounds.last().map(rate),
                 "redis_cpu_share": server / median.as_secs_f64(),

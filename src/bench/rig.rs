@@ -15,6 +15,9 @@ pub(super) struct Redis {
     /// An empty Redis on this machine; what is in it afterwards is removed [default: INTERDICT_REDIS]
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
+    /// Have it keep an append-only file that is synced every second; otherwise it keeps none
+    #[arg(long)]
+    pub(super) append_only: bool,
 }
 
 impl Redis {
@@ -27,6 +30,13 @@ impl Redis {
         let held = ask(&url, "DBSIZE")?;
         ensure!(held == ":0", "the Redis at {url} is not empty ({held} keys): a bench fills and empties it");
         Ok(url)
+    }
+
+    /// Sets what the server at `url` keeps on disk.
+    pub(super) fn keep(&self, url: &str) -> anyhow::Result<()> {
+        ask(url, &format!("CONFIG SET appendonly {}", if self.append_only { "yes" } else { "no" }))?;
+        ask(url, "CONFIG SET appendfsync everysec")?;
+        Ok(())
     }
 }
 

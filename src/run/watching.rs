@@ -17,6 +17,7 @@ use interdict_monitor::drift::reference::Reference;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::activation::Active;
 use interdict_scorer::bundle::Bundle;
+use interdict_store::background;
 use interdict_store::online::OnlineStore;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -85,6 +86,7 @@ pub(super) async fn start(
         }
     };
     let logs_errors = move || {
+        background::give_way();
         let ended = work();
         if let Err(error) = &ended {
             tracing::error!(

@@ -4,6 +4,7 @@
 //! - All changes of one customer go over one connection, in order; chargebacks carry only an id and go by that.
 //! - Every statement may be run again: after a lost connection a change whose commit is in doubt is made once more.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -85,11 +86,17 @@ pub(super) fn load(options: &Simulate, plan: &Plan, generator: Generator) -> any
     let batch = if is_timed { 1 } else { BATCH };
     let mut workers = JoinSet::new();
     let mut queues = Vec::new();
+    let (opening, mut all_open) = mpsc::channel(1);
     for _ in 0..target.connections {
         let (queue, changes) = mpsc::channel(QUEUE);
         queues.push(queue);
         let worker = Worker { config: config.clone(), takes_blocked: target.ignore_blocks, tally: Tally::default() };
-        workers.spawn_on(worker.run(changes, batch), runtime.handle());
+        workers.spawn_on(worker.run(changes, batch, opening.clone()), runtime.handle());
+    }
+    drop(opening);
+    // Nothing is ever sent: it ends once every connection is open, or has failed.
+    if let Some(never) = all_open.blocking_recv() {
+        match never {}
     }
     let progress = Progress::begin(generator.expected());
     let summary = dispatch(options, plan, generator, &queues, progress);
@@ -108,7 +115,8 @@ pub(super) fn load(options: &Simulate, plan: &Plan, generator: Generator) -> any
     Ok(())
 }
 
-/// Hands each change to its connection when its time has come.
+/// Hands each change to its connection when its time has come. Time runs from the first change that is handed out: making what lies
+/// before it takes a while, and what would have been due meanwhile would come all at once.
 fn dispatch(
     options: &Simulate,
     plan: &Plan,
@@ -117,9 +125,9 @@ fn dispatch(
     mut progress: Progress,
 ) -> (Summary, Progress) {
     let first = plan.config.first_midnight().saturating_add(i64::from(options.target.from_day) * DAY_MICROS);
-    let mut pacer = options.pace.map(|pace| Pacer::new(pace, first.max(plan.config.start_micros)));
+    let mut pacer = None;
     let mut summary = Summary::default();
-    let began = pace::now();
+    let mut began = None;
     let mut given = 0_u32;
     for change in Changes::new(generator, options.seed, plan.label_as, plan.disturbances) {
         if summary.is_complete(plan.config.length, change.commit_micros, plan.config.first_midnight()) {
@@ -128,10 +136,12 @@ fn dispatch(
         if change.commit_micros < first {
             continue;
         }
-        if let Some(pacer) = &mut pacer {
-            pacer.wait(change.commit_micros);
+        if let Some(pace) = options.pace {
+            let start = first.max(plan.config.start_micros);
+            pacer.get_or_insert_with(|| Pacer::new(pace, start)).wait(change.commit_micros);
         }
         if let Some(rate) = options.target.rate {
+            let began = *began.get_or_insert_with(pace::now);
             pace::wait_until(began + Duration::from_secs_f64(f64::from(given) / rate));
             given += 1;
         }
@@ -259,8 +269,15 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, mut changes: mpsc::Receiver<Change>, batch: usize) -> anyhow::Result<Tally> {
+    /// Drops `opening` once its connection is open.
+    async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        batch: usize,
+        opening: mpsc::Sender<Infallible>,
+    ) -> anyhow::Result<Tally> {
         let mut session = self.open().await?;
+        drop(opening);
         let mut taken = Vec::with_capacity(batch);
         while changes.recv_many(&mut taken, batch).await > 0 {
             let mut is_first = true;

@@ -5,6 +5,7 @@
 //! - A decision's record is stored only where none was; whoever comes second is handed the first.
 //! - An offset moves only from the value its writer believes it has: a replay, a crash and a zombie change nothing.
 
+pub mod background;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;

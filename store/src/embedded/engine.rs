@@ -13,6 +13,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistM
 
 use super::layout::{self, FORMAT, FORMAT_KEY};
 use super::{EmbeddedOptions, failure};
+use crate::background;
 use crate::error::StoreError;
 use crate::port::Durability;
 
@@ -117,7 +118,8 @@ impl Engine {
                 path: path.into(),
             })
         };
-        open().map_err(|error| failure::of_engine(path, error))
+        // Its workers write out and merge what a commit has already made safe in the journal.
+        background::starting(open).map_err(|error| failure::of_engine(path, error))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
