@@ -19,6 +19,7 @@ mod doubt;
 mod engine;
 mod expiry;
 mod failure;
+mod journal;
 mod layout;
 mod log;
 mod prune;

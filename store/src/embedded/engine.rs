@@ -11,6 +11,7 @@ use std::time::Duration;
 use fjall::config::PinningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 
+use super::journal::Syncing;
 use super::layout::{self, FORMAT, FORMAT_KEY};
 use super::{EmbeddedOptions, failure};
 use crate::background;
@@ -39,6 +40,7 @@ pub(super) struct Engine {
     pub(super) outbox: Keyspace,
     pub(super) logs: Keyspace,
     pub(super) expiry: Keyspace,
+    journal: Syncing,
     db: Database,
     path: Box<Path>,
 }
@@ -114,6 +116,7 @@ impl Engine {
                 outbox: db.keyspace("outbox", KeyspaceCreateOptions::default)?,
                 logs: db.keyspace("logs", KeyspaceCreateOptions::default)?,
                 expiry: db.keyspace("expiry", KeyspaceCreateOptions::default)?,
+                journal: Syncing::start(data)?,
                 db,
                 path: path.into(),
             })
@@ -154,7 +157,9 @@ impl Engine {
             Durability::Process => PersistMode::Buffer,
             Durability::Power => PersistMode::SyncData,
         };
-        batch.durability(Some(mode)).commit().map_err(|error| self.failure(error))
+        batch.durability(Some(mode)).commit().map_err(|error| self.failure(error))?;
+        self.journal.written();
+        Ok(())
     }
 
     /// Waits until the engine's threads have written out enough. The engine would wait by itself, but for ever where the
