@@ -191,7 +191,7 @@ impl Drop for Load {
 }
 
 fn on_database(line: &str, url: &str) -> String {
-    if line.starts_with("url = ") { format!("url = {url:?}") } else { line.to_owned() }
+    if line.starts_with("url = \"postgres") { format!("url = {url:?}") } else { line.to_owned() }
 }
 
 async fn connect(url: &str) -> anyhow::Result<Client> {
