@@ -38,7 +38,7 @@ pub(super) struct Block {
     /// An empty PostgreSQL database with wal_level = logical and track_commit_timestamp = on [default: INTERDICT_POSTGRES]
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// The configuration; its database is replaced by that of --database
+    /// The configuration; its database is replaced by that of --database. A Redis in it must be empty and is emptied afterwards
     #[arg(long, short, value_name = "FILE", default_value = "examples/postgres/interdict.toml")]
     config: PathBuf,
     /// Payments per second
@@ -74,11 +74,21 @@ impl Block {
         self.simulate(url, &["--create", "--days", &HISTORY_DAYS.to_string()])?.wait_done().await?;
         let history = count(&database, "SELECT count(*) FROM transactions").await?;
         let setup = self.setup(url, folder)?;
+        #[cfg(feature = "redis")]
+        let redis = redis_of(&self.config)?;
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &redis {
+            super::rig::ensure_empty(redis)?;
+        }
         let mut system = System::start(&setup, Start { sources: Vec::new(), ends_with_sources: false }).await?;
         let measured = self.traffic(&mut system, &database, url, history).await;
         let stopped = system.stop().await;
         let (mut figures, blocks) = measured?;
         stopped?;
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &redis {
+            super::rig::ask(redis, "FLUSHALL")?;
+        }
         if let Some(monitor) = &setup.monitor {
             figures["stages"] = stages(&monitor.log_dir, &blocks)?;
         }
@@ -90,6 +100,11 @@ impl Block {
         let text = std::fs::read_to_string(&self.config)
             .with_context(|| format!("{} cannot be read", self.config.display()))?;
         let text: Vec<String> = text.lines().map(|line| on_database(line, url)).collect();
+        ensure!(
+            text.iter().any(|line| *line == on_database("url = \"postgres", url)),
+            "{}: no line url = \"postgres://...\" to put the database into",
+            self.config.display()
+        );
         let text = text.join("\n").replace("127.0.0.1:8080", "127.0.0.1:0");
         let name = self.config.display().to_string();
         let base = self.config.parent().unwrap_or(Path::new("")).canonicalize()?;
@@ -118,13 +133,13 @@ impl Block {
         let last = (HISTORY_DAYS + 4_000).to_string();
         let (first, rate) = (HISTORY_DAYS.to_string(), self.rate.to_string());
         let mut load = self.simulate(url, &["--from-day", &first, "--days", &last, "--rate", &rate])?;
+        // The load makes the days before its first payment anew, which takes a while.
+        let decided = |system: &System| system.stats.outcomes().iter().sum::<u64>();
+        until(system, "the first decision", |system| decided(system) > 0).await?;
         tokio::time::sleep(Duration::from_secs(u64::from(self.seconds))).await;
         load.stop()?;
         let paid = count(database, "SELECT count(*) FROM transactions").await? - history;
-        until(system, "the last decisions", |system| {
-            system.stats.outcomes().iter().sum::<u64>() >= paid.unsigned_abs()
-        })
-        .await?;
+        until(system, "the last decisions", |system| decided(system) >= paid.unsigned_abs()).await?;
         let [_, _, blocks] = system.stats.outcomes();
         // Blocks that were decided are still on their way to the database.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -190,6 +205,16 @@ impl Drop for Load {
     }
 }
 
+/// The Redis of a configuration.
+#[cfg(feature = "redis")]
+fn redis_of(config: &Path) -> anyhow::Result<Option<String>> {
+    let text = std::fs::read_to_string(config)?;
+    let url = text
+        .lines()
+        .find_map(|line| line.strip_prefix("url = \"")?.split('"').next().filter(|url| url.starts_with("redis://")));
+    Ok(url.map(str::to_owned))
+}
+
 fn on_database(line: &str, url: &str) -> String {
     if line.starts_with("url = \"postgres") { format!("url = {url:?}") } else { line.to_owned() }
 }
@@ -246,8 +271,9 @@ fn by_second(rows: &[Row]) -> Value {
     Value::Array(figures.collect())
 }
 
-/// Where the time goes: from the commit of a payment until its judgement begins, of all that the log in `folder` holds, and from there to
-/// the commit of its block, of `blocks`.
+/// Where the time goes: from the commit of a payment until its judgement begins, of all that the log in `folder` holds and of those of
+/// `blocks`, and from there to the commit of its block. The moment between the two is told by this machine's clock, commits by the
+/// database's: on another machine their difference is in both, once with each sign.
 fn stages(folder: &Path, blocks: &[Row]) -> anyhow::Result<Value> {
     let mut until_judged = BTreeMap::new();
     for entry in interdict_monitor::log::read(folder)? {
@@ -256,14 +282,14 @@ fn stages(folder: &Path, blocks: &[Row]) -> anyhow::Result<Value> {
             until_judged.insert(record.event_id, millis(record.decide_time.micros() - committed.micros()));
         }
     }
-    let from_judged = blocks.iter().filter_map(|row| {
-        let whole: f64 = row.get(0);
-        until_judged.get(row.get::<_, &str>(2)).map(|before| whole - before)
+    let of_blocks = blocks.iter().filter_map(|row| {
+        let (whole, before) = (row.get::<_, f64>(0), until_judged.get(row.get::<_, &str>(2))?);
+        Some((*before, whole - before))
     });
-    let from_judged = from_judged.collect();
+    let (before, from_judged) = of_blocks.unzip();
     Ok(json!({
         "commit_to_judgement": spread(until_judged.into_values().collect()),
-        "judgement_to_block": spread(from_judged),
+        "of_blocks": { "commit_to_judgement": spread(before), "judgement_to_block": spread(from_judged) },
     }))
 }
 

@@ -40,7 +40,7 @@ impl IngestRedis {
         let url = self.redis.url()?;
         let deployment = Deployment::new(&only_features(&over_redis(&self.config, &url)?)?)?;
         let bytes = self.simulate(&deployment)?;
-        self.redis.keep(&url)?;
+        let _kept = self.redis.keep(&url)?;
         let mut rounds = Vec::new();
         for _ in 0..self.rounds {
             rounds.push(self.round(&deployment, &url)?);

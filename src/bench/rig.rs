@@ -27,17 +27,50 @@ impl Redis {
         let variable = std::env::var("INTERDICT_REDIS").ok();
         let url = self.redis.clone().or(variable);
         let url = url.context("no Redis: add --redis redis://HOST:PORT, or run this by `make bench-redis`")?;
-        let held = ask(&url, "DBSIZE")?;
-        ensure!(held == ":0", "the Redis at {url} is not empty ({held} keys): a bench fills and empties it");
+        ensure_empty(&url)?;
         Ok(url)
     }
 
-    /// Sets what the server at `url` keeps on disk.
-    pub(super) fn keep(&self, url: &str) -> anyhow::Result<()> {
-        ask(url, &format!("CONFIG SET appendonly {}", if self.append_only { "yes" } else { "no" }))?;
-        ask(url, "CONFIG SET appendfsync everysec")?;
-        Ok(())
+    /// Has the server at `url` keep on disk what is asked for, until what is returned is dropped.
+    pub(super) fn keep(&self, url: &str) -> anyhow::Result<Kept> {
+        let was = ask(url, "INFO persistence")?.lines().any(|line| line == "aof_enabled:1");
+        let kept = Kept { url: url.to_owned(), was, is: self.append_only };
+        if was != self.append_only {
+            ask(url, set_append_only(self.append_only))?;
+        }
+        if self.append_only {
+            ask(url, "CONFIG SET appendfsync everysec")?;
+        }
+        Ok(kept)
     }
+}
+
+/// Puts back whether a server keeps an append-only file.
+#[derive(Debug)]
+pub(super) struct Kept {
+    url: String,
+    was: bool,
+    is: bool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.was != self.is
+            && let Err(error) = ask(&self.url, set_append_only(self.was))
+        {
+            tracing::warn!(%error, "the Redis keeps the setting appendonly of this bench");
+        }
+    }
+}
+
+fn set_append_only(is_kept: bool) -> &'static str {
+    if is_kept { "CONFIG SET appendonly yes" } else { "CONFIG SET appendonly no" }
+}
+
+pub(super) fn ensure_empty(url: &str) -> anyhow::Result<()> {
+    let held = ask(url, "DBSIZE")?;
+    ensure!(held == ":0", "the Redis at {url} is not empty ({held} keys): a bench fills and empties it");
+    Ok(())
 }
 
 /// One command of plain words to the server at `url`, and its answer as it comes.

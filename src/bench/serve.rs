@@ -64,7 +64,7 @@ type Given = (Duration, StatusCode);
 impl Serve {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let url = self.redis.url()?;
-        self.redis.keep(&url)?;
+        let _kept = self.redis.keep(&url)?;
         let deployment = Deployment::new(&over_redis(&self.config, &url)?)?;
         self.fill(&deployment)?;
         let bodies = self.bodies();
@@ -129,7 +129,8 @@ impl Serve {
         let refused = given.iter().filter(|(_, status)| *status != StatusCode::OK).count();
         json!({
             "rate": self.rate, "seconds": self.seconds, "connections": self.connections, "history": self.history,
-            "append_only": self.redis.append_only, "requests": given.len(), "requests_per_second": super::per_second(given.len(), took), "not_ok": refused,
+            "append_only": self.redis.append_only, "requests": given.len(), "not_ok": refused,
+            "requests_per_second": super::per_second(given.len(), took),
             "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "p999_ms": at(0.999),
             "max_ms": given.last().map(|(took, _)| took.as_secs_f64() * 1_000.0),
             "redis_cpu_seconds": server,

@@ -25,7 +25,6 @@ use interdict_ingest::archive::metrics::{ArchiveMetrics, SourceMetrics};
 use interdict_ingest::archive::{Places, Writer, snapshot_of};
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
-use interdict_store::background;
 use interdict_store::error::Class;
 use prometheus_client::registry::Registry;
 
@@ -268,7 +267,6 @@ impl Archive {
         };
         let thread = std::thread::Builder::new().name(format!("archive-{}", self.source));
         let thread = thread.spawn(move || {
-            background::give_way();
             if let Err(error) = keeper.run(&queue) {
                 tracing::error!(error = crate::told::told(&error), source = keeper.source, "an archive has ended");
             }

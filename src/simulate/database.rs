@@ -30,6 +30,8 @@ const BATCH: usize = 512;
 /// How often a connection is made anew, and how long apart: a server takes seconds to restart.
 const TRIES: u32 = 60;
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
 const EPOCH: &str = "timestamptz 'epoch' + $2::bigint * interval '1 microsecond'";
 
 /// Where and how changes are written into a database.
@@ -98,8 +100,10 @@ pub(super) fn load(options: &Simulate, plan: &Plan, generator: Generator) -> any
     if let Some(never) = all_open.blocking_recv() {
         match never {}
     }
-    let progress = Progress::begin(generator.expected());
-    let summary = dispatch(options, plan, generator, &queues, progress);
+    while let Some(failed) = workers.try_join_next() {
+        failed.context("a connection's task")??;
+    }
+    let (mut summary, progress) = dispatch(options, plan, generator, &queues);
     drop(queues);
     let refused = runtime.block_on(async {
         let mut refused = 0;
@@ -108,7 +112,6 @@ pub(super) fn load(options: &Simulate, plan: &Plan, generator: Generator) -> any
         }
         anyhow::Ok(refused)
     })?;
-    let (mut summary, progress) = summary;
     summary.refused = refused;
     progress.finish(summary.transactions);
     summary.print(options, progress.elapsed(), false);
@@ -122,13 +125,14 @@ fn dispatch(
     plan: &Plan,
     generator: Generator,
     queues: &[mpsc::Sender<Change>],
-    mut progress: Progress,
 ) -> (Summary, Progress) {
-    let first = plan.config.first_midnight().saturating_add(i64::from(options.target.from_day) * DAY_MICROS);
+    let first_day = i64::from(options.target.from_day).saturating_mul(DAY_MICROS);
+    let first = plan.config.first_midnight().saturating_add(first_day);
+    let expected = generator.expected();
+    let mut progress = Progress::begin(expected);
     let mut pacer = None;
     let mut summary = Summary::default();
-    let mut began = None;
-    let mut given = 0_u32;
+    let mut due = None;
     for change in Changes::new(generator, options.seed, plan.label_as, plan.disturbances) {
         if summary.is_complete(plan.config.length, change.commit_micros, plan.config.first_midnight()) {
             break;
@@ -136,14 +140,17 @@ fn dispatch(
         if change.commit_micros < first {
             continue;
         }
+        let due = due.get_or_insert_with(|| {
+            progress = Progress::begin(expected);
+            pace::now()
+        });
         if let Some(pace) = options.pace {
             let start = first.max(plan.config.start_micros);
             pacer.get_or_insert_with(|| Pacer::new(pace, start)).wait(change.commit_micros);
         }
         if let Some(rate) = options.target.rate {
-            let began = *began.get_or_insert_with(pace::now);
-            pace::wait_until(began + Duration::from_secs_f64(f64::from(given) / rate));
-            given += 1;
+            pace::wait_until(*due);
+            *due += Duration::from_secs_f64(1.0 / rate);
         }
         let lane = match change.what {
             What::Insert(row) | What::Update { after: row, .. } | What::Delete(row) => row.transaction.customer,
@@ -174,6 +181,7 @@ fn configuration(url: &str) -> anyhow::Result<Config> {
         config.password(password);
     }
     config.application_name("interdict-simulate");
+    config.connect_timeout(CONNECT);
     Ok(config)
 }
 
@@ -280,18 +288,21 @@ impl Worker {
         drop(opening);
         let mut taken = Vec::with_capacity(batch);
         while changes.recv_many(&mut taken, batch).await > 0 {
-            let mut is_first = true;
+            let mut tries = 0;
             loop {
                 match session.commit(&taken).await {
                     Ok(refused) => {
                         // A second try finds rows of the first; they are not refused.
-                        self.tally.refused += if is_first { refused } else { 0 };
+                        self.tally.refused += if tries == 0 { refused } else { 0 };
                         break;
                     }
-                    Err(error) if is_passing(&error) => {
+                    Err(error) if tries < TRIES && is_passing(&error) => {
                         tracing::warn!(%error, "the database does not take a change; trying again");
+                        if tries > 0 {
+                            tokio::time::sleep(RETRY).await;
+                        }
+                        tries += 1;
                         session = self.open().await?;
-                        is_first = false;
                     }
                     Err(error) => return Err(error).context("writing into the database"),
                 }
@@ -307,6 +318,9 @@ impl Worker {
             match Session::open(&self.config, self.takes_blocked).await {
                 Ok(session) => return Ok(session),
                 Err(error) if tries < TRIES && is_passing(&error) => {
+                    if tries == 0 {
+                        tracing::warn!(%error, "--to: the database cannot be reached; trying again for half a minute");
+                    }
                     tries += 1;
                     tokio::time::sleep(RETRY).await;
                 }

@@ -103,7 +103,8 @@ impl Engine {
 
     fn open_keyspaces(path: &Path, data: &Path, options: &EmbeddedOptions) -> Result<Self, StoreError> {
         let open = || {
-            let db = Database::builder(data).cache_size(options.cache_bytes).open()?;
+            // Its threads write out and merge what was committed: work that may wait.
+            let db = background::starting(|| Database::builder(data).cache_size(options.cache_bytes).open())?;
             Ok(Self {
                 meta: db.keyspace("meta", KeyspaceCreateOptions::default)?,
                 states: db.keyspace("states", point_reads)?,
@@ -121,8 +122,7 @@ impl Engine {
                 path: path.into(),
             })
         };
-        // Its workers write out and merge what a commit has already made safe in the journal.
-        background::starting(open).map_err(|error| failure::of_engine(path, error))
+        open().map_err(|error| failure::of_engine(path, error))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
@@ -153,12 +153,17 @@ impl Engine {
     /// stay in this process's own buffer.
     pub(super) fn write(&self, batch: OwnedWriteBatch, durability: Durability) -> Result<(), StoreError> {
         self.make_room()?;
+        if self.journal.take_failed() {
+            self.db.persist(PersistMode::SyncData).map_err(|error| self.failure(error))?;
+        }
         let mode = match durability {
             Durability::Process => PersistMode::Buffer,
             Durability::Power => PersistMode::SyncData,
         };
         batch.durability(Some(mode)).commit().map_err(|error| self.failure(error))?;
-        self.journal.written();
+        if durability == Durability::Process {
+            self.journal.written();
+        }
         Ok(())
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Whenever fjall writes a full write buffer out, it first syncs its journal, and holds the journal's lock meanwhile: every commit waits
 //! until all that has piled up since the last time is on the disk, a tenth of a second and more. This thread syncs the same file through
-//! a handle of its own, which takes no lock, so that little is left to do then.
+//! a handle of its own, which takes no lock, so that little is left to do then but to begin a new file now and then.
 //!
-//! It promises nothing: what is to survive a power failure is synced by its own commit. A disk that fails is told of by fjall's own
-//! handle: the system reports a failed write once to each of them.
+//! It promises nothing: what is to survive a power failure is synced by its own commit. Where a sync fails here, the next commit syncs
+//! through fjall's handle, to which the system reports a failed write once more: the database closes itself then, as after any failed
+//! write. A process that is started after this one would not be told of it any more.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,35 +14,49 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How much time's worth of writes is left to sync at most.
+/// How long it rests between two syncs.
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Syncing {
-    is_written: Arc<AtomicBool>,
-    stop: Option<Sender<()>>,
+    shared: Arc<Shared>,
+    stop: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_written: AtomicBool,
+    is_failed: AtomicBool,
 }
 
 impl Syncing {
     /// Syncs the newest journal of the database in `data` from now on.
     pub(super) fn start(data: &Path) -> io::Result<Self> {
-        let is_written = Arc::new(AtomicBool::new(false));
-        let (stop, stopped) = channel();
-        let (data, written) = (data.to_owned(), Arc::clone(&is_written));
-        let thread =
-            std::thread::Builder::new().name("journal".to_owned()).spawn(move || run(&data, &written, &stopped))?;
-        Ok(Self { is_written, stop: Some(stop), thread: Some(thread) })
+        let shared = Arc::new(Shared::default());
+        let (stop, stopped) = sync_channel(0);
+        let (data, of_thread) = (data.to_owned(), Arc::clone(&shared));
+        let thread = std::thread::Builder::new().name("journal".to_owned());
+        let thread = thread.spawn(move || run(&data, &of_thread, &stopped))?;
+        Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Something was written that is not on the disk yet.
+    /// Something was written that is not on the disk yet. On systems other than Linux that is left to fjall: there a sync empties the
+    /// disk's own cache, or wants a handle that may write.
     pub(super) fn written(&self) {
-        self.is_written.store(true, Ordering::Relaxed);
+        if cfg!(target_os = "linux") {
+            self.shared.is_written.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a sync has failed since this was asked last.
+    pub(super) fn take_failed(&self) -> bool {
+        self.shared.is_failed.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -54,25 +69,33 @@ impl Drop for Syncing {
     }
 }
 
-fn run(data: &Path, is_written: &AtomicBool, stopped: &Receiver<()>) {
+fn run(data: &Path, shared: &Shared, stopped: &Receiver<()>) {
     while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-        if is_written.swap(false, Ordering::Relaxed)
-            && let Err(error) = sync(data)
-        {
-            tracing::debug!(%error, "the journal was not synced beside the work; commits wait for that as they come to it");
+        if !shared.is_written.swap(false, Ordering::Relaxed) {
+            continue;
+        }
+        match newest(data) {
+            Ok(None) => {}
+            Ok(Some(journal)) => {
+                if let Err(error) = journal.sync_data() {
+                    tracing::warn!(%error, folder = %data.display(), "the journal of the store cannot be synced; the next commit tries");
+                    shared.is_failed.store(true, Ordering::Relaxed);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the journal was not found; commits wait for it to be synced when that comes to them");
+            }
         }
     }
 }
 
-fn sync(data: &Path) -> io::Result<()> {
-    match newest(data)? {
-        Some(journal) => File::open(journal)?.sync_data(),
-        None => Ok(()),
-    }
+/// The journal that is written to.
+fn newest(data: &Path) -> io::Result<Option<File>> {
+    path_of_newest(data)?.map(File::open).transpose()
 }
 
-/// The journal that is written to: `NUMBER.jnl`.
-fn newest(data: &Path) -> io::Result<Option<PathBuf>> {
+/// It is called `NUMBER.jnl`.
+fn path_of_newest(data: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in fs::read_dir(data)? {
         let path = entry?.path();
@@ -97,29 +120,49 @@ mod tests {
         let words = b"these words stand in the journal";
         let append = Append { log: LogName::INPUT, bytes: words.as_slice().into() };
         store.commit_now(&Commit { appends: vec![append], ..Commit::default() }).unwrap();
-        let journal = newest(&folder.path().join("data")).unwrap().expect("fjall keeps NUMBER.jnl in its folder");
+        let journal =
+            path_of_newest(&folder.path().join("data")).unwrap().expect("fjall keeps NUMBER.jnl in its folder");
         let bytes = fs::read(&journal).unwrap();
         assert!(bytes.windows(words.len()).any(|window| window == words), "{}", journal.display());
-        sync(&folder.path().join("data")).unwrap();
     }
 
     #[test]
     fn numbers_are_compared_and_not_names() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(newest(folder.path()).unwrap(), None);
+        assert_eq!(path_of_newest(folder.path()).unwrap(), None);
         for name in ["9.jnl", "10.jnl", "11.sst", "twelve.jnl"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(newest(folder.path()).unwrap(), Some(folder.path().join("10.jnl")));
+        assert_eq!(path_of_newest(folder.path()).unwrap(), Some(folder.path().join("10.jnl")));
     }
 
     #[test]
-    fn it_ends_at_once_with_its_owner() {
+    #[cfg(target_os = "linux")]
+    fn what_was_written_is_synced_and_the_thread_ends_with_its_owner() {
         let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("0.jnl"), "a commit").unwrap();
         let syncing = Syncing::start(folder.path()).unwrap();
         syncing.written();
-        let is_written = Arc::clone(&syncing.is_written);
+        let shared = Arc::clone(&syncing.shared);
+        while shared.is_written.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         drop(syncing);
-        assert_eq!(Arc::strong_count(&is_written), 1, "its thread is gone");
+        assert!(!shared.is_failed.load(Ordering::Relaxed));
+        assert_eq!(Arc::strong_count(&shared), 1, "its thread has ended");
+    }
+
+    /// A folder can be opened and synced, a device without storage only opened.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_sync_that_fails_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("0.jnl")).unwrap();
+        let syncing = Syncing::start(folder.path()).unwrap();
+        syncing.written();
+        while !syncing.take_failed() {
+            std::thread::yield_now();
+        }
+        assert!(!syncing.take_failed());
     }
 }
