@@ -70,25 +70,21 @@ impl Block {
     }
 
     async fn measure(&self, url: &str, folder: &Path) -> anyhow::Result<Value> {
+        let setup = self.setup(url, folder)?;
+        #[cfg(feature = "redis")]
+        let redis = redis_of(&setup)?;
         let database = connect(url).await?;
         self.simulate(url, &["--create", "--days", &HISTORY_DAYS.to_string()])?.wait_done().await?;
         let history = count(&database, "SELECT count(*) FROM transactions").await?;
-        let setup = self.setup(url, folder)?;
-        #[cfg(feature = "redis")]
-        let redis = redis_of(&self.config)?;
-        #[cfg(feature = "redis")]
-        if let Some(redis) = &redis {
-            super::rig::ensure_empty(redis)?;
-        }
         let mut system = System::start(&setup, Start { sources: Vec::new(), ends_with_sources: false }).await?;
         let measured = self.traffic(&mut system, &database, url, history).await;
         let stopped = system.stop().await;
-        let (mut figures, blocks) = measured?;
-        stopped?;
         #[cfg(feature = "redis")]
         if let Some(redis) = &redis {
-            super::rig::ask(redis, "FLUSHALL")?;
+            super::rig::ask(redis, "FLUSHDB")?;
         }
+        let (mut figures, blocks) = measured?;
+        stopped?;
         if let Some(monitor) = &setup.monitor {
             figures["stages"] = stages(&monitor.log_dir, &blocks)?;
         }
@@ -135,7 +131,7 @@ impl Block {
         let mut load = self.simulate(url, &["--from-day", &first, "--days", &last, "--rate", &rate])?;
         // The load makes the days before its first payment anew, which takes a while.
         let decided = |system: &System| system.stats.outcomes().iter().sum::<u64>();
-        until(system, "the first decision", |system| decided(system) > 0).await?;
+        until(system, "the first decision", |system| decided(system) > 0 || load.has_ended()).await?;
         tokio::time::sleep(Duration::from_secs(u64::from(self.seconds))).await;
         load.stop()?;
         let paid = count(database, "SELECT count(*) FROM transactions").await? - history;
@@ -188,6 +184,10 @@ impl Load {
         }
     }
 
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+
     fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.0.try_wait()? {
             bail!("the load generator ended by itself with {status}");
@@ -205,14 +205,17 @@ impl Drop for Load {
     }
 }
 
-/// The Redis of a configuration.
+/// The Redis that holds the states, if one does; it is empty.
 #[cfg(feature = "redis")]
-fn redis_of(config: &Path) -> anyhow::Result<Option<String>> {
-    let text = std::fs::read_to_string(config)?;
-    let url = text
-        .lines()
-        .find_map(|line| line.strip_prefix("url = \"")?.split('"').next().filter(|url| url.starts_with("redis://")));
-    Ok(url.map(str::to_owned))
+fn redis_of(setup: &Setup) -> anyhow::Result<Option<String>> {
+    let StoreSettings::Redis { config, .. } = &setup.store else { return Ok(None) };
+    let [server] = &config.servers[..] else {
+        bail!("the store names several servers; this bench fills and empties one Redis")
+    };
+    ensure!(server.redis_settings().db() == 0, "the store is not in database 0 of its Redis");
+    let url = format!("redis://{}", server.addr());
+    super::rig::ensure_empty(&url)?;
+    Ok(Some(url))
 }
 
 fn on_database(line: &str, url: &str) -> String {
@@ -239,7 +242,7 @@ async fn rest(database: &Client) {
 }
 
 /// Waits until `is_so`, within [`PATIENCE`].
-async fn until(system: &mut System, what: &str, is_so: impl Fn(&System) -> bool) -> anyhow::Result<()> {
+async fn until(system: &mut System, what: &str, mut is_so: impl FnMut(&System) -> bool) -> anyhow::Result<()> {
     let end = crate::run::clock::instant() + PATIENCE;
     while !is_so(system) {
         ensure!(crate::run::clock::instant() < end, "{what}: not within {} s", PATIENCE.as_secs());

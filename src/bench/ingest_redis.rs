@@ -74,7 +74,7 @@ impl IngestRedis {
 
     /// One run over an empty Redis: its time, and the server's share of a processor's.
     fn round(&self, deployment: &Deployment, url: &str) -> anyhow::Result<(Duration, f64)> {
-        ask(url, "FLUSHALL")?;
+        ask(url, "FLUSHDB")?;
         let (began, used) = (clock::instant(), server_seconds(url)?);
         let said = deployment.run(&["run", "--until-end"])?;
         let took = began.elapsed();
@@ -82,7 +82,7 @@ impl IngestRedis {
         let stopped = said.lines().find(|line| line.contains("stopped")).context("it says what it did")?;
         let events = format!("events={}", self.events);
         ensure!(stopped.split_whitespace().any(|word| word == events), "not every event was taken: {stopped}");
-        ask(url, "FLUSHALL")?;
+        ask(url, "FLUSHDB")?;
         Ok((took, used))
     }
 }

@@ -15,7 +15,7 @@ pub(super) struct Redis {
     /// An empty Redis on this machine; what is in it afterwards is removed [default: INTERDICT_REDIS]
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
-    /// Have it keep an append-only file that is synced every second; otherwise it keeps none
+    /// Have it keep an append-only file that is synced every second (it goes on syncing so); otherwise it keeps none meanwhile
     #[arg(long)]
     pub(super) append_only: bool,
 }

@@ -74,7 +74,7 @@ impl Serve {
         let (given, took) = runtime.block_on(self.ask_all(&server.address, bodies))?;
         let used = server_seconds(&url)? - used;
         drop(server);
-        ask(&url, "FLUSHALL")?;
+        ask(&url, "FLUSHDB")?;
         super::print("serve", self.figures(&given, took, used), self.json);
         Ok(())
     }

@@ -4,7 +4,6 @@
 //! - All changes of one customer go over one connection, in order; chargebacks carry only an id and go by that.
 //! - Every statement may be run again: after a lost connection a change whose commit is in doubt is made once more.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -96,11 +95,13 @@ pub(super) fn load(options: &Simulate, plan: &Plan, generator: Generator) -> any
         workers.spawn_on(worker.run(changes, batch, opening.clone()), runtime.handle());
     }
     drop(opening);
-    // Nothing is ever sent: it ends once every connection is open, or has failed.
-    if let Some(never) = all_open.blocking_recv() {
-        match never {}
+    let mut opened = 0;
+    while all_open.blocking_recv().is_some() {
+        opened += 1;
     }
-    while let Some(failed) = workers.try_join_next() {
+    if opened < target.connections
+        && let Some(failed) = runtime.block_on(workers.join_next())
+    {
         failed.context("a connection's task")??;
     }
     let (mut summary, progress) = dispatch(options, plan, generator, &queues);
@@ -181,7 +182,9 @@ fn configuration(url: &str) -> anyhow::Result<Config> {
         config.password(password);
     }
     config.application_name("interdict-simulate");
-    config.connect_timeout(CONNECT);
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT);
+    }
     Ok(config)
 }
 
@@ -277,14 +280,15 @@ struct Worker {
 }
 
 impl Worker {
-    /// Drops `opening` once its connection is open.
+    /// Says so once its connection is open.
     async fn run(
         mut self,
         mut changes: mpsc::Receiver<Change>,
         batch: usize,
-        opening: mpsc::Sender<Infallible>,
+        opening: mpsc::Sender<()>,
     ) -> anyhow::Result<Tally> {
         let mut session = self.open().await?;
+        let _nobody_waits_any_more = opening.send(()).await;
         drop(opening);
         let mut taken = Vec::with_capacity(batch);
         while changes.recv_many(&mut taken, batch).await > 0 {
@@ -319,7 +323,7 @@ impl Worker {
                 Ok(session) => return Ok(session),
                 Err(error) if tries < TRIES && is_passing(&error) => {
                     if tries == 0 {
-                        tracing::warn!(%error, "--to: the database cannot be reached; trying again for half a minute");
+                        tracing::warn!(%error, "--to: the database cannot be reached; trying again");
                     }
                     tries += 1;
                     tokio::time::sleep(RETRY).await;

@@ -45,8 +45,20 @@ pub(crate) fn starting<T: Send>(work: impl Fn() -> T + Sync) -> T {
 }
 
 #[cfg(all(test, target_os = "linux"))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Waits for what another thread does.
+    pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+        for _ in 0..1_000 {
+            if is_so() {
+                return;
+            }
+            #[expect(clippy::disallowed_methods, reason = "nothing tells when a thread has come so far")]
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("{what}: not within 10 s");
+    }
 
     fn nice() -> i32 {
         getpriority_process(Some(gettid())).expect("every thread may ask that")
@@ -71,13 +83,8 @@ mod tests {
             crate::embedded::EmbeddedStore::open(folder.path(), crate::embedded::EmbeddedOptions::default()).unwrap();
         let first = getpriority_process(Some(getpid())).unwrap();
         // A thread takes its name only once it runs.
-        let (workers, journals) = loop {
-            let (workers, journals) = (nices("fjall"), nices("journal"));
-            if !workers.is_empty() && !journals.is_empty() {
-                break (workers, journals);
-            }
-            std::thread::yield_now();
-        };
+        eventually("both have their names", || !nices("fjall").is_empty() && !nices("journal").is_empty());
+        let (workers, journals) = (nices("fjall"), nices("journal"));
         assert!(workers.iter().all(|nice| *nice == (first + NICER).min(19)), "{workers:?}");
         assert!(journals.iter().all(|nice| *nice == first), "{journals:?}");
     }

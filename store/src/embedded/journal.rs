@@ -46,8 +46,8 @@ impl Syncing {
         Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Something was written that is not on the disk yet. On systems other than Linux that is left to fjall: there a sync empties the
-    /// disk's own cache, or wants a handle that may write.
+    /// Something was written that is not on the disk yet. On systems other than Linux that is left to fjall: a sync of macOS
+    /// empties the disk's own cache.
     pub(super) fn written(&self) {
         if cfg!(target_os = "linux") {
             self.shared.is_written.store(true, Ordering::Relaxed);
@@ -83,7 +83,7 @@ fn run(data: &Path, shared: &Shared, stopped: &Receiver<()>) {
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the journal was not found; commits wait for it to be synced when that comes to them");
+                tracing::debug!(%error, "the journal could not be opened; commits wait for it to be synced when that comes to them");
             }
         }
     }
@@ -91,7 +91,8 @@ fn run(data: &Path, shared: &Shared, stopped: &Receiver<()>) {
 
 /// The journal that is written to.
 fn newest(data: &Path) -> io::Result<Option<File>> {
-    path_of_newest(data)?.map(File::open).transpose()
+    // Some file systems sync only what may be written.
+    path_of_newest(data)?.map(|path| File::options().append(true).open(path)).transpose()
 }
 
 /// It is called `NUMBER.jnl`.
@@ -110,6 +111,8 @@ fn path_of_newest(data: &Path) -> io::Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::background::tests::eventually;
     use crate::embedded::{EmbeddedOptions, EmbeddedStore};
     use crate::port::{Append, Commit, LogName};
 
@@ -144,9 +147,7 @@ mod tests {
         let syncing = Syncing::start(folder.path()).unwrap();
         syncing.written();
         let shared = Arc::clone(&syncing.shared);
-        while shared.is_written.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-        }
+        eventually("the journal is synced", || !shared.is_written.load(Ordering::Relaxed));
         drop(syncing);
         assert!(!shared.is_failed.load(Ordering::Relaxed));
         assert_eq!(Arc::strong_count(&shared), 1, "its thread has ended");
@@ -160,9 +161,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", folder.path().join("0.jnl")).unwrap();
         let syncing = Syncing::start(folder.path()).unwrap();
         syncing.written();
-        while !syncing.take_failed() {
-            std::thread::yield_now();
-        }
+        eventually("the sync fails", || syncing.take_failed());
         assert!(!syncing.take_failed());
     }
 }
