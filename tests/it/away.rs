@@ -206,8 +206,8 @@ fn bear(rig: &Rig, processes: &mut [Process]) {
         (fault.ends)(rig);
         check(answering, round);
     }
-    for caller in &callers {
-        assert!(failures(caller, "fatal") < 0.5);
+    for (caller, process) in callers.iter().zip(&mut *processes) {
+        assert!(failures(caller, "fatal") < 0.5, "{}", process.said_so_far());
         // Roles that meet on a key refuse each other.
         assert!(callers.len() > 1 || failures(caller, "rejected") < 0.5);
     }

@@ -238,6 +238,8 @@ impl Process {
 
     /// The first line at or after `from` that contains `text`, and where it ends in the log.
     fn find(&mut self, mut from: usize, text: &str) -> (String, usize) {
+        // A process that goes on saying other things is not listened to for ever.
+        let end = Instant::now() + PATIENCE * 5;
         loop {
             while let Some(length) = self.log[from..].find('\n') {
                 let line = &self.log[from..from + length];
@@ -246,7 +248,7 @@ impl Process {
                     return (line.to_owned(), from);
                 }
             }
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(PATIENCE.min(end.saturating_duration_since(Instant::now()))) {
                 Ok(line) => self.note(&line),
                 Err(error) => panic!("no '{text}' ({error}) in:\n{}", self.log),
             }
@@ -296,6 +298,14 @@ impl Process {
     pub(crate) fn signal(&self, signal: &str) {
         let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// All that it has said until now.
+    pub(crate) fn said_so_far(&mut self) -> &str {
+        while let Ok(line) = self.lines.try_recv() {
+            self.note(&line);
+        }
+        &self.log
     }
 
     /// What it has said as far as was listened.

@@ -181,15 +181,19 @@ impl Capture {
                 Ok(None) => {}
                 Err(error) => {
                     self.unlink();
+                    let is_passing =
+                        error.class() == Class::Transient && !matches!(error, PostgresError::TakenMeanwhile { .. });
+                    if is_passing {
+                        tracing::warn!(%error, "the capture is interrupted; it goes on by itself");
+                    }
                     if self.changes.records() > 0 {
-                        // What came before the failure is delivered; the failure shows again.
+                        // What came before the failure is delivered; a failure that does not pass shows again.
                         let delivery = self.changes.take();
                         return Ok(Some(self.hand_over(delivery)));
                     }
-                    if error.class() != Class::Transient || matches!(error, PostgresError::TakenMeanwhile { .. }) {
+                    if !is_passing {
                         return Err(error);
                     }
-                    tracing::warn!(%error, "the capture is interrupted; it goes on by itself");
                 }
             }
         }
