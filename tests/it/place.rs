@@ -237,6 +237,7 @@ impl Process {
     }
 
     /// The first line at or after `from` that contains `text`, and where it ends in the log.
+    #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
     fn find(&mut self, mut from: usize, text: &str) -> (String, usize) {
         // A process that goes on saying other things is not listened to for ever.
         let end = Instant::now() + PATIENCE * 5;
