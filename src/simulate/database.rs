@@ -129,6 +129,7 @@ fn dispatch(
 ) -> (Summary, Progress) {
     let first_day = i64::from(options.target.from_day).saturating_mul(DAY_MICROS);
     let first = plan.config.first_midnight().saturating_add(first_day);
+    let start = first.max(plan.config.start_micros);
     let expected = generator.expected();
     let mut progress = Progress::begin(expected);
     let mut pacer = None;
@@ -146,7 +147,6 @@ fn dispatch(
             pace::now()
         });
         if let Some(pace) = options.pace {
-            let start = first.max(plan.config.start_micros);
             pacer.get_or_insert_with(|| Pacer::new(pace, start)).wait(change.commit_micros);
         }
         if let Some(rate) = options.target.rate {

@@ -36,9 +36,7 @@ fn a_store_that_is_away_is_waited_for() {
     let (status, answer) = asking.join().unwrap();
     assert_eq!((status, &answer["decision"]["outcome"]), (200, &json!("approve")), "{answer}");
     assert_eq!(counted(&caller, 1, "1d"), json!(3));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 }
 
 /// Customers who pay in every round, once each.

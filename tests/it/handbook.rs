@@ -246,7 +246,5 @@ fn compare_all(place: &Place, payments: &Payments) {
     let shares = payments.features.column_by_name("terminal_risk__fraud_ratio_7d").unwrap();
     let shares = shares.as_primitive::<Float64Type>();
     assert!(shares.iter().flatten().filter(|share| *share > 0.0).count() > 500, "labels count");
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 }

@@ -63,9 +63,7 @@ fn an_account_is_blocked_once_and_an_analysts_unblock_stays() {
     change(&caller, "DELETE", "manual_block", 7);
     bank.wait_for(LEDGER, "block|done|6\nunblock|done|6\nmanual_block|done|7\nunblock|done|7\nunblock|done|7");
     assert_eq!(bank.ask("SELECT count(*) FROM accounts WHERE status <> 'active'"), "0");
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     assert!(place.store().outbox_now(None, 10).unwrap().is_empty());
 }
 

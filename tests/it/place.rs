@@ -314,6 +314,14 @@ impl Process {
         &self.log
     }
 
+    /// Asks it to end as an operator does, which it does well; its log.
+    pub(crate) fn stop(self) -> String {
+        self.terminate();
+        let (status, log) = self.end();
+        assert!(status.success(), "{log}");
+        log
+    }
+
     /// Waits for its end.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         drop(self.child.stdin.take());

@@ -93,9 +93,7 @@ fn a_request_and_its_change_are_one_event_and_one_decision() {
     );
     assert!(metrics.contains("interdict_ingest_events_total"), "{metrics}");
     assert_eq!(caller.get("/health/ready").0, 200);
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     assert_eq!(place.remains().decisions.len(), 3);
 }
 

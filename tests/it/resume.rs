@@ -64,9 +64,7 @@ fn a_followed_file_may_be_empty_and_the_process_can_be_stopped() {
         let (_, answer) = caller.post("/v1/entities/customer", &json!({ "key": 3 }));
         (answer["known"] == json!(true)).then_some(())
     });
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     place.append("live.jsonl", payments(4..6));
     place.write("interdict.toml", source("type = \"file\"\npath = \"live.jsonl\""));
     place.run("run");

@@ -67,9 +67,7 @@ fn one_process_asks_once_for_a_decision_and_once_more_where_nothing_is_stored_of
     caller.post("/v1/decisions", &event(1, 0, 0, "5.00"));
     let new = asked(&redis, &caller, 1_000);
     assert!(is_about(new.reads, 2 * REQUESTS) && is_about(new.commits, REQUESTS), "{new:?}");
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 
     // It begins with nothing in memory: every customer is brought from the store.
     let mut process = place.start("run");

@@ -38,9 +38,7 @@ fn a_topic_is_told_of_blocks_once_it_is_there() {
     let last = decision_id("default", "transactions", "12", 0);
     caller.until(|caller| (caller.get(&format!("/v1/decisions/{last}")).0 == 200).then_some(()));
     caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") < 0.5).then_some(()));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 
     let blocked: Vec<i64> = (1..=12).filter(|n| n % 4 != 0).collect();
     let told = kafka.read("cases");

@@ -133,9 +133,7 @@ fn a_topic_of_four_partitions_gives_what_a_file_gives() {
     connect(&kafka, "shop.public.transactions", &changes[..half]);
     let mut process = topic.start("run");
     wait_for(&Caller::new(&process.address()), 1..400);
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     connect(&kafka, "shop.public.transactions", &changes[half..]);
     let mut process = topic.start("run");
     let caller = Caller::new(&process.address());
@@ -147,9 +145,7 @@ fn a_topic_of_four_partitions_gives_what_a_file_gives() {
     let ends = kafka.ends("shop.public.transactions", 4);
     let committed = || kafka.committed("interdict.default.payments", "shop.public.transactions", 4);
     caller.until(|_| (committed() == ends).then_some(()));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     let applied = topic.store().positions_now("payments").unwrap();
     assert_eq!(applied.iter().map(|offset| (offset.partition, offset.position + 1)).collect::<BTreeMap<_, _>>(), ends);
 
@@ -185,9 +181,7 @@ fn decisions_and_dead_letters_are_produced_once_each_in_a_calm_run() {
             let line = "interdict_ingest_topic_dead_letters_total{source=\"payments\"} 1";
             metrics.as_str()?.contains(line).then_some(())
         });
-        process.terminate();
-        let (status, log) = process.end();
-        assert!(status.success(), "{log}");
+        process.stop();
         changes = history(100..200);
         changes.push(broken(2));
     }
@@ -232,9 +226,7 @@ fn a_request_whose_dead_letter_a_sink_is_to_have_is_answered() {
         let (status, answer) = caller.post("/v1/decisions", &serde_json::json!({ "event": event }));
         assert_eq!(status, 200, "{answer}");
     }
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     assert_eq!(place.remains().decisions.len(), 3);
     assert_eq!(kafka.read("dead").len(), 2);
 }
@@ -318,9 +310,7 @@ fn what_waits_in_a_topic_is_shown_while_the_store_is_away() {
     redis.begin();
     wait_for(&caller, last + 99..last + 100);
     caller.until(|caller| (lag(caller) == Some((0.0, 0.0))).then_some(()));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 }
 
 #[test]
@@ -336,9 +326,7 @@ fn a_topic_without_records_is_waited_for() {
     assert_eq!(metric(&caller, "records_total"), Some(0.0));
     connect(&kafka, "shop.public.transactions", &history(1..20));
     wait_for(&caller, 1..20);
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 }
 
 #[test]
@@ -358,9 +346,7 @@ fn what_cannot_be_read_from_a_topic_is_told_and_the_rest_goes_on() {
     wait_for(&caller, 1..50);
     assert_eq!(metric(&caller, "dead_letters_total"), Some(3.0));
     assert_eq!(metric(&caller, "records_total"), Some(changes.len() as f64));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     let letters = place.letters();
     let told = |reason: &str| {
         let letter = letters.iter().find(|letter| letter.reason.code() == reason).expect("a letter");
@@ -391,9 +377,7 @@ fn a_broker_that_goes_away_is_waited_for_while_decisions_go_on() {
     let event = json!({ "transaction_id": 700, "tx_datetime": "2025-06-15T15:20:00Z", "customer_id": 7, "terminal_id": 1, "amount": 9.0 });
     let (status, answer) = caller.post("/v1/decisions", &json!({ "event": event }));
     assert_eq!(status, 200, "{answer}");
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     let remains = place.remains();
     assert_eq!((remains.decisions.len(), remains.letters.len()), (100, 0));
 }

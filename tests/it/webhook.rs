@@ -85,9 +85,7 @@ fn more_actions_at_once_than_the_outbox_holds_are_carried_out() {
     // The outbox may still be full of what is told already; the bound holds for what follows.
     place.append("live.jsonl", (9..=12).map(huge).collect::<String>());
     told.extend((0..4).map(|_| received.recv_timeout(Duration::from_secs(30)).unwrap().id));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     told.sort();
     told.dedup();
     assert_eq!(told.len(), 12);
@@ -145,9 +143,7 @@ fn fill_the_outbox(with_store: impl Fn(String) -> String) {
     caller.until(|caller| (decided(caller, 1..=12) == 12).then_some(()));
     caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") < 0.5).then_some(()));
     assert!((metric(&caller, "interdict_scorer_actions_total", "action=\"tell\",status=\"done\"") - 12.0).abs() < 0.5);
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     let told: BTreeSet<String> = received.try_iter().map(|message| message.id).collect();
     assert_eq!(told.len(), 12, "each was told of");
     let logged = interdict_monitor::log::read(&place.path("decisions")).unwrap();
@@ -193,9 +189,7 @@ fn a_webhook_is_repeated_with_its_id_until_it_is_taken() {
     assert!(last.signature.starts_with("v1,"), "{last:?}");
     let body: Value = serde_json::from_str(&first.body).unwrap();
     assert_eq!(body["data"]["target"]["key"], "6");
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     let store = place.store();
     assert!(store.outbox_now(None, 10).unwrap().is_empty());
     let id = uuid::Uuid::parse_str(body["data"]["decision_id"].as_str().unwrap()).unwrap();

@@ -118,9 +118,7 @@ fn read_snapshot(place: &Place) {
     }
     let mut process = place.start("run");
     process.wait_for("the snapshot is read");
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
 }
 
 /// Something that happens to the server while the program runs.
@@ -267,9 +265,7 @@ fn kills_lost_connections_and_a_crash_of_the_server_change_nothing() {
     writer.inserted.push(last + 1);
     decision(&caller, last + 1);
     caller.until(|_| (bank.confirmed() > confirmed).then_some(()));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     // Some payments come days late, when their entities remember less.
     assert!(place.letters().iter().all(|letter| letter.reason == DeadReason::Refused), "{:?}", place.letters());
     let store = place.store();

@@ -73,9 +73,7 @@ fn a_full_disk_keeps_acts_waiting_and_loses_neither_blocks_nor_payments() {
     bank.wait_for("SELECT id, blocks FROM accounts WHERE status = 'blocked' ORDER BY id", "6|1\n7|1\n8|1\n9|1");
     process.wait_for("the action's database can be used again");
     caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") == 0.0).then_some(()));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     assert_eq!(blocked(&bank), "6|1\n7|1\n8|1\n9|1", "once each");
     let ledger = bank.ask("SELECT entity_key, kind, outcome FROM interdict_ledger ORDER BY entity_key");
     assert_eq!(ledger, "6|block|done\n7|block|done\n8|block|done\n9|block|done");

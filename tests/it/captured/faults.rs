@@ -13,13 +13,6 @@ fn serve(place: &Place) -> (Process, Caller) {
     (process, caller)
 }
 
-fn stop(process: Process) -> String {
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
-    log
-}
-
 /// What a process says last: why it ends.
 fn last_line(told: &str) -> &str {
     told.lines().next_back().unwrap_or_default().strip_prefix("interdict: ").unwrap_or_default()
@@ -29,7 +22,7 @@ fn last_line(told: &str) -> &str {
 fn begin(place: &Place) {
     let (mut process, _) = serve(place);
     process.wait_for("the snapshot is read");
-    stop(process);
+    process.stop();
 }
 
 /// The results of actions under the decision on a payment, once there is one.
@@ -69,7 +62,7 @@ fn an_analysts_unblock_stays_after_a_kill_and_what_is_read_again() {
     let (process, caller) = serve(&place);
     bank.pay(799, 7, "1.00");
     decision(&caller, 799);
-    stop(process);
+    process.stop();
     assert!(bank.confirmed() >= confirmed);
     assert_eq!(bank.ask(blocked), "active|1");
     assert_eq!(bank.ask("SELECT kind, outcome FROM interdict_ledger ORDER BY decided_at"), "block|done\nunblock|done");
@@ -97,7 +90,7 @@ fn a_vanished_account_and_a_revoked_right_stop_nothing_and_are_told() {
     bank.burst(11);
     bank.wait_for("SELECT id FROM accounts WHERE status = 'blocked'", "11");
     assert_eq!(metric(&caller, "interdict_scorer_outbox_intents", ""), 0.0);
-    stop(process);
+    process.stop();
     assert_eq!(bank.ask("SELECT entity_key, outcome FROM interdict_ledger"), "11|done");
 }
 
@@ -117,7 +110,7 @@ fn an_amount_that_is_no_number_is_decided_by_default_unless_it_is_history() {
     assert_eq!(decision(&caller, 5)["decision"]["decided_by"], "rules");
     assert_eq!(metric(&caller, "interdict_ingest_dead_letters_total", ""), 2.0);
     assert_eq!(metric(&caller, "interdict_ingest_postgres_dead_letters_total", ""), 2.0);
-    stop(process);
+    process.stop();
     let letters = place.letters();
     assert_eq!(letters.len(), 2, "{letters:?}");
     assert!(letters[0].row.is_none() && letters[0].detail.contains("snapshot"), "{letters:?}");
@@ -171,7 +164,7 @@ fn a_wrong_password_is_told_and_nothing_is_lost() {
     place.write("password", "right\n");
     let (process, caller) = serve(&place);
     assert_eq!(decision(&caller, 1)["decision"]["outcome"], "approve");
-    stop(process);
+    process.stop();
 }
 
 #[test]
@@ -200,7 +193,7 @@ fn a_server_that_is_away_at_the_start_is_waited_for() {
     bank.pay(2, 2, "5.00");
     assert_eq!(decision(&caller, 2)["decision"]["outcome"], "approve");
     assert!(metric(&caller, "interdict_ingest_postgres_reconnects_total", "") >= 1.0);
-    stop(process);
+    process.stop();
 }
 
 #[test]
@@ -220,5 +213,5 @@ fn a_server_without_room_for_connections_is_waited_for_with_what_to_do() {
     assert_eq!(decision(&caller, 606)["decision"]["outcome"], "block");
     bank.wait_for("SELECT id, status, blocks FROM accounts WHERE blocks > 0", "6|blocked|1");
     assert!(metric(&caller, "interdict_ingest_postgres_reconnects_total", "") >= 1.0);
-    stop(process);
+    process.stop();
 }

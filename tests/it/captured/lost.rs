@@ -13,7 +13,7 @@ use super::crash::{OLDER, check_blocks, check_features, features, finish};
 use super::{config, decision, metric};
 use crate::archive::archived;
 use crate::bank::Bank;
-use crate::place::{Caller, Place, Process};
+use crate::place::{Caller, Place};
 
 /// Kills while the snapshot behind the gap is read.
 const KILLS: u64 = 6;
@@ -27,13 +27,6 @@ pub(crate) fn recovering(config: &str) -> String {
     let heartbeat = "heartbeat = \"200ms\"\n";
     assert!(config.contains(heartbeat));
     config.replace(heartbeat, &format!("{heartbeat}on_lost_slot = \"snapshot\"\n"))
-}
-
-fn stop(process: Process) -> String {
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
-    log
 }
 
 /// Drops a slot that nobody reads any more.
@@ -81,7 +74,7 @@ fn what_committed_while_nothing_was_captured_is_judged_late_and_the_rest_is_as_i
     bank.ask("INSERT INTO chargebacks VALUES (102, true, '2025-06-15 12:41Z')");
     bank.pay(105, 5, "5.00");
     decision(&caller, 105);
-    stop(process);
+    process.stop();
     lose_slot(&bank, "interdict");
     // A burst that is to be blocked, labels of what is known and what is not, and rows that go and change.
     (2_001..=2_007).for_each(|id| bank.pay(id, 20, "5.00"));
@@ -108,7 +101,7 @@ fn what_committed_while_nothing_was_captured_is_judged_late_and_the_rest_is_as_i
     caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") == 0.0).then_some(()));
     assert!((metric(&caller, "interdict_ingest_postgres_lost_slots_total", "") - 1.0).abs() < f64::EPSILON);
     let found = features(&bank, &caller);
-    stop(process);
+    process.stop();
 
     let decided = by_payment(place.decisions(&place.store()).into_values());
     let expected: BTreeSet<i64> = (101..=106).chain(2_001..=2_007).chain([301]).collect();
@@ -123,7 +116,7 @@ fn what_committed_while_nothing_was_captured_is_judged_late_and_the_rest_is_as_i
     // All of it once more changes nothing: the slot is one like any other.
     let mut process = place.start("run");
     process.wait_for("serving");
-    let log = stop(process);
+    let log = process.stop();
     assert!(!log.contains("changes were lost"), "{log}");
 }
 
@@ -137,7 +130,7 @@ fn rows_of_the_snapshot_that_cannot_be_read_are_decided_where_nothing_is_known_a
     process.wait_for("the snapshot is read");
     bank.pay(101, 1, "5.00");
     decision(&caller, 101);
-    stop(process);
+    process.stop();
     lose_slot(&bank, "interdict");
     (102..=104).for_each(|id| bank.pay(id, 1, "1.00"));
     // One that is history, one that was decided, one that nobody has seen; and two without a time, of which one was decided.
@@ -153,7 +146,7 @@ fn rows_of_the_snapshot_that_cannot_be_read_are_decided_where_nothing_is_known_a
     assert_eq!((told("late"), told("decided_by")), (true.into(), "default".into()), "{unread}");
     bank.ask("INSERT INTO transactions VALUES (105, '2025-06-15 12:40Z', 1, 5001, 1)");
     decision(&caller, 105);
-    stop(process);
+    process.stop();
     let decided = by_payment(place.decisions(&place.store()).into_values());
     let counts: Vec<(i64, usize)> = decided.iter().map(|(id, all)| (*id, all.len())).collect();
     assert_eq!(counts, [(101, 1), (102, 1), (103, 1), (105, 1)]);
@@ -174,7 +167,7 @@ fn kills_in_the_snapshot_behind_a_lost_slot_lose_and_double_nothing() {
     (101..=130).for_each(|id| bank.pay(id, id - 100, "5.00"));
     decision(&caller, 130);
     let mut chance = ChaCha8Rng::seed_from_u64(97);
-    stop(process);
+    process.stop();
     lose_slot(&bank, "interdict");
     // Every customer from 40 to 46 is to be blocked.
     let mut next = 3_000;
@@ -201,7 +194,7 @@ fn kills_in_the_snapshot_behind_a_lost_slot_lose_and_double_nothing() {
     decision(&caller, last);
     caller.until(|caller| (metric(caller, "interdict_scorer_outbox_intents", "") == 0.0).then_some(()));
     let found = features(&bank, &caller);
-    stop(process);
+    process.stop();
 
     let decided = by_payment(place.decisions(&place.store()).into_values());
     let expected: BTreeSet<i64> = (101..=130).chain(3_000..end).chain([last]).collect();

@@ -102,9 +102,7 @@ fn what_the_process_before_left_to_be_done_is_done_at_once() {
     assert_eq!(bank.ask("SELECT status, blocks FROM accounts WHERE id = 7"), "active|0");
     owner.kill();
     bank.wait_for("SELECT status, blocks FROM accounts WHERE id = 7", "blocked|1");
-    standby.terminate();
-    let (status, log) = standby.end();
-    assert!(status.success(), "{log}");
+    standby.stop();
 }
 
 /// Payments from the database, chargebacks from a file that is followed and has a row from the beginning.

@@ -6,7 +6,7 @@ use interdict_features::decision::{DecisionRecord, decision_id};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Fleet;
 use crate::archive::captured;
@@ -68,9 +68,7 @@ fn work_that_waits_for_a_scorer_is_not_left_to_a_process_without_a_role() {
     fleet.wait(Duration::from_millis(1_500));
     let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
     alone.wait_for("serving");
-    alone.terminate();
-    let (status, log) = alone.end();
-    assert!(status.success(), "{log}");
+    alone.stop();
 }
 
 #[test]
@@ -91,13 +89,18 @@ fn roles_do_not_begin_behind_what_only_one_process_applies() {
     let mut alone = fleet.place.start("run --bind 127.0.0.1:0");
     let caller = Caller::new(&alone.address());
     caller.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
-    alone.terminate();
-    let (status, log) = alone.end();
-    assert!(status.success(), "{log}");
+    alone.stop();
     fleet.wait(Duration::from_millis(1_500));
     fleet.begin(2);
     fleet.process(2).wait_for("serving");
     fleet.end_all();
+}
+
+/// For a decision on a payment of customer 1.
+fn request(id: i64) -> Value {
+    json!({ "stream": "transactions", "event": {
+        "transaction_id": id, "tx_datetime": "2025-06-15T15:06:47Z", "customer_id": 1, "terminal_id": 1, "amount": "1.00",
+    } })
 }
 
 #[test]
@@ -110,10 +113,7 @@ fn what_a_scorer_was_asked_is_not_applied_again_by_a_process_without_a_role() {
     fleet.begin(0);
     fleet.stored_snapshot("asked");
     fleet.begin(2);
-    let body = json!({ "stream": "transactions", "event": {
-        "transaction_id": 7, "tx_datetime": "2025-06-15T15:06:47Z", "customer_id": 1, "terminal_id": 1, "amount": "1.00",
-    } });
-    assert_eq!(fleet.ready(0).post("/v1/decisions", &body).0, 200);
+    assert_eq!(fleet.ready(0).post("/v1/decisions", &request(7)).0, 200);
     // Its row comes, and goes with all of its table; others say when that was taken in.
     fleet.bank.pay(7, 1, "1.00");
     fleet.bank.ask("TRUNCATE transactions");
@@ -135,22 +135,15 @@ fn what_a_scorer_was_asked_is_not_applied_again_by_a_process_without_a_role() {
     assert_eq!(record["event"]["amount"], json!(2.0), "{record}");
     let count = feature(&record["features"], "customer_spend.count_1d");
     assert_eq!(count, json!(2), "this one and the other: {record}");
-    alone.terminate();
-    let (status, log) = alone.end();
-    assert!(status.success(), "{log}");
+    alone.stop();
 }
 
 #[test]
 fn requests_go_on_behind_a_log_of_requests_that_was_trimmed() {
     let mut fleet = Fleet::open("trimmed");
     fleet.begin(2);
-    let event = |id: i64| {
-        json!({ "stream": "transactions", "event": {
-            "transaction_id": id, "tx_datetime": "2025-06-15T15:06:47Z", "customer_id": 1, "terminal_id": 1, "amount": "1.00",
-        } })
-    };
     for id in 1..=3 {
-        assert_eq!(fleet.ready(0).post("/v1/decisions", &event(id)).0, 200);
+        assert_eq!(fleet.ready(0).post("/v1/decisions", &request(id)).0, 200);
     }
     fleet.end_all();
     // As what scorers logged is trimmed in the end.
@@ -160,12 +153,10 @@ fn requests_go_on_behind_a_log_of_requests_that_was_trimmed() {
     let caller = Caller::new(&alone.address());
     caller.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
     for id in 4..=6 {
-        let (status, answer) = caller.post("/v1/decisions", &event(id));
+        let (status, answer) = caller.post("/v1/decisions", &request(id));
         assert_eq!(status, 200, "{answer}");
     }
-    alone.terminate();
-    let (status, log) = alone.end();
-    assert!(status.success(), "{log}");
+    alone.stop();
 }
 
 #[test]

@@ -224,9 +224,7 @@ fn a_database_gives_the_bits_of_the_definition() {
     bank.pay(90_000, 1, "1.00");
     let last = decision_id("default", "transactions", "90000", 0);
     caller.until(|caller| (caller.get(&format!("/v1/decisions/{last}")).0 == 200).then_some(()));
-    process.terminate();
-    let (status, log) = process.end();
-    assert!(status.success(), "{log}");
+    process.stop();
     assert!(place.letters().is_empty(), "{:?}", &place.letters()[..1]);
     let store = place.store();
     let records = place.decisions(&store).into_values().filter(|record| record.event_id != "90000");
