@@ -149,7 +149,7 @@ pub(super) fn new_namespace() -> String {
 
 /// Waits until something comes to pass.
 pub(super) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
-    tokio::time::timeout(Duration::from_secs(60), async {
+    tokio::time::timeout(Duration::from_secs(120), async {
         while !is_so().await {
             tokio::task::yield_now().await;
         }
