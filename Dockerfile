@@ -14,7 +14,8 @@ RUN python3 training/fetch_onnxruntime.py --requirements training/onnxruntime.tx
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --profile dist --features fluvio --bin interdict && cp target/dist/interdict /out/
+    cargo build --locked --profile dist -p interdict -p interdict-ingest --features fluvio --bin interdict --example fluvio_setup \
+    && cp target/dist/interdict target/dist/examples/fluvio_setup /out/
 
 FROM debian:bookworm-slim
 ARG VERSION=0.1.0
@@ -30,6 +31,8 @@ RUN apt-get update \
     && useradd --system --uid 10001 --user-group --home-dir /var/lib/interdict interdict \
     && install -d -o interdict -g interdict /var/lib/interdict /var/lib/interdict/archive
 COPY --from=build /out/interdict /usr/local/bin/interdict
+# Registers Fluvio's units and makes topics, for docker-compose.yml.
+COPY --from=build /out/fluvio_setup /usr/local/bin/fluvio-setup
 COPY --from=build /out/libonnxruntime.so.* /usr/local/lib/interdict/
 # The model and configuration of the example; mount your own over them.
 COPY examples/handbook /etc/interdict/handbook

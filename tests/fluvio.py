@@ -16,9 +16,9 @@ from pathlib import Path
 PATIENCE_SECONDS = 60
 SPUS = ["5001", "5002"]
 
-# The one step for which Fluvio has a tool of its own, done without it. Built with what the tests are built with.
-BUILD = ["cargo", "build", "--quiet", "--workspace", "--features", "fluvio-server", "--example", "fluvio_register"]
-REGISTER = Path("target/debug/examples/fluvio_register")
+# The steps for which Fluvio has a tool of its own, done without it. Built with what the tests are built with.
+BUILD = ["cargo", "build", "--quiet", "--workspace", "--features", "fluvio-server", "--example", "fluvio_setup"]
+SETUP = Path("target/debug/examples/fluvio_setup")
 
 
 def free_ports(count: int) -> list[int]:
@@ -63,7 +63,8 @@ def run_beside_cluster(command: list[str], folder: Path) -> int:
         wait_for(public, controller, folder / "sc.log")
         for spu, spu_public, spu_private in zip(SPUS, spu_ports[::2], spu_ports[1::2]):
             own = [f"127.0.0.1:{spu_public}", f"127.0.0.1:{spu_private}"]
-            subprocess.run([REGISTER, f"127.0.0.1:{public}", spu, *own], check=True)
+            for _also_where_it_is_there in range(2):
+                subprocess.run([SETUP, "unit", f"127.0.0.1:{public}", spu, *own], check=True)
             log = folder / f"spu-{spu}.log"
             processes.append(start(
                 ["fluvio-run", "spu", "-i", spu, "-p", own[0], "-v", own[1], "--sc-addr", f"127.0.0.1:{private}",
@@ -71,6 +72,8 @@ def run_beside_cluster(command: list[str], folder: Path) -> int:
                 log, environment,
             ))
             wait_for(spu_public, processes[-1], log)
+        for _also_where_it_is_there in range(2):
+            subprocess.run([SETUP, "topic", f"127.0.0.1:{public}", "decisions", "1"], check=True)
         return subprocess.call(command, env=dict(os.environ, INTERDICT_FLUVIO=f"127.0.0.1:{public}"))
     finally:
         for process in reversed(processes):

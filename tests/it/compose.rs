@@ -250,3 +250,31 @@ fn the_image_is_built_from_what_is_here() {
     let last_user = dockerfile.lines().rfind(|line| line.starts_with("USER ")).unwrap();
     assert!(last_user != "USER root" && dockerfile.contains("training/onnxruntime.txt"), "{last_user}");
 }
+
+#[test]
+fn fluvio_is_set_up_by_what_our_image_holds() {
+    let compose = compose();
+    let services = services(&compose);
+    // Fluvio's image holds its servers and what Alpine brings, and no tool.
+    for (name, service) in services.iter().filter(|(_, service)| service["image"].as_str().unwrap().contains("fluvio:"))
+    {
+        assert!(service.get("entrypoint").is_none(), "{name}");
+        assert_eq!(texts(&service["command"])[0], "./fluvio-run", "{name}");
+        assert_eq!(texts(&service["healthcheck"]["test"])[..2], ["CMD", "nc"], "{name}");
+    }
+    let said = |name: &str| texts(&services[name]["command"]);
+    let after = |words: &[&str], key: &str| words[words.iter().position(|word| *word == key).unwrap() + 1].to_owned();
+    let unit = said("fluvio-spu");
+    let reached = |key: &str| after(&unit, key).replace("0.0.0.0", "fluvio-spu");
+    let expected = ["unit", "fluvio-sc:9003", &after(&unit, "-i"), &reached("-p"), &reached("-v")];
+    assert_eq!(said("fluvio-setup"), expected);
+    let config = text(&root().join("examples/compose/interdict.toml"));
+    assert_eq!(said("fluvio-topics")[..2], ["topic", "fluvio-sc:9003"]);
+    assert!(config.contains(&format!("topic = \"{}\"\n", said("fluvio-topics")[2])));
+    for setup in ["fluvio-setup", "fluvio-topics"] {
+        assert_eq!(texts(&services[setup]["entrypoint"]), ["fluvio-setup"]);
+    }
+    assert!(
+        text(&root().join("Dockerfile")).contains("COPY --from=build /out/fluvio_setup /usr/local/bin/fluvio-setup\n")
+    );
+}
