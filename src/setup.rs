@@ -300,7 +300,12 @@ fn read_store(
             let config = RedisConfig::read(&section, namespace, folder);
             let replay_window = section.span_of_time("replay_window").unwrap_or(REPLAY_WINDOW);
             let lease = section.span_of_time("lease").map_or(LEASE, |lease| {
-                Duration::from_micros(lease.micros().unsigned_abs()).clamp(LEASE_MIN, LEASE_MAX)
+                let lease = Duration::from_micros(lease.micros().unsigned_abs());
+                if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+                    let help = format!("write a time from {LEASE_MIN:?} to {LEASE_MAX:?}");
+                    section.report("lease", "'lease' is out of range", help);
+                }
+                lease
             });
             section.finish();
             // Without one a mistake was noted, and these settings are never used.

@@ -36,6 +36,17 @@ fn a_source_is_not_called_as_the_log_of_requests() {
 }
 
 #[test]
+fn a_lease_that_no_fleet_could_keep_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (lease, mistakes) in [("499ms", 1), ("500ms", 0), ("10m", 0), ("11m", 1)] {
+        let store = format!("\n[store]\ntype = \"redis\"\nurl = \"redis://127.0.0.1\"\nlease = \"{lease}\"\n");
+        fs::write(folder.path().join("interdict.toml"), format!("{}{store}", crate::place::DEFINITIONS)).unwrap();
+        let report = interdict(folder.path(), &["check", "--json"]).json();
+        assert_eq!(report["mistakes"].as_array().map_or(0, Vec::len), mistakes, "{lease}: {report}");
+    }
+}
+
+#[test]
 fn an_entity_that_no_judged_event_names_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let account = "\n[stream.accounts]\nid = \"account_id\"\ntime = \"opened\"\njudge = \"none\"\ncolumns = { account_id = \"int64\", opened = \"timestamp\" }\n[entity.account]\nkey = \"account_id\"\n";

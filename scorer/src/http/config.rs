@@ -175,7 +175,8 @@ impl HttpSettings {
             };
             let time = Duration::from_micros(u64::try_from(span.micros()).unwrap_or_default());
             if time < least || time > most {
-                let help = format!("write a time from {least:?} to {most:?}");
+                let least = if least.is_zero() { "0s".to_owned() } else { format!("{least:?}") };
+                let help = format!("write a time from {least} to {most:?}");
                 section.report(key, format!("'{key}' is out of range"), help);
             } else {
                 *value = time;

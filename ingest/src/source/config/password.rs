@@ -19,7 +19,7 @@ pub enum PasswordSource {
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
     /// The variable is not set.
-    #[error("the environment has no {variable}; set it to the password that [source] names")]
+    #[error("the environment has no {variable}; set it to the password: the configuration names it")]
     NoVariable {
         /// Its name.
         variable: String,
