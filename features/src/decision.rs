@@ -24,6 +24,11 @@ pub enum Outcome {
     Block,
 }
 
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Approve, Self::Review, Self::Block];
+}
+
 /// What settled the outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +43,11 @@ pub enum DecidedBy {
     List,
     /// The policy for events that could not be judged, or not in time.
     Default,
+}
+
+impl DecidedBy {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Model, Self::FastModel, Self::Rules, Self::List, Self::Default];
 }
 
 /// The namespace of decision ids (DESIGN 3.16): UUIDv5 of the URL namespace and `https://interdict.dev/decision`.

@@ -52,7 +52,7 @@ impl Metrics {
         own.register("drift_rows", "Decisions that drift was judged on", metrics.drift_rows.clone());
         let help = "Decisions left out of drift: without features, or of another champion";
         own.register("drift_skipped_rows", help, metrics.drift_skipped.clone());
-        let help = "When a batch was last compared with the reference";
+        let help = "When a batch was last compared with the reference, or watching for one began";
         own.register("drift_last_batch_timestamp_seconds", help, metrics.drift_last.clone());
         own.register("drift_firing", "1 while drift is confirmed", metrics.drift_firing.clone());
         own.register("drift_psi", "Population stability index of the last batch", metrics.psi.clone());
@@ -88,6 +88,13 @@ impl Metrics {
 
     pub(crate) fn firing(&self, is_firing: bool) {
         self.drift_firing.set(i64::from(is_firing));
+    }
+
+    /// Drift is watched at `now`: the time that a first batch is measured from.
+    pub(crate) fn watching(&self, now: Timestamp) {
+        if self.drift_last.get() == 0.0 {
+            self.drift_last.set(seconds(now));
+        }
     }
 
     pub(crate) fn batch(&self, batch: &Batch, now: Timestamp) {

@@ -1,6 +1,5 @@
 //! The engine behind the HTTP edge: a bounded queue to the engine's thread, reads of the store beside it, and the deadline.
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,11 +44,14 @@ type Listed = Vec<Vec<ListEntry>>;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Health {
     Starting,
+    /// Another process does what this one is for.
+    #[cfg(feature = "redis")]
+    StandingBy,
     Working,
     Ended,
 }
 
-/// The embedded backend.
+/// What the edge asks: the engine behind it, whichever store it has.
 #[derive(Clone, Debug)]
 pub(crate) struct Desk {
     pub(crate) namespace: String,
@@ -284,6 +286,10 @@ impl Backend for Desk {
                 missing.collect()
             }
             Health::Starting => not_ready("starting", "the engine is reading its state"),
+            #[cfg(feature = "redis")]
+            Health::StandingBy => {
+                not_ready("standing_by", "another process does this one's work, which goes on here when that one ends")
+            }
             Health::Ended => not_ready("engine_ended", "the engine has ended; see the log, then restart the process"),
         }
     }
@@ -310,7 +316,7 @@ fn engine_key(parts: &[Value]) -> Option<OwnedKey> {
 }
 
 /// What `/v1/models` says of the model in force.
-pub(crate) fn model_entry(active: &interdict_scorer::activation::Active, _folder: &Path, now: Timestamp) -> ModelEntry {
+pub(crate) fn model_entry(active: &interdict_scorer::activation::Active, now: Timestamp) -> ModelEntry {
     ModelEntry {
         name: active.manifest.name.clone(),
         version: active.manifest.version.clone(),

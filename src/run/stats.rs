@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use interdict_features::decision::{DecisionRecord, Outcome};
+use interdict_features::decision::{DecidedBy, DecisionRecord, Outcome};
 use interdict_features::engine::Outcome as Change;
 use interdict_features::row::Ignored;
 use interdict_features::time::Timestamp;
@@ -52,6 +52,13 @@ impl std::fmt::Debug for Watcher {
 struct OutcomeLabel {
     outcome: String,
     decided_by: String,
+}
+
+impl OutcomeLabel {
+    fn of(outcome: Outcome, decided_by: DecidedBy) -> Self {
+        let name = |value: &dyn std::fmt::Debug| snake_case(&format!("{value:?}"));
+        Self { outcome: name(&outcome), decided_by: name(&decided_by) }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -151,6 +158,11 @@ impl Stats {
         for reason in Ignored::ALL {
             drop(self.ignored.get_or_create(&ReasonLabel::of(&reason)));
         }
+        for outcome in Outcome::ALL {
+            for decided_by in DecidedBy::ALL {
+                drop(self.decisions.get_or_create(&OutcomeLabel::of(outcome, decided_by)));
+            }
+        }
     }
 
     fn register_lag(&self, registry: &mut Registry) {
@@ -187,9 +199,7 @@ impl Stats {
         if let Some(arrival) = record.arrived_at() {
             self.arrival_to_decision.observe(now.since(arrival).seconds().max(0.0));
         }
-        let name = |value: &dyn std::fmt::Debug| snake_case(&format!("{value:?}"));
-        let label = OutcomeLabel { outcome: name(&record.outcome), decided_by: name(&record.decided_by) };
-        self.decisions.get_or_create(&label).inc();
+        self.decisions.get_or_create(&OutcomeLabel::of(record.outcome, record.decided_by)).inc();
         let slot = match record.outcome {
             Outcome::Approve => 0,
             Outcome::Review => 1,

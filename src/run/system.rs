@@ -25,6 +25,7 @@ use interdict_ingest::source::postgres::metrics::PostgresMetrics;
 use interdict_ingest::source::stop::Stop;
 use interdict_ingest::topic::metrics::TopicMetrics;
 use interdict_ingest::topic::sink::What;
+use interdict_monitor::metrics::Metrics as MonitorMetrics;
 use interdict_monitor::monitor::{Monitor, MonitorState};
 use interdict_scorer::action::delivery::Surroundings;
 use interdict_scorer::activation::{Active, activate};
@@ -291,7 +292,8 @@ impl System {
             Some(config) => {
                 let reference =
                     model.as_ref().map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
-                let (opened, courier) = Monitor::open(config.clone(), reference, &mut registry)?;
+                let (opened, courier) =
+                    Monitor::open(config.clone(), reference, MonitorMetrics::register(&mut registry))?;
                 tasks.spawn(watching::alert(courier, stop_rest.clone()));
                 let until = sinks::Until::stopped(&stop_rest);
                 Some(watching::start(opened, &store, Arc::clone(&core.logged), &monitor, produce, until).await?)
@@ -303,7 +305,7 @@ impl System {
         let stop_edge = CancellationToken::new();
         let (mut http, mut edge) = (None, None);
         if setup.serves_http {
-            let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
+            let model = model.as_ref().map(|(_, active, _)| model_entry(active, clock::now()));
             let desk = open_desk(&core, commands.clone(), health_seen.clone(), reached, model);
             let server = bind(setup, desk, registry).await?;
             http = Some(server.local_addr());
@@ -336,7 +338,7 @@ impl System {
         tokio::select! {
             _ = health.wait_for(|health| *health == Health::Ended) => Ok(()),
             Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
-                Ok(result) => result.and_then(|()| Err(anyhow!("the delivery of webhooks or alerts has ended by itself; see the log for what came before"))),
+                Ok(result) => result.and_then(|()| Err(anyhow!("a part of the process has ended by itself; see the log for what came before"))),
                 Err(error) => Err(error.into()),
             },
         }

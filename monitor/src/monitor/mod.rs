@@ -11,7 +11,6 @@ mod tests;
 
 use interdict_features::decision::DecisionRecord;
 use interdict_features::time::Timestamp;
-use prometheus_client::registry::Registry;
 
 use crate::alert::courier::{Courier, Dispatch};
 use crate::alert::event::{AlertEvent, Episode};
@@ -69,14 +68,14 @@ impl Monitor {
     pub fn open(
         config: MonitorConfig,
         reference: Option<Reference>,
-        registry: &mut Registry,
+        metrics: Metrics,
     ) -> Result<(Self, Courier), MonitorError> {
         let (log, _next) = LogWriter::open(&config.log_dir, config.log)?;
         let outbox = Outbox::open(&config.log_dir.join(OUTBOX), config.webhooks)?;
         let firing = if outbox.episode().is_some() { Firing::Yes } else { Firing::No };
         let detector = reference.map(|reference| Detector::new(reference, config.drift, firing));
         let (courier, dispatch) = Courier::new()?;
-        let monitor = Self { log, detector, outbox, dispatch, metrics: Metrics::register(registry) };
+        let monitor = Self { log, detector, outbox, dispatch, metrics };
         monitor.metrics.firing(firing == Firing::Yes);
         Ok((monitor, courier))
     }
@@ -123,6 +122,7 @@ impl Monitor {
         self.after_drift(batches, transition, now);
         if let Some(detector) = &self.detector {
             self.metrics.drift(detector.counts());
+            self.metrics.watching(now);
         }
         let alerts = self.move_alerts(now);
         let durable = self.log.tick(now);

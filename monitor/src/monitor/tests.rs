@@ -1,5 +1,6 @@
 use interdict_features::time::Span;
 use interdict_features::value::Value;
+use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -60,7 +61,7 @@ async fn an_episode_is_told_once_when_it_fires_and_once_when_it_ends() {
     let (url, mut received) = receiver(vec!["500 Oops".into(), "200 OK".into()]).await;
     let mut registry = Registry::default();
     let (mut monitor, courier) =
-        Monitor::open(config(dir.path(), Some(&url)), Some(reference()), &mut registry).unwrap();
+        Monitor::open(config(dir.path(), Some(&url)), Some(reference()), Metrics::register(&mut registry)).unwrap();
     let stop = CancellationToken::new();
     let task = tokio::spawn(courier.run(stop.clone()));
     for index in 0..700 {
@@ -112,8 +113,7 @@ async fn an_episode_is_told_once_when_it_fires_and_once_when_it_ends() {
 #[test]
 fn a_restart_keeps_the_episode_and_tells_nothing_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let open =
-        || Monitor::open(config(dir.path(), Some("http://127.0.0.1:9/")), Some(reference()), &mut Registry::default());
+    let open = || Monitor::open(config(dir.path(), Some("http://127.0.0.1:9/")), Some(reference()), Metrics::default());
     let (mut monitor, _courier) = open().unwrap();
     for index in 0..420 {
         monitor.observe(index, &decision(index, if index >= 200 { 500 } else { 0 }), NOW).unwrap();
@@ -139,7 +139,8 @@ fn a_restart_keeps_the_episode_and_tells_nothing_twice() {
 fn without_a_reference_decisions_are_logged_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let mut registry = Registry::default();
-    let (mut monitor, _courier) = Monitor::open(config(dir.path(), None), None, &mut registry).unwrap();
+    let (mut monitor, _courier) =
+        Monitor::open(config(dir.path(), None), None, Metrics::register(&mut registry)).unwrap();
     for index in 0..160 {
         monitor.observe(index, &record(index), NOW).unwrap();
     }
@@ -160,7 +161,7 @@ fn without_a_reference_decisions_are_logged_all_the_same() {
 fn decisions_of_another_model_or_of_none_and_without_features_are_no_drift() {
     let dir = tempfile::tempdir().unwrap();
     let (mut monitor, _courier) =
-        Monitor::open(config(dir.path(), None), Some(reference()), &mut Registry::default()).unwrap();
+        Monitor::open(config(dir.path(), None), Some(reference()), Metrics::default()).unwrap();
     for index in 0..200 {
         let mut other = decision(index, 500);
         match index % 3 {

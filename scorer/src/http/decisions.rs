@@ -17,6 +17,8 @@ use super::keys::Role;
 use super::typed;
 use super::wire::{DecisionAnswer, DecisionBody, StoredDecisionAnswer};
 
+/// Where events are decided.
+pub(super) const PATH: &str = "/v1/decisions";
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Decides on one event, or hands out the decision that exists for it. Repeating a request is safe: the event's id

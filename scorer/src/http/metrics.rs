@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::decisions;
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RequestLabels {
     route: String,
@@ -75,6 +77,9 @@ impl HttpMetrics {
             "Requests with no key or an unknown one where keys are required",
             m.unauthenticated,
         );
+        // A series that begins with its first failure shows no rise.
+        let failed = RequestLabels { route: decisions::PATH.to_owned(), method: "POST", status: "5xx" };
+        drop(metrics.requests.get_or_create(&failed));
         metrics
     }
 

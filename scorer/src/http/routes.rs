@@ -36,7 +36,7 @@ pub(super) fn router<B: Backend>(parts: EdgeParts<B>) -> Router {
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(settings.requests_max));
     let deciding = Router::new()
-        .route("/v1/decisions", post(decisions::decide::<B>))
+        .route(decisions::PATH, post(decisions::decide::<B>))
         .layer(limit.clone())
         .layer(from_fn_with_state(deadlines(settings.deadline), keep_deadline));
     let others = Router::new()

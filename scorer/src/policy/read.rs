@@ -55,7 +55,7 @@ fn read_scorer(section: Option<&Section<'_>>, definitions: &Definitions) -> Poli
         thresholds.finish();
     }
     if let Some(choice) = section.choice("default", &["approve", "review", "block"]) {
-        policy.default_outcome = [Outcome::Approve, Outcome::Review, Outcome::Block][choice];
+        policy.default_outcome = Outcome::ALL[choice];
     }
     if let Some(choice) = section.choice("degraded", &["decide", "review"]) {
         policy.degraded = [OnDegraded::Decide, OnDegraded::Review][choice];

@@ -2,7 +2,7 @@ use interdict_features::decision::{DecidedBy, ListKind, Outcome, Thresholds};
 use interdict_scorer::decide::{Evidence, Verdict, settle};
 use proptest::prelude::*;
 
-const OUTCOMES: [Outcome; 3] = [Outcome::Approve, Outcome::Review, Outcome::Block];
+const OUTCOMES: [Outcome; 3] = Outcome::ALL;
 
 fn verdicts() -> impl Iterator<Item = Verdict> {
     [Verdict::NotAsked, Verdict::Failed].into_iter().chain(OUTCOMES.map(Verdict::Scored))

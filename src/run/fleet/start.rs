@@ -16,6 +16,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use interdict_features::engine::Plan;
 use interdict_ingest::source::stop::Stop;
+use interdict_monitor::metrics::Metrics as MonitorMetrics;
 use interdict_scorer::activation::Active;
 use interdict_scorer::bundle::Bundle;
 use interdict_scorer::runtime::Runtime;
@@ -106,9 +107,9 @@ pub(crate) async fn serve(setup: &Setup, roles: &[Role], until_end: bool) -> any
     let joined = Joined { store: Arc::clone(&store), charge, stop_rest, tasks };
     let mut process = Process::open(setup, joined, Arc::new(online), registry);
     store.offsets(input_log::SOURCE, "input-log").await?;
-    let (health, health_seen) = watch::channel(Health::Starting);
+    let health = watch::Sender::new(Health::Starting);
     // What has begun is stopped in order also where something after it does not begin.
-    let ended = match process.begin(roles, until_end, health_seen, told_to_stop.as_mut()).await {
+    let ended = match process.begin(roles, until_end, &health, told_to_stop.as_mut()).await {
         Ok(Begun::Works) => {
             health.send_replace(Health::Working);
             process.ended(told_to_stop).await
@@ -153,12 +154,12 @@ enum Begun {
 }
 
 impl<'a> Process<'a> {
-    /// Begins to play `roles`.
+    /// Begins to play `roles`. What else is played works while another process is the monitor, and the edge answers.
     async fn begin(
         &mut self,
         roles: &[Role],
         until_end: bool,
-        health: watch::Receiver<Health>,
+        health: &watch::Sender<Health>,
         told_to_stop: impl Future<Output = ()>,
     ) -> anyhow::Result<Begun> {
         let plays = |role: Role| roles.contains(&role);
@@ -172,28 +173,30 @@ impl<'a> Process<'a> {
             self.sweep();
         }
         let model = if plays(Role::Scorer) || plays(Role::Monitor) { system::load_model(setup)? } else { None };
-        if plays(Role::Monitor) && !self.monitor(model.as_ref(), told_to_stop).await? {
-            return Ok(Begun::IsTold);
-        }
+        let watching = plays(Role::Monitor).then(|| MonitorMetrics::register(&mut self.registry));
         self.produce(roles).await?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let judging = if plays(Role::Scorer) { Some(self.score(model.as_ref(), queue).await?) } else { None };
-        if !setup.serves_http {
+        if setup.serves_http {
+            let shown = model.as_ref().map(|(_, active, _)| model_entry(active, clock::now()));
+            let desk = self.desk(commands, health.subscribe(), reached, judging.as_ref(), shown);
+            let server = system::bind(setup, desk, std::mem::take(&mut self.registry)).await?;
+            let address: SocketAddr = server.local_addr();
+            let stop = self.stop_edge.clone();
+            self.tasks.spawn(async move {
+                system::serve(server, stop).await;
+                Ok(())
+            });
+            tracing::info!(?roles, %address, "serving");
+        } else {
             drop(commands);
             tracing::info!(?roles, "running");
-            return Ok(Begun::Works);
         }
-        let model = model.as_ref().map(|(_, active, _)| model_entry(active, &setup.folder, clock::now()));
-        let desk = self.desk(commands, health, reached, judging.as_ref(), model);
-        let server = system::bind(setup, desk, std::mem::take(&mut self.registry)).await?;
-        let address: SocketAddr = server.local_addr();
-        let stop = self.stop_edge.clone();
-        self.tasks.spawn(async move {
-            system::serve(server, stop).await;
-            Ok(())
-        });
-        tracing::info!(?roles, %address, "serving");
-        Ok(Begun::Works)
+        let Some(metrics) = watching else { return Ok(Begun::Works) };
+        let is_alone = roles.iter().all(|role| *role == Role::Monitor);
+        health.send_replace(if is_alone { Health::StandingBy } else { Health::Working });
+        let is_mine = self.monitor(model.as_ref(), metrics, told_to_stop).await?;
+        Ok(if is_mine { Begun::Works } else { Begun::IsTold })
     }
 
     fn open(

@@ -6,9 +6,9 @@ use std::ops::Range;
 use interdict_features::decision::Outcome;
 use interdict_monitor::config::MonitorConfig;
 use interdict_monitor::log;
+use interdict_monitor::metrics::Metrics;
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use interdict_store::port::{Claim, Commit, LogName, OffsetMove, Store as _};
-use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -49,7 +49,7 @@ impl Rig {
 
     fn monitor(&self, name: &str) -> Monitor {
         let config = MonitorConfig::at(self.folder.path().join(name));
-        Monitor::open(config, None, &mut Registry::default()).unwrap().0
+        Monitor::open(config, None, Metrics::default()).unwrap().0
     }
 
     fn taking(&self, name: &str) -> Taking {

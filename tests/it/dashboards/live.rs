@@ -209,7 +209,7 @@ fn every_metric_is_exported_and_every_query_shows_what_happened() {
     let prometheus = stack.watch();
     // What begins with its first event shows a rise only from its second scrape on.
     stack.live(4);
-    prometheus.wait_for("interdict_scorer_commit_to_block_seconds_count > 0 and on (namespace) interdict_monitor_drift_last_batch_timestamp_seconds > 0");
+    prometheus.wait_for("interdict_scorer_commit_to_block_seconds_count > 0 and on (namespace) interdict_monitor_drift_batches_total > 0");
     stack.live(7);
     prometheus
         .wait_for("interdict_ingest_late_events_total > 1 and on (namespace) interdict_monitor_log_files_total > 1");

@@ -178,6 +178,7 @@ fn every_alert_says_what_to_do_and_has_a_test() {
         let (page, section) = alert["annotations"]["runbook_url"].as_str().unwrap().split_once('#').unwrap();
         assert!(page.ends_with("/docs/runbook.md"), "{name}: {page}");
         assert!(headings.contains(section), "{name}: docs/runbook.md has no section {section}");
+        assert!(runbook.contains(&format!("`{name}`")), "{name}: docs/runbook.md does not name it");
         assert!(tested.contains(name), "{name}: no test in dashboards/prometheus/tests");
     }
     assert!(names.len() >= 20, "{names:?}");

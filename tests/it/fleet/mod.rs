@@ -160,7 +160,7 @@ impl Fleet {
     pub(crate) fn reopen_folders(&mut self) {
         for monitor in [MONITOR, OTHER_MONITOR] {
             self.begin(monitor);
-            self.process(monitor).wait_for("serving");
+            self.process(monitor).wait_for("monitoring");
             self.end_all();
         }
     }
@@ -202,7 +202,7 @@ impl Fleet {
             self.revive();
             let has_lease = (MONITOR..self.size).any(|monitor| {
                 let monitor = self.process(monitor);
-                monitor.works(Duration::from_millis(1)) && monitor.said().contains("serving")
+                monitor.works(Duration::from_millis(1)) && monitor.said().contains("monitoring")
             });
             let left = ["ZCARD", "XLEN"].map(|ask| {
                 let key = if ask == "ZCARD" { "outbox" } else { "work" };

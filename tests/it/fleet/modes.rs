@@ -97,7 +97,7 @@ fn roles_do_not_begin_behind_what_only_one_process_applies() {
 }
 
 /// For a decision on a payment of customer 1.
-fn request(id: i64) -> Value {
+pub(super) fn request(id: i64) -> Value {
     json!({ "stream": "transactions", "event": {
         "transaction_id": id, "tx_datetime": "2025-06-15T15:06:47Z", "customer_id": 1, "terminal_id": 1, "amount": "1.00",
     } })
@@ -163,7 +163,7 @@ fn requests_go_on_behind_a_log_of_requests_that_was_trimmed() {
 fn whoever_stands_by_as_monitor_ends_with_his_ingestor() {
     let mut fleet = Fleet::open("beside");
     fleet.begin(super::MONITOR);
-    fleet.process(super::MONITOR).wait_for("serving");
+    fleet.process(super::MONITOR).wait_for("monitoring");
     let mut both = fleet.place.start("run --role ingest,monitor --bind 127.0.0.1:0");
     both.wait_for("standing by");
     both.wait_for("the snapshot is read");

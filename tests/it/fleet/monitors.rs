@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::lost_tail::pay;
+use super::modes::request;
 use super::{Fleet, free_port};
 use crate::captured::metric;
 use crate::place::{Caller, Process};
@@ -38,10 +39,11 @@ fn taken(caller: &Caller, count: f64) {
     caller.until(|caller| (metric(caller, "interdict_monitor_log_unflushed_rows", "") >= count).then_some(()));
 }
 
-/// Starts a monitor with the configuration `name`.
+/// Starts a monitor with the configuration `name`, which works once another one that died is known to be dead.
 fn begin(fleet: &Fleet, name: &str) -> (Process, Caller) {
     let mut process = fleet.place.start(&format!("run --config {name} --role monitor --bind 127.0.0.1:0"));
     let caller = Caller::new(&process.address());
+    process.wait_for("monitoring");
     (process, caller)
 }
 
@@ -72,6 +74,30 @@ fn a_monitor_with_another_folder_goes_on_behind_what_is_written_however_long_a_s
     let (own, other) = (ids(&fleet, "moved"), ids(&fleet, "other"));
     assert!(own.is_disjoint(&other), "{} stand in both", own.intersection(&other).count());
     assert_eq!(own.len() + other.len(), 430);
+}
+
+#[test]
+fn a_monitor_that_stands_by_answers_and_what_else_its_process_plays_works() {
+    let fleet = open("by");
+    let (first, caller) = begin(&fleet, "interdict.toml");
+    let mut second = fleet.place.start("run --config other.toml --role monitor --bind 127.0.0.1:0");
+    let beside = Caller::new(&second.address());
+    second.wait_for("standing by");
+    let (status, answer) = beside.get("/health/ready");
+    assert!(status == 503 && answer.to_string().contains("standing_by"), "{answer}");
+    assert_eq!(beside.get("/health/live").0, 200);
+    assert!(metric(&beside, "interdict_monitor_log_rows_total", "") < 0.5);
+    let mut third = fleet.place.start("run --config other.toml --role scorer,monitor --bind 127.0.0.1:0");
+    let scorer = Caller::new(&third.address());
+    third.wait_for("standing by");
+    assert_eq!(scorer.get("/health/ready").0, 200);
+    assert_eq!(scorer.post("/v1/decisions", &request(7)).0, 200);
+    taken(&caller, 1.0);
+    end(third);
+    end(first);
+    second.wait_for("monitoring");
+    beside.until(|caller| (caller.get("/health/ready").0 == 200).then_some(()));
+    end(second);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, anyhow};
+use interdict_monitor::metrics::Metrics as MonitorMetrics;
 use interdict_monitor::monitor::Monitor;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ impl Process<'_> {
     pub(super) async fn monitor(
         &mut self,
         model: Option<&Model>,
+        metrics: MonitorMetrics,
         told_to_stop: impl Future<Output = ()>,
     ) -> anyhow::Result<bool> {
         let config = self.setup.monitor.clone();
@@ -34,7 +36,7 @@ impl Process<'_> {
             return Ok(false);
         }
         let reference = model.map(|(_, active, bundle)| watching::reference(active, bundle)).transpose()?;
-        let (opened, courier) = Monitor::open(config, reference, &mut self.registry)?;
+        let (opened, courier) = Monitor::open(config, reference, metrics)?;
         self.tasks.spawn(watching::alert(courier, self.stop_rest.clone()));
         let shown = Arc::new(Mutex::new(None));
         let produce = Produce::read(self.setup, &self.online).await?;
@@ -59,6 +61,7 @@ impl Process<'_> {
             anyhow::ensure!(is_kept?, "another process is the monitor now; start this one again");
             Ok(())
         });
+        tracing::info!("monitoring");
         Ok(true)
     }
 }
