@@ -31,6 +31,7 @@ mod postgres_server;
 mod program;
 mod redis_cluster;
 mod redis_server;
+mod reference;
 mod requests;
 mod resume;
 mod round_trips;
