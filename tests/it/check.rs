@@ -39,8 +39,9 @@ fn a_source_is_not_called_as_the_log_of_requests() {
 fn a_lease_that_no_fleet_could_keep_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (lease, mistakes) in [("499ms", 1), ("500ms", 0), ("10m", 0), ("11m", 1)] {
-        let store = format!("\n[store]\ntype = \"redis\"\nurl = \"redis://127.0.0.1\"\nlease = \"{lease}\"\n");
-        fs::write(folder.path().join("interdict.toml"), format!("{}{store}", crate::place::DEFINITIONS)).unwrap();
+        let store = format!("[store]\ntype = \"redis\"\nurl = \"redis://127.0.0.1\"\nlease = \"{lease}\"\n");
+        let config = crate::place::DEFINITIONS.replacen("[store]\npath = \"data\"\n", &store, 1);
+        fs::write(folder.path().join("interdict.toml"), config).unwrap();
         let report = interdict(folder.path(), &["check", "--json"]).json();
         assert_eq!(report["mistakes"].as_array().map_or(0, Vec::len), mistakes, "{lease}: {report}");
     }
