@@ -175,14 +175,60 @@ fn a_call_that_waits_ends_when_it_is_told_to() {
     let mut puller = world.puller();
     puller.until("the snapshot", |puller| puller.position > 0);
     let stop = puller.stop.clone();
+    let (waits, waiting) = std::sync::mpsc::sync_channel(1);
+    // An idle position comes; after it there is nothing to come for a while.
+    world.sql("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)");
     let reader = std::thread::spawn(move || {
         loop {
             match puller.source.next(10) {
-                Ok(Some(_idle)) => {}
+                Ok(Some(_idle)) => drop(waits.try_send(())),
                 ended => break ended.unwrap().is_none(),
             }
         }
     });
+    waiting.recv_timeout(PATIENCE).unwrap();
     stop.stop();
     assert!(reader.join().unwrap());
+}
+
+/// What other tables commit leaves no silence in which an idle position could be told, and no call that waits.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test may wait, with a bound")]
+fn what_other_tables_commit_holds_up_neither_the_position_nor_the_end() {
+    let server = PostgresServer::start(&[]);
+    server.database("loaded");
+    server.sql("loaded", TABLES);
+    server.sql("loaded", "CREATE TABLE elsewhere (n int)");
+    let mut puller = Puller::open(&config_at("localhost", server.port, "loaded"), &streams());
+    puller.until("the snapshot", |puller| puller.position > 0);
+    let stop = puller.stop.clone();
+    let busy = "DO $$ BEGIN FOR n IN 1..1000000 LOOP INSERT INTO elsewhere VALUES (n); COMMIT; PERFORM pg_sleep(0.002); END LOOP; END $$";
+    let end =
+        "SELECT pg_current_wal_lsn() - '0/0', pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'DO%'";
+    let (told, ended) = std::sync::mpsc::sync_channel(64);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| drop(server.try_sql("loaded", busy)));
+        }
+        server.sql("loaded", "SELECT pg_sleep(2)");
+        let reached: u64 = server.sql("loaded", "SELECT pg_current_wal_lsn() - '0/0'")[0].parse().unwrap();
+        let reader = scope.spawn(move || {
+            while let Some(idle) = puller.source.next(100).unwrap() {
+                let _enough = told.try_send(idle.position);
+            }
+        });
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(15);
+        let mut passed = false;
+        while !passed && std::time::Instant::now() < deadline {
+            passed = ended.recv_timeout(std::time::Duration::from_secs(1)).is_ok_and(|position| position > reached);
+        }
+        let began = std::time::Instant::now();
+        stop.stop();
+        while !reader.is_finished() && began.elapsed() < std::time::Duration::from_secs(5) {
+            std::thread::yield_now();
+        }
+        let has_ended = reader.is_finished();
+        assert!(server.sql("loaded", end).len() >= 8, "the load is still on");
+        assert!(passed && has_ended, "passed: {passed}, ended: {has_ended}");
+    });
 }

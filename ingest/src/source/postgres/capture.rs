@@ -334,7 +334,6 @@ impl Capture {
         let Some(mut session) = self.link.as_mut().and_then(|link| link.session.take()) else {
             return Err(self.server.peer.unreachable("no session"));
         };
-        session.confirm(self.confirmed());
         let read = self.read_session(&mut session, records_max).await;
         if let Some(link) = &mut self.link {
             link.session = Some(session);
@@ -348,10 +347,19 @@ impl Capture {
         records_max: usize,
     ) -> Result<Option<Delivery>, PostgresError> {
         loop {
+            session.confirm(self.confirmed());
             let records = self.changes.records();
             let is_full = records >= records_max as u64;
-            if is_full {
+            // What other tables commit must not hold back what is there, nor the position: there may never be a silence.
+            let is_due = self.handle.beats() != self.beat && !self.changes.is_within_transaction();
+            if is_full || (is_due && records > 0) {
                 return Ok(Some(self.changes.take()));
+            }
+            if self.stop.is_stopped() {
+                return Ok(None);
+            }
+            if is_due {
+                return Ok(self.idle());
             }
             // A server that shuts down keeps the session busy with questions whether it is there.
             if !self.is_linked() {
