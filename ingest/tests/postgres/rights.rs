@@ -117,3 +117,39 @@ fn a_server_that_logs_too_little_or_has_no_slot_left_is_told() {
     server.control(&["restart", "-w", "-m", "fast"]);
     check(&config, &["wal_level is 'replica'", "wal_level = logical"]);
 }
+
+/// PostgreSQL takes no index for the identity whose uniqueness is looked at only in the end.
+#[test]
+fn a_key_that_is_deferrable_is_no_identity() {
+    let world = World::new("deferred");
+    world.sql("ALTER TABLE transactions DROP CONSTRAINT transactions_pkey, ADD PRIMARY KEY (id) DEFERRABLE; INSERT INTO transactions VALUES (1)");
+    check(&world.config(), &["replica identity of public.transactions does not hold 'id'", "DEFERRABLE"]);
+    world.sql("UPDATE transactions SET amount = 2; DELETE FROM transactions");
+}
+
+/// Every partition has an identity of its own, whatever that of the whole table is.
+#[test]
+fn a_partition_without_an_identity_is_told() {
+    let world = World::with(
+        "unidentified",
+        "CREATE TABLE transactions (id bigint, at timestamptz, customer text, amount numeric, is_fraud bool, score float8) PARTITION BY LIST (customer);
+         ALTER TABLE transactions REPLICA IDENTITY FULL;
+         CREATE TABLE part_a PARTITION OF transactions FOR VALUES IN ('a') PARTITION BY RANGE (id); CREATE TABLE part_b PARTITION OF transactions FOR VALUES IN ('b');
+         CREATE TABLE low PARTITION OF part_a FOR VALUES FROM (0) TO (100); ALTER TABLE low REPLICA IDENTITY FULL;
+         CREATE TABLE chargebacks (id bigint PRIMARY KEY, is_fraud boolean);
+         INSERT INTO transactions VALUES (1, now(), 'a', 1, null, null), (2, now(), 'b', 1, null, null)",
+    );
+    check(
+        &world.config(),
+        &["partition public.part_b of public.transactions", "ALTER TABLE public.part_b REPLICA IDENTITY FULL"],
+    );
+    world.sql("UPDATE transactions SET amount = 2");
+    // What a partition with a key alone knows of a row before is not the whole row that the table promises.
+    world.sql("ALTER TABLE part_b ADD PRIMARY KEY (id)");
+    check(&world.config(), &["partition public.part_b of public.transactions"]);
+    world.sql("ALTER TABLE part_b REPLICA IDENTITY FULL");
+    let mut puller = world.puller();
+    puller.rows(2);
+    world.sql("UPDATE transactions SET amount = 3");
+    puller.rows(4);
+}

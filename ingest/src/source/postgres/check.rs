@@ -65,7 +65,7 @@ pub(super) async fn check(control: &Control, server: &Server, tables: &[Table]) 
 
 async fn check_table(control: &Control, server: &Server, table: &Table) -> Result<Found, PostgresError> {
     let sql = format!(
-        "SELECT c.relkind, c.relpersistence, c.relreplident, c.oid, \
+        "SELECT c.relkind, c.relpersistence, c.oid, \
            coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {}",
         literal(&table.schema),
@@ -85,13 +85,13 @@ async fn check_table(control: &Control, server: &Server, table: &Table) -> Resul
     if let Some(found) = found {
         return Err(PostgresError::NotLogged { table: table.to_string(), found });
     }
-    if !row.is_true(4) {
+    if !row.is_true(3) {
         let user = server.config().address.user.clone();
         return Err(PostgresError::NoSelectRight { user, table: table.to_string() });
     }
     check_columns(control, table).await?;
-    check_identity(control, table, row.text(2), row.text(3)).await?;
-    let id = row.text(3).parse().unwrap_or_default();
+    check_identity(control, table, row.text(2)).await?;
+    let id = row.text(2).parse().unwrap_or_default();
     Ok(Found { id, is_partitioned: row.text(0) == "p", filter: None })
 }
 
@@ -161,24 +161,37 @@ pub(super) async fn gone(control: &Control, table: &Table, columns: &[String]) -
     Ok(columns.iter().filter(is_gone).filter(|column| !is_told(column)).cloned().collect())
 }
 
-/// Updates and deletes carry the columns of the replica identity: the id must be among them.
-async fn check_identity(control: &Control, table: &Table, identity: &str, oid: &str) -> Result<(), PostgresError> {
-    if identity == "f" {
-        return Ok(());
-    }
-    let index = if identity == "d" { "i.indisprimary" } else { "i.indisreplident" };
+/// Updates and deletes carry the columns of the replica identity: the id must be among them. Every partition has an identity of its own, and the
+/// server writes its rows as if they had that of the whole table.
+async fn check_identity(control: &Control, table: &Table, oid: &str) -> Result<(), PostgresError> {
+    let id = &table.stream.columns[table.stream.id].name;
+    // The server takes no index that is looked at only at the end of a transaction.
+    let index = "FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
+         WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid \
+           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END";
     let sql = format!(
-        "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
-         WHERE i.indrelid = {oid} AND {index}"
+        "SELECT c.oid = {oid}, n.nspname || '.' || c.relname, c.relreplident = 'f', EXISTS (SELECT {index}), \
+           EXISTS (SELECT {index} AND a.attname = {}) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.oid = {oid} OR (c.relkind = 'r' AND c.oid IN (SELECT relid FROM pg_partition_tree({oid}) WHERE isleaf)) \
+         ORDER BY c.oid <> {oid}, 2",
+        literal(id)
     );
     let rows = control.ask("describe a table's replica identity", &sql).await?;
-    let id = &table.stream.columns[table.stream.id].name;
-    let holds_id = identity != "n" && rows.iter().any(|row| row.text(0) == id);
-    let is_enough = holds_id || (table.stream.on_delete == OnDelete::Ignore && !rows.is_empty());
-    if is_enough {
-        return Ok(());
+    let is_whole = rows.iter().any(|row| row.is_true(0) && row.is_true(2));
+    // Rows are those of the partitions, where there are any.
+    for row in rows.iter().filter(|row| rows.len() == 1 || !row.is_true(0)) {
+        let holds_id = row.is_true(4) || (table.stream.on_delete == OnDelete::Ignore && row.is_true(3));
+        if row.is_true(2) || (holds_id && !is_whole) {
+            continue;
+        }
+        let (table, column) = (table.to_string(), id.clone());
+        return Err(match row.is_true(0) {
+            true => PostgresError::ReplicaIdentity { table, column },
+            false => PostgresError::PartitionIdentity { table, partition: row.text(1).to_owned(), column },
+        });
     }
-    Err(PostgresError::ReplicaIdentity { table: table.to_string(), column: id.clone() })
+    Ok(())
 }
 
 fn names(tables: &[Table]) -> String {

@@ -153,11 +153,23 @@ pub enum PostgresError {
     },
     /// Updates and deletes of a table would not say which event they are of.
     #[error(
-        "the replica identity of {table} does not hold '{column}', the id of its events; run: ALTER TABLE {table} REPLICA IDENTITY FULL, or make '{column}' its primary key"
+        "the replica identity of {table} does not hold '{column}', the id of its events; run: ALTER TABLE {table} REPLICA IDENTITY FULL, or make '{column}' its primary key (not DEFERRABLE)"
     )]
     ReplicaIdentity {
         /// The table.
         table: String,
+        /// The column.
+        column: String,
+    },
+    /// Updates and deletes of a partition would be refused, or would not say which event they are of.
+    #[error(
+        "the replica identity of partition {partition} of {table} does not hold '{column}', the id of its events, or is less than that of {table}, which it does not take over; run: ALTER TABLE {partition} REPLICA IDENTITY FULL"
+    )]
+    PartitionIdentity {
+        /// The whole table.
+        table: String,
+        /// Its partition.
+        partition: String,
         /// The column.
         column: String,
     },
