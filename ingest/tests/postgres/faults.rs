@@ -145,3 +145,45 @@ fn a_server_that_is_not_there_is_waited_for_and_told() {
     assert!(began.elapsed() < PATIENCE);
     assert!(matches!(error, SourceError::Postgres(_)));
 }
+
+/// The server notices late that somebody who waits for it has gone: the name of the snapshot's slot stays taken.
+#[test]
+fn a_snapshot_that_an_earlier_start_still_waits_for_is_waited_for() {
+    let server = PostgresServer::start(&[]);
+    server.database("waited");
+    server.sql("waited", TABLES);
+    server.sql("waited", "CREATE PUBLICATION interdict FOR TABLE transactions, chargebacks");
+    server.sql("waited", "SELECT pg_create_logical_replication_slot('waited', 'pgoutput')");
+    let config = config_at("localhost", server.port, "waited");
+    let long = "BEGIN; INSERT INTO chargebacks VALUES (1, true); DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_class WHERE relname = 'done') LOOP PERFORM pg_sleep(0.05); END LOOP; END $$; COMMIT";
+    let begun = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'DO %' AND backend_xid IS NOT NULL";
+    let waits = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = 'waited_snapshot'";
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.sql("waited", long));
+        until(&server, begun);
+        let mut first = Puller::open(&config, &streams());
+        let stop = first.stop.clone();
+        let reader = scope.spawn(move || first.source.next(10).unwrap().is_none());
+        until(&server, waits);
+        stop.stop();
+        assert!(reader.join().unwrap());
+        let mut second = Puller::open(&config, &streams());
+        let reader = scope.spawn(move || {
+            while second.seen.is_empty() {
+                second.pull().map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(second.shown())
+        });
+        assert_eq!(server.sql("waited", &format!("SELECT pg_sleep(1); {waits}"))[1], "t");
+        server.sql("waited", "CREATE TABLE done ()");
+        assert_eq!(reader.join().unwrap(), Ok(vec!["= chargebacks 1|1".to_owned()]));
+    });
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test may wait, with a bound")]
+fn until(server: &PostgresServer, question: &str) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while server.sql("waited", question) != ["t"] {
+        assert!(std::time::Instant::now() < deadline, "{question}");
+    }
+}

@@ -312,6 +312,16 @@ pub enum PostgresError {
         /// What the server said.
         why: String,
     },
+    /// The server still makes the slot of a snapshot that nobody waits for any more.
+    #[error(
+        "the server still makes '{slot}', the slot of a snapshot that an earlier start asked for, and waits for transactions that began before: {holders}. It goes on once they have ended; end them where they are forgotten (SELECT pg_terminate_backend(PID), ROLLBACK PREPARED)"
+    )]
+    SnapshotHeld {
+        /// The snapshot's slot.
+        slot: String,
+        /// Whom it waits for.
+        holders: String,
+    },
     /// The publication was made after the slot.
     #[error(
         "publication '{publication}' is younger than the slot ({why}); drop slot '{slot}' and let this program make it anew, with on_lost_slot = \"snapshot\" or in a new namespace"
@@ -387,7 +397,10 @@ impl PostgresError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::SlotTaken { .. } | Self::TakenMeanwhile { .. } => Class::Transient,
+            Self::Unreachable { .. }
+            | Self::SlotTaken { .. }
+            | Self::TakenMeanwhile { .. }
+            | Self::SnapshotHeld { .. } => Class::Transient,
             Self::Server { code, .. } if is_passing(code) => Class::Transient,
             _ => Class::Fatal,
         }

@@ -5,7 +5,7 @@
 //! slot is older and is held all the while. A snapshot that is interrupted begins anew, at a later place.
 
 use super::check::Found;
-use super::connection::{Control, Row, Server};
+use super::connection::{Control, Row, Server, literal};
 use super::error::PostgresError;
 use super::recovery::{Gap, Select, Taking, look, selects};
 use super::slot::Gate;
@@ -37,9 +37,13 @@ impl Snapshot {
         gap: Option<Gap>,
     ) -> Result<Self, PostgresError> {
         let mut gate = Gate::open(server, 0, 0).await?;
-        let name: String = server.config().slot.chars().take(50).collect();
-        let sql = format!("CREATE_REPLICATION_SLOT {name}_snapshot TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
-        let row = gate.command(&sql).await?;
+        let name: String = server.config().slot.chars().take(50).chain("_snapshot".chars()).collect();
+        let sql = format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
+        let row = match gate.command(&sql).await {
+            // While it waits the server does not see that who asked for it has gone.
+            Err(PostgresError::Server { code, .. }) if code == "42710" => return Err(held(server, name).await?),
+            row => row?,
+        };
         let (Some(place), Some(exported)) = (row.get(1), row.get(2)) else {
             return Err(PostgresError::Protocol { what: "no snapshot".to_owned() });
         };
@@ -85,4 +89,19 @@ impl Snapshot {
         }
         Ok(Some((table, rows)))
     }
+}
+
+/// Who keeps the server from making the slot `slot`.
+async fn held(server: &Server, slot: String) -> Result<PostgresError, PostgresError> {
+    let sql = format!(
+        "SELECT coalesce(string_agg(DISTINCT CASE WHEN held.pid = 0 THEN 'a prepared transaction (pg_prepared_xacts)' \
+             ELSE format('PID %s of %s in database %s', held.pid, a.usename, a.datname) || coalesce(', since ' || a.xact_start, '') END, \
+           '; '), 'none is left') \
+         FROM pg_replication_slots s CROSS JOIN unnest(pg_blocking_pids(s.active_pid)) AS held (pid) \
+           LEFT JOIN pg_stat_activity a ON a.pid = held.pid WHERE s.slot_name = {}",
+        literal(&slot)
+    );
+    let rows = server.connect().await?.ask("look for long transactions", &sql).await?;
+    let holders = rows.first().map_or("", |row| row.text(0)).to_owned();
+    Ok(PostgresError::SnapshotHeld { slot, holders })
 }
