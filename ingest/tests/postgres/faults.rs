@@ -1,5 +1,10 @@
 //! Servers that go away, connections that break, slots that are lost.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use interdict_ingest::source::error::SourceError;
 
 use crate::postgres_server::PostgresServer;
@@ -185,5 +190,59 @@ fn until(server: &PostgresServer, question: &str) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while server.sql("waited", question) != ["t"] {
         assert!(std::time::Instant::now() < deadline, "{question}");
+    }
+}
+
+#[test]
+fn sessions_that_end_as_soon_as_they_begin_are_begun_with_pauses() {
+    let world = World::new("flapping");
+    let port = cut_once_it_replicates(world.server.port);
+    let mut puller = Puller::open(&config_at("localhost", port, &world.name), &streams());
+    let stop = puller.stop.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            world.sql("SELECT pg_sleep(5)");
+            stop.stop();
+        });
+        while let Some(delivery) = puller.source.next(10).unwrap() {
+            assert_eq!(delivery.records, 0);
+        }
+    });
+    let reconnects = puller.exported("reconnects_total");
+    assert!((2.0..12.0).contains(&reconnects), "{reconnects} in 5 s");
+}
+
+/// A way to a server that cuts a connection once the server has begun to replicate over it.
+fn cut_once_it_replicates(server: u16) -> u16 {
+    let listener = TcpListener::bind(("localhost", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let (near, far) = (near.unwrap(), TcpStream::connect(("localhost", server)).unwrap());
+            let replicates = Arc::new(AtomicBool::new(false));
+            let (from, to, asked) = (near.try_clone().unwrap(), far.try_clone().unwrap(), Arc::clone(&replicates));
+            std::thread::spawn(move || {
+                hand_on(from, to, |sent| {
+                    let begins = sent.windows(17).any(|part| part == b"START_REPLICATION");
+                    asked.fetch_or(begins, Ordering::AcqRel);
+                    true
+                });
+            });
+            std::thread::spawn(move || hand_on(far, near, |_| !replicates.load(Ordering::Acquire)));
+        }
+    });
+    port
+}
+
+fn hand_on(mut from: TcpStream, mut to: TcpStream, mut goes_on: impl FnMut(&[u8]) -> bool) {
+    let mut part = [0; 4_096];
+    while let Ok(length @ 1..) = from.read(&mut part) {
+        let goes_on = goes_on(&part[..length]);
+        if to.write_all(&part[..length]).is_err() || !goes_on {
+            break;
+        }
+    }
+    for end in [from, to] {
+        let _gone_before = end.shutdown(Shutdown::Both);
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct Capture {
     identity: Option<String>,
     /// The heartbeat of the last idle position.
     beat: u64,
+    /// How long is waited before the next connection: it grows until something was delivered again.
+    backoff: Duration,
 }
 
 /// Whether the wait may go on.
@@ -94,7 +96,8 @@ impl Capture {
     pub(super) fn new(server: Server, changes: Changes, metrics: SourceMetrics, stop: Stop) -> Self {
         let handle = PostgresHandle::default();
         let (phase, gap, link, identity) = (Phase::Fresh, None, None, None);
-        Self { server, changes, handle, metrics, stop, phase, gap, floor: 0, link, identity, beat: 0 }
+        let (floor, beat, backoff) = (0, 0, Duration::ZERO);
+        Self { server, changes, handle, metrics, stop, phase, gap, floor, link, identity, beat, backoff }
     }
 
     pub(super) fn handle(&self) -> &PostgresHandle {
@@ -167,7 +170,8 @@ impl Capture {
             }
             if !self.is_linked() {
                 self.unlink();
-                if self.link_up().await? == Wait::Stopped {
+                let pause = self.pause();
+                if self.stop.wait(pause) || self.link_up().await? == Wait::Stopped {
                     return Ok(None);
                 }
             }
@@ -199,7 +203,15 @@ impl Capture {
         }
     }
 
+    /// What is to be waited before the next connection: nothing at first.
+    fn pause(&mut self) -> Duration {
+        let pause = self.backoff;
+        self.backoff = (pause * 2).clamp(BACKOFF.0, BACKOFF.1);
+        pause
+    }
+
     fn hand_over(&mut self, delivery: Delivery) -> Delivery {
+        self.backoff = Duration::ZERO;
         let rows: usize = delivery.batches.iter().map(interdict_features::change::ChangeBatch::len).sum();
         self.metrics.rows.inc_by(rows as u64);
         self.metrics.dead.inc_by(delivery.dead.len() as u64);
@@ -228,7 +240,7 @@ impl Capture {
     /// Connects until it succeeds, a person must mend something, or the process is to stop.
     async fn link_up(&mut self) -> Result<Wait, PostgresError> {
         let is_first = self.identity.is_none();
-        let (mut backoff, mut tried, mut stood_by) = (BACKOFF.0, Duration::ZERO, Duration::ZERO);
+        let (mut tried, mut stood_by) = (Duration::ZERO, Duration::ZERO);
         loop {
             let stop = self.stop.clone();
             let linked = or_stop(&stop, self.link_once()).await;
@@ -263,9 +275,8 @@ impl Capture {
                 _ if is_first && stood_by.is_zero() && tried >= FIRST_REACH => return Err(error),
                 _ => {
                     tracing::warn!(%error, "not connected; trying again");
-                    tried += backoff;
-                    let pause = backoff;
-                    backoff = (backoff * 2).min(BACKOFF.1);
+                    let pause = self.pause().max(BACKOFF.0);
+                    tried += pause;
                     pause
                 }
             };
