@@ -10,6 +10,7 @@ mod lost;
 mod measure;
 mod model;
 mod places;
+mod publication;
 mod rig;
 mod rights;
 mod rows;

@@ -13,7 +13,7 @@ use crate::source::Delivery;
 use crate::source::stop::Stop;
 
 use super::changes::{Broken, Changes};
-use super::check::{Checked, check, check_columns, gone};
+use super::check::{Checked, check, check_columns, gone, published};
 use super::connection::{Control, Server};
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
@@ -316,13 +316,8 @@ impl Capture {
         }
         self.identity = Some(identity);
         self.changes.know_tables(checked.tables.iter().map(|table| table.id).collect());
-        let watch = Watch::start(
-            Arc::clone(&control),
-            &self.server,
-            self.changes.catalog().tables(),
-            self.handle.clone(),
-            self.metrics.clone(),
-        );
+        let watch =
+            Watch::start(Arc::clone(&control), &self.server, &checked, self.handle.clone(), self.metrics.clone());
         Ok(Link { control, watch, checked, session })
     }
 
@@ -427,8 +422,8 @@ impl Capture {
     /// A relation lacks a declared column or has another name: its rows are from before the table got it, or it is gone. Where they have a
     /// column in its place that is gone now, it may be the same one under its old name.
     async fn settle_relation(&mut self, frame: &[u8]) -> Result<(), PostgresError> {
-        let control = self.link.as_ref().map(|link| Arc::clone(&link.control));
-        let control = control.ok_or_else(|| self.not_attached())?;
+        let link = self.link.as_ref().map(|link| (Arc::clone(&link.control), link.checked.version));
+        let (control, version) = link.ok_or_else(|| self.not_attached())?;
         for lacking in [Lacking::Mistake, Lacking::ColumnMistake] {
             let Err(broken) = self.changes.frame(frame, lacking) else { return Ok(()) };
             let Broken::Table(Unfit::Missing { table, .. } | Unfit::Renamed { table, .. }) = &broken else {
@@ -439,6 +434,8 @@ impl Capture {
                 Err(_) if matches!(broken, Broken::Table(Unfit::Renamed { .. })) => return Err(self.broken(broken)),
                 checked => checked?,
             }
+            // The table may have the column all along: the publication leaves it out.
+            published(&control, &self.server, table, version).await?;
             if let Broken::Table(Unfit::Missing { column, found, .. }) = &broken {
                 let gone = gone(&control, table, found).await?;
                 if !gone.is_empty() {

@@ -24,6 +24,12 @@ pub(super) struct Checked {
     pub(super) database: String,
     /// Per table, what it is.
     pub(super) tables: Vec<Found>,
+    /// The server's version, as it numbers them.
+    pub(super) version: u64,
+    /// Asks how the publication stands, as one text.
+    pub(super) question: String,
+    /// How it stood before it was checked.
+    pub(super) standing: String,
 }
 
 /// What a table was found to be.
@@ -57,10 +63,32 @@ pub(super) async fn check(control: &Control, server: &Server, tables: &[Table]) 
         found.push(check_table(control, server, table).await?);
     }
     check_publication(control, server, tables).await?;
+    let question = standing(server, tables, &found, version);
+    let rows = control.ask("describe the publication", &question).await?;
+    let standing = rows.first().map_or("", |row| row.text(0)).to_owned();
     for (table, found) in tables.iter().zip(&mut found) {
         found.filter = published(control, server, table, version).await?;
     }
-    Ok(Checked { database, tables: found })
+    Ok(Checked { database, tables: found, version, question, standing })
+}
+
+/// The question how the publication stands: which changes of which tables it sends, and of them which columns and rows.
+fn standing(server: &Server, tables: &[Table], found: &[Found], version: u64) -> String {
+    let names: Vec<String> =
+        tables.iter().map(|table| format!("({}, {})", literal(&table.schema), literal(&table.name))).collect();
+    let ids: Vec<String> = found.iter().map(|found| found.id.to_string()).collect();
+    let parts = if version >= VERSION_FILTERS { "r.oid, r.prattrs, r.prqual" } else { "r.oid" };
+    format!(
+        "SELECT coalesce((SELECT concat_ws(' ', p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, \
+           (SELECT string_agg(concat_ws('.', t.schemaname, t.tablename), ', ' ORDER BY t.schemaname, t.tablename) \
+            FROM pg_publication_tables t WHERE t.pubname = p.pubname AND (t.schemaname, t.tablename) IN ({})), \
+           (SELECT string_agg(concat_ws(' ', r.prrelid, {parts}), ', ' ORDER BY r.oid) \
+            FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid IN ({}))) \
+         FROM pg_publication p WHERE p.pubname = {}), '')",
+        names.join(", "),
+        ids.join(", "),
+        literal(&server.config().publication)
+    )
 }
 
 async fn check_table(control: &Control, server: &Server, table: &Table) -> Result<Found, PostgresError> {
@@ -244,7 +272,7 @@ async fn make_publication(control: &Control, server: &Server, tables: &[Table]) 
 }
 
 /// The condition under which a table's rows are published, if there is one.
-async fn published(
+pub(super) async fn published(
     control: &Control,
     server: &Server,
     table: &Table,

@@ -8,13 +8,13 @@ use tokio::time::MissedTickBehavior;
 
 use crate::source::config::postgres::HeartbeatMessage;
 
+use super::check::Checked;
 use super::connection::{Control, Row, Server, literal};
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
 use super::progress::PostgresHandle;
-use super::table::Table;
 
-/// The task that asks; it ends by itself when the server no longer answers or no longer publishes a table: the capture
+/// The task that asks; it ends by itself when the server no longer answers or the publication was altered: the capture
 /// connects anew then, and finds out.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -25,22 +25,22 @@ impl Watch {
     pub(super) fn start(
         control: Arc<Control>,
         server: &Server,
-        tables: &[Table],
+        checked: &Checked,
         handle: PostgresHandle,
         metrics: SourceMetrics,
     ) -> Self {
         let mut beat = tokio::time::interval(server.config().heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let sql = question(server, tables);
-        let tables = tables.len() as u64;
+        let sql = question(server, &checked.question);
+        let standing = checked.standing.clone();
         let task = tokio::spawn(async move {
             loop {
                 beat.tick().await;
                 match control.ask("measure the slot's lag", &sql).await {
                     Ok(rows) => {
                         note(&rows, &handle, &metrics);
-                        if rows.first().is_some_and(|row| row.number(0) < tables) {
-                            tracing::warn!("a table has left the publication");
+                        if rows.first().is_some_and(|row| row.text(0) != standing) {
+                            tracing::warn!("the publication was altered; the capture connects anew");
                             break;
                         }
                     }
@@ -70,15 +70,8 @@ impl Drop for Watch {
     }
 }
 
-fn question(server: &Server, tables: &[Table]) -> String {
+fn question(server: &Server, published: &str) -> String {
     let slot = literal(&server.config().slot);
-    let names: Vec<String> =
-        tables.iter().map(|table| format!("({}, {})", literal(&table.schema), literal(&table.name))).collect();
-    let published = format!(
-        "SELECT count(*) FROM pg_publication_tables WHERE pubname = {} AND (schemaname, tablename) IN ({})",
-        literal(&server.config().publication),
-        names.join(", ")
-    );
     let lag = format!(
         "SELECT greatest(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END \
            - confirmed_flush_lsn, 0)::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
