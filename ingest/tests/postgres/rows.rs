@@ -166,3 +166,35 @@ fn partitions_and_row_filters_are_honoured_by_snapshot_and_stream() {
     let ids: Vec<&str> = puller.seen.iter().map(|seen| seen.cells[0].as_str()).collect();
     assert_eq!(ids, ["1", "101", "15", "2", "102", "16"]);
 }
+
+/// The server tells of it as of a delete and an insert.
+#[test]
+fn a_row_that_moves_to_another_partition_is_updated() {
+    let world = World::with(
+        "moving",
+        "CREATE TABLE transactions (id bigint, at timestamptz, customer text, amount numeric(18,2), is_fraud bool, score float8, PRIMARY KEY (id, customer)) PARTITION BY LIST (customer);
+         CREATE TABLE part_a PARTITION OF transactions FOR VALUES IN ('a'); CREATE TABLE part_b PARTITION OF transactions FOR VALUES IN ('b');
+         CREATE TABLE chargebacks (id bigint PRIMARY KEY, is_fraud boolean)",
+    );
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("INSERT INTO transactions VALUES (1, '1970-01-01Z', 'a', 1), (2, '1970-01-01Z', 'a', 1); UPDATE transactions SET customer = 'b', amount = 2");
+    let both = ["~ transactions 1|0|b|200|-|-", "~ transactions 2|0|b|200|-|-"];
+    assert_eq!(puller.rows(4)[2..], both);
+    // Deletes stay what they are, also the last one of a transaction and one before another row.
+    world.sql("BEGIN; DELETE FROM transactions WHERE id = 1; INSERT INTO transactions VALUES (3, '1970-01-01Z', 'a', 1); DELETE FROM transactions WHERE id = 2; COMMIT");
+    let expected = ["- transactions 1|-|-|-|-|-", "+ transactions 3|0|a|100|-|-", "- transactions 2|-|-|-|-|-"];
+    assert_eq!(puller.rows(7)[4..], expected);
+    // One row per delivery, and a connection that ends in the middle.
+    puller.batch = 1;
+    world.sql("INSERT INTO transactions SELECT n, '1970-01-01Z', 'a', 1 FROM generate_series(10, 29) n; UPDATE transactions SET customer = 'b' WHERE id BETWEEN 10 AND 29");
+    puller.rows(7 + 25);
+    world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'moving' AND backend_type = 'walsender'");
+    let ops: Vec<Op> = puller_ops(&mut puller, 7 + 40);
+    assert_eq!(ops, [[Op::Insert; 20], [Op::Update; 20]].concat());
+}
+
+fn puller_ops(puller: &mut Puller, count: usize) -> Vec<Op> {
+    puller.rows(count);
+    puller.seen[7..].iter().map(|seen| seen.change.op).collect()
+}

@@ -315,7 +315,7 @@ impl Capture {
             self.held_at(state, start).map_err(|error| self.moved(error))?;
         }
         self.identity = Some(identity);
-        self.changes.know_tables(checked.tables.iter().map(|table| table.id).collect());
+        self.changes.know_tables(checked.tables.clone());
         let watch =
             Watch::start(Arc::clone(&control), &self.server, &checked, self.handle.clone(), self.metrics.clone());
         Ok(Link { control, watch, checked, session })

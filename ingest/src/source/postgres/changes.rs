@@ -10,6 +10,8 @@
 //! - The position is the end of the last transaction that was delivered completely: a transaction handed over in parts
 //!   moves it with its last part. It never shrinks.
 //! - rows + dead letters + skipped = records.
+//! - A row that moves to another partition comes as a delete and an insert of the same id, one behind the other: it is one update. So the delete
+//!   of a row of a partitioned table is held back until the next row comes, or the end of its transaction, and counts as not delivered.
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use crate::dead_letter::{DeadLetter, DeadReason, Fault};
 use crate::decoder::{Batches, finish};
 use crate::source::{Delivery, LeftKey};
 
+use super::check::Found;
 use super::left::{self, Keys, key_before};
 use super::message::{Cell, Malformed, Message, Old, Tuple, parse};
 use super::recovery::Taking;
@@ -45,6 +48,7 @@ pub(super) struct Changes {
     /// Rows since they were last counted that lack a column.
     lacking: u64,
     transaction: Option<Transaction>,
+    held: Option<Held>,
     /// The newest version delivered.
     floor: Version,
     position: u64,
@@ -69,6 +73,30 @@ struct Transaction {
     commit_lsn: u64,
     arrival: Option<Timestamp>,
     rows: u32,
+}
+
+/// A row that was not delivered before.
+struct Numbered {
+    /// `None`: its table feeds no stream.
+    places: Option<Arc<Places>>,
+    change: Change,
+}
+
+/// A delete that may be the first half of a row's way to another partition.
+struct Held {
+    relation: u32,
+    places: Arc<Places>,
+    change: Change,
+    frame: Box<[u8]>,
+}
+
+impl Held {
+    fn old(&self) -> Option<Old<'_>> {
+        match parse(&self.frame) {
+            Ok(Message::Delete { old, .. }) => Some(old),
+            _ => None,
+        }
+    }
 }
 
 /// Why a frame stops the source.
@@ -107,6 +135,7 @@ impl Changes {
             records: 0,
             lacking: 0,
             transaction: None,
+            held: None,
             floor: Version::REQUEST,
             position: 0,
             handed: 0,
@@ -123,9 +152,9 @@ impl Changes {
         &self.catalog
     }
 
-    /// Takes note of the tables' object ids.
-    pub(super) fn know_tables(&mut self, ids: Vec<u32>) {
-        self.catalog.know(ids);
+    /// Takes note of what the tables are.
+    pub(super) fn know_tables(&mut self, found: Vec<Found>) {
+        self.catalog.know(found);
     }
 
     /// The end of the last transaction that was delivered completely.
@@ -152,7 +181,7 @@ impl Changes {
 
     /// A new connection: it describes its relations and repeats the transaction that was cut off.
     pub(super) fn reconnected(&mut self) {
-        self.transaction = None;
+        (self.transaction, self.held) = (None, None);
         self.idle = 0;
         self.catalog.forget();
     }
@@ -164,6 +193,7 @@ impl Changes {
 
     /// Ends the transaction; says when it committed, if it had rows.
     pub(super) fn commit(&mut self, end_lsn: u64) -> Option<Timestamp> {
+        self.release();
         let transaction = self.transaction.take();
         self.position = self.position.max(end_lsn);
         transaction.filter(|transaction| transaction.rows > 0).and_then(|transaction| transaction.arrival)
@@ -207,17 +237,33 @@ impl Changes {
 
     /// Decodes one frame.
     pub(super) fn frame(&mut self, frame: &[u8], lacking: Lacking) -> Result<(), Broken> {
-        match parse(frame)? {
+        let message = parse(frame)?;
+        if !matches!(message, Message::Relation(_) | Message::Insert { .. } | Message::Other) {
+            self.release();
+        }
+        match message {
             Message::Relation(relation) => self.catalog.describe(&relation, lacking).map_err(Broken::Table),
-            Message::Insert { relation, new } => self.row(relation, |changes, places, change| {
-                changes.insert(places, change, new);
-            }),
+            Message::Insert { relation, new } => {
+                let moved = self.take_moved(relation, new);
+                self.row(relation, |changes, places, change| match moved.as_ref().and_then(Held::old) {
+                    None => changes.insert(places, change, new),
+                    old => changes.update(places, change, old, new),
+                })
+            }
             Message::Update { relation, old, new } => self.row(relation, |changes, places, change| {
                 changes.update(places, change, old, new);
             }),
-            Message::Delete { relation, old } => self.row(relation, |changes, places, change| {
-                changes.delete(places, change, old);
-            }),
+            Message::Delete { relation, old } => match self.number(relation)? {
+                Some(Numbered { places: Some(places), change }) if self.catalog.is_partitioned(places.table) => {
+                    self.held = Some(Held { relation, places, change, frame: frame.into() });
+                    Ok(())
+                }
+                Some(row) => {
+                    self.take_row(row, |changes, places, change| changes.delete(places, change, old));
+                    Ok(())
+                }
+                None => Ok(()),
+            },
             Message::Truncate { relations } => {
                 for relation in relations.iter() {
                     self.row(relation, |changes, places, change| changes.truncate(places, change))?;
@@ -230,6 +276,14 @@ impl Changes {
 
     /// Numbers a row and hands it on, unless it was delivered before or its table feeds no stream.
     fn row(&mut self, relation: u32, take: impl FnOnce(&mut Self, &Places, Change)) -> Result<(), Broken> {
+        if let Some(row) = self.number(relation)? {
+            self.take_row(row, take);
+        }
+        Ok(())
+    }
+
+    /// Numbers a row; `None` if it was delivered before.
+    fn number(&mut self, relation: u32) -> Result<Option<Numbered>, Broken> {
         let Some(transaction) = &mut self.transaction else {
             return Err(Malformed("a row outside of a transaction").into());
         };
@@ -240,21 +294,48 @@ impl Changes {
         let Some(places) = self.catalog.places_of(relation) else {
             return Err(Malformed("a row of a table that was not described").into());
         };
-        if version <= self.floor {
-            return Ok(());
-        }
-        self.floor = version;
-        match places.map(Arc::clone) {
+        let change = Change { op: Op::Insert, version, arrival, position };
+        Ok((version > self.floor).then(|| Numbered { places: places.map(Arc::clone), change }))
+    }
+
+    fn take_row(&mut self, row: Numbered, take: impl FnOnce(&mut Self, &Places, Change)) {
+        let Numbered { places, change } = row;
+        self.floor = change.version;
+        match places {
             None => {
                 self.records += 1;
                 self.skipped += 1;
             }
             Some(places) => {
                 self.lacking += u64::from(places.are_lacking());
-                take(self, &places, Change { op: Op::Insert, version, arrival, position });
+                take(self, &places, change);
             }
         }
-        Ok(())
+    }
+
+    /// Delivers the delete that is held back: what follows is no second half of it.
+    fn release(&mut self) {
+        if let Some(held) = self.held.take()
+            && let Some(old) = held.old()
+        {
+            let row = Numbered { places: Some(Arc::clone(&held.places)), change: held.change };
+            self.take_row(row, |changes, places, change| changes.delete(places, change, old));
+        }
+    }
+
+    /// The delete that is held back, if the row was inserted again in another partition; otherwise it is delivered.
+    fn take_moved(&mut self, relation: u32, new: Tuple<'_>) -> Option<Held> {
+        let held = self.held.take()?;
+        let id = held.places.columns[self.stream(&held.places).id];
+        let old = held.old().zip(id).and_then(|(old, id)| old.tuple().cell(id));
+        let is_same = held.relation == relation
+            && matches!((old, id.and_then(|id| new.cell(id))), (Some(Cell::Text(old)), Some(Cell::Text(new))) if old == new);
+        self.held = Some(held);
+        if is_same {
+            return self.held.take();
+        }
+        self.release();
+        None
     }
 
     fn insert(&mut self, places: &Places, change: Change, new: Tuple<'_>) {

@@ -9,6 +9,7 @@ use interdict_features::value::ColumnType;
 
 use crate::source::config::postgres::ColumnsBefore;
 
+use super::check::Found;
 use super::message::Relation;
 use super::value::fits;
 
@@ -101,31 +102,36 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Catalog {
     tables: Vec<Table>,
-    /// Per table, its object id, once known.
-    ids: Vec<u32>,
+    /// Per table, what it was found to be, once known.
+    found: Vec<Found>,
     /// `None`: a table of the publication that feeds no stream.
     relations: HashMap<u32, Option<Arc<Places>>>,
 }
 
 impl Catalog {
     pub(super) fn new(tables: Vec<Table>) -> Self {
-        Self { tables, ids: Vec::new(), relations: HashMap::new() }
+        Self { tables, found: Vec::new(), relations: HashMap::new() }
     }
 
     pub(super) fn tables(&self) -> &[Table] {
         &self.tables
     }
 
-    /// Takes note of the tables' object ids, so that a table is known under another name.
-    pub(super) fn know(&mut self, ids: Vec<u32>) {
-        self.ids = ids;
+    /// Takes note of what the tables are, so that one is known under another name.
+    pub(super) fn know(&mut self, found: Vec<Found>) {
+        self.found = found;
+    }
+
+    /// Whether a row may move to another partition, of which the server tells as of a delete and an insert.
+    pub(super) fn is_partitioned(&self, table: usize) -> bool {
+        self.found.get(table).is_some_and(|found| found.is_partitioned)
     }
 
     /// Takes note of a relation as rows of it will be written from now on.
     pub(super) fn describe(&mut self, relation: &Relation<'_>, lacking: Lacking) -> Result<(), Unfit> {
         let named =
             self.tables.iter().position(|table| table.schema == relation.schema && table.name == relation.table);
-        let known = self.ids.iter().position(|id| *id == relation.id);
+        let known = self.found.iter().position(|found| found.id == relation.id);
         if named.is_none()
             && lacking == Lacking::Mistake
             && let Some(table) = known

@@ -7,6 +7,7 @@ use interdict_features::time::Span;
 use proptest::prelude::*;
 
 use super::changes::{Broken, Changes};
+use super::check::Found;
 use super::message::{Message, parse};
 use super::table::{Catalog, Lacking, Table, Unfit};
 use crate::fixture::{chargebacks, shown, transactions};
@@ -216,6 +217,41 @@ fn keys_that_rows_left_are_told_where_the_table_tells() {
     check(update(b'K', key_of("1"), row_of("2", "b")), &[]);
 }
 
+fn partitioned(id: u32) -> Found {
+    Found { id, is_partitioned: true, filter: None }
+}
+
+#[test]
+fn a_row_that_moves_to_another_partition_is_one_update() {
+    let frames = |rows: &[(u8, &str)]| {
+        let mut frames = vec![relation(7, "chargebacks", &CHARGEBACKS)];
+        frames.extend(rows.iter().map(|(tag, id)| match tag {
+            b'D' => row(b'D', 7, &[(b'K', &cells(&["-", "-", id]))]),
+            _ => row(b'I', 7, &[(b'N', &cells(&["t", "-", id]))]),
+        }));
+        frames
+    };
+    let check = |rows_of: &[(u8, &str)], expected: &[&str]| {
+        let mut changes = changes();
+        changes.know_tables(vec![partitioned(6), partitioned(7)]);
+        // A connection that ends anywhere changes nothing.
+        for sent in [rows_of.len() - 1, rows_of.len()] {
+            changes.reconnected();
+            changes.begin(100, 0);
+            for frame in frames(&rows_of[..sent]) {
+                changes.frame(&frame, Lacking::Mistake).unwrap();
+            }
+        }
+        changes.commit(200);
+        assert_eq!(rows(&mut changes), expected);
+    };
+    check(&[(b'D', "1"), (b'I', "1")], &["Update 2 1|1"]);
+    check(&[(b'D', "1"), (b'I', "2")], &["Delete 1 1|-", "Insert 2 2|1"]);
+    check(&[(b'D', "1"), (b'D', "2"), (b'I', "2")], &["Delete 1 1|-", "Update 3 2|1"]);
+    check(&[(b'I', "1"), (b'D', "1")], &["Insert 1 1|1", "Delete 2 1|-"]);
+    check(&[(b'D', "1"), (b'I', "1"), (b'I', "1")], &["Update 2 1|1", "Insert 3 1|1"]);
+}
+
 #[test]
 fn rows_of_other_tables_are_counted_and_keep_their_numbers() {
     let mut changes = changes();
@@ -269,6 +305,7 @@ proptest! {
     ) {
         let mut changes = changes();
         changes.frame(&relation(5, "transactions", &[("id", 20), ("at", 1184), ("customer", 25), ("amount", 1700), ("is_fraud", 16), ("score", 701)]), Lacking::Mistake).unwrap();
+        changes.know_tables(vec![partitioned(5), partitioned(7)]);
         changes.begin(100, i64::MAX);
         for (mut frame, mutation) in frames {
             if let Some((at, byte)) = mutation && !frame.is_empty() {
@@ -280,6 +317,7 @@ proptest! {
             }
             let _refused_or_taken = changes.frame(&frame, Lacking::Null);
         }
+        changes.commit(101);
         let delivery = changes.take();
         let rows: usize = delivery.batches.iter().map(|batch| batch.len()).sum();
         prop_assert_eq!(rows as u64 + delivery.dead.len() as u64 + delivery.skipped, delivery.records);
