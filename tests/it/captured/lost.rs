@@ -91,7 +91,7 @@ fn what_committed_while_nothing_was_captured_is_judged_late_and_the_rest_is_as_i
     place.write("interdict.toml", recovering(&config(&bank, "interdict", &bank.action())));
     let mut process = place.start("run");
     let caller = Caller::new(&process.address());
-    process.wait_for("changes were lost with the replication slot");
+    process.wait_for("changes were lost;");
     process.wait_for("nothing was captured of the log in between");
     bank.wait_for("SELECT status, blocks FROM accounts WHERE id = 20", "blocked|1");
     let late = decision(&caller, 106);

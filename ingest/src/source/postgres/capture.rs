@@ -13,7 +13,7 @@ use crate::source::Delivery;
 use crate::source::stop::Stop;
 
 use super::changes::{Broken, Changes};
-use super::check::{Checked, check, check_columns, gone, published};
+use super::check::{Checked, Found, check, check_columns, gone, published};
 use super::connection::{Control, Server};
 use super::error::PostgresError;
 use super::metrics::SourceMetrics;
@@ -21,7 +21,7 @@ use super::progress::PostgresHandle;
 use super::recovery::Gap;
 use super::slot::{Gate, Session, SlotState, look};
 use super::snapshot::Snapshot;
-use super::table::{Lacking, Unfit};
+use super::table::{Lacking, Table, Unfit};
 use super::watch::Watch;
 
 /// How often a call that waits looks whether it is to stop.
@@ -70,6 +70,8 @@ pub(super) struct Capture {
     floor: u64,
     link: Option<Link>,
     identity: Option<String>,
+    /// What the tables were when the last connection was made.
+    found: Vec<Found>,
     /// The heartbeat of the last idle position.
     beat: u64,
     /// How long is waited before the next connection: it grows until something was delivered again.
@@ -97,7 +99,8 @@ impl Capture {
         let handle = PostgresHandle::default();
         let (phase, gap, link, identity) = (Phase::Fresh, None, None, None);
         let (floor, beat, backoff) = (0, 0, Duration::ZERO);
-        Self { server, changes, handle, metrics, stop, phase, gap, floor, link, identity, beat, backoff }
+        let found = Vec::new();
+        Self { server, changes, handle, metrics, stop, phase, gap, floor, link, identity, found, beat, backoff }
     }
 
     pub(super) fn handle(&self) -> &PostgresHandle {
@@ -138,8 +141,18 @@ impl Capture {
             return self.lose(&control, lost).await;
         }
         self.changes.go_on_after(position);
+        let tables = self.changes.catalog().tables();
+        let later = self.link.as_ref().and_then(|link| link.checked.came_later(tables)).map(|table| self.later(table));
+        if let Some(later) = later {
+            return self.lose(&control, later).await;
+        }
         self.phase = Phase::Streaming;
         Ok(())
+    }
+
+    fn later(&self, table: &Table) -> PostgresError {
+        let (publication, table) = (self.server.config().publication.clone(), table.to_string());
+        PostgresError::Later { publication, table, position: self.changes.position() }
     }
 
     fn not_attached(&self) -> PostgresError {
@@ -305,6 +318,10 @@ impl Capture {
         if is_streaming && let Err(error) = self.held_at(state.clone(), start) {
             self.lose(&control, self.moved(error)).await?;
         }
+        let back = checked.came_back(self.changes.catalog().tables(), &self.found).map(|table| self.later(table));
+        if let Some(later) = back.filter(|_| matches!(self.phase, Phase::Streaming)) {
+            self.lose(&control, later).await?;
+        }
         let session = match &state {
             Some(state) if !state.is_lost => Some(gate.hold().await?),
             _ => None,
@@ -316,6 +333,7 @@ impl Capture {
         }
         self.identity = Some(identity);
         self.changes.know_tables(checked.tables.clone());
+        self.found.clone_from(&checked.tables);
         let watch =
             Watch::start(Arc::clone(&control), &self.server, &checked, self.handle.clone(), self.metrics.clone());
         Ok(Link { control, watch, checked, session })

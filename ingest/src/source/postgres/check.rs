@@ -41,6 +41,35 @@ pub(super) struct Found {
     pub(super) is_partitioned: bool,
     /// The condition under which its rows are published.
     pub(super) filter: Option<String>,
+    /// How it came into the publication; `None` where the publication takes tables as they come.
+    pub(super) entry: Option<Entry>,
+}
+
+/// A table's entry in the publication. A table that leaves it and comes back has another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    id: u64,
+    /// Columns and rows that are published: who alters them at once (`SET TABLE`) makes another entry, too.
+    parts: String,
+    /// Whether it was made since the slot was last confirmed, or not long before.
+    is_new: bool,
+}
+
+impl Checked {
+    /// A table of which changes after those that the slot was confirmed for may never have been published.
+    pub(super) fn came_later<'a>(&self, tables: &'a [Table]) -> Option<&'a Table> {
+        let is_new = |found: &Found| found.entry.as_ref().is_some_and(|entry| entry.is_new);
+        tables.iter().zip(&self.tables).find(|(_, found)| is_new(found)).map(|(table, _)| table)
+    }
+
+    /// A table that has left the publication and come back since `before`.
+    pub(super) fn came_back<'a>(&self, tables: &'a [Table], before: &[Found]) -> Option<&'a Table> {
+        let is_another = |(now, before): (&Found, &Found)| match (&now.entry, &before.entry) {
+            (Some(now), Some(before)) => now.id != before.id && now.parts == before.parts,
+            _ => false,
+        };
+        tables.iter().zip(self.tables.iter().zip(before)).find(|(_, pair)| is_another(*pair)).map(|(table, _)| table)
+    }
 }
 
 /// Checks server, tables and publication.
@@ -69,7 +98,33 @@ pub(super) async fn check(control: &Control, server: &Server, tables: &[Table]) 
     for (table, found) in tables.iter().zip(&mut found) {
         found.filter = published(control, server, table, version).await?;
     }
+    take_entries(control, server, &mut found, version).await?;
     Ok(Checked { database, tables: found, version, question, standing })
+}
+
+/// Notes the tables' entries. A transaction that made one after the slot was confirmed is among those that the slot still needs. One that made
+/// the publication itself came before the slot: the server reads nothing of a time before the publication.
+async fn take_entries(
+    control: &Control,
+    server: &Server,
+    found: &mut [Found],
+    version: u64,
+) -> Result<(), PostgresError> {
+    let parts = if version >= VERSION_FILTERS { "concat_ws(' ', r.prattrs, r.prqual)" } else { "''" };
+    let config = server.config();
+    let sql = format!(
+        "SELECT r.prrelid, r.oid, {parts}, \
+           r.xmin <> p.xmin AND coalesce((SELECT age(r.xmin) BETWEEN 0 AND age(s.catalog_xmin) FROM pg_replication_slots s WHERE s.slot_name = {}), false) \
+         FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = {}",
+        literal(&config.slot),
+        literal(&config.publication)
+    );
+    for row in control.ask("list the publication's entries", &sql).await? {
+        if let Some(found) = found.iter_mut().find(|found| u64::from(found.id) == row.number(0)) {
+            found.entry = Some(Entry { id: row.number(1), parts: row.text(2).to_owned(), is_new: row.is_true(3) });
+        }
+    }
+    Ok(())
 }
 
 /// The question how the publication stands: which changes of which tables it sends, and of them which columns and rows.
@@ -120,7 +175,7 @@ async fn check_table(control: &Control, server: &Server, table: &Table) -> Resul
     check_columns(control, table).await?;
     check_identity(control, table, row.text(2)).await?;
     let id = row.text(2).parse().unwrap_or_default();
-    Ok(Found { id, is_partitioned: row.text(0) == "p", filter: None })
+    Ok(Found { id, is_partitioned: row.text(0) == "p", filter: None, entry: None })
 }
 
 /// A column of a table.

@@ -133,7 +133,7 @@ pub enum PostgresError {
     },
     /// The publication does not hold a table.
     #[error(
-        "publication '{publication}' does not hold {table}; run: ALTER PUBLICATION {publication} ADD TABLE {table} (of a partitioned table it must also say publish_via_partition_root)"
+        "publication '{publication}' does not hold {table}; run: ALTER PUBLICATION {publication} ADD TABLE {table} (of a partitioned table it must also say publish_via_partition_root). What commits in {table} until then is not sent later: where that matters write on_lost_slot = \"snapshot\" in [source] as well, and a new snapshot takes its place"
     )]
     NotPublished {
         /// The publication.
@@ -286,6 +286,16 @@ pub enum PostgresError {
         /// Up to where changes were applied.
         position: u64,
     },
+    /// The publication did not hold a table all the while.
+    #[error("{}. {RECOVER}", later(publication, table, *position))]
+    Later {
+        /// The publication.
+        publication: String,
+        /// The table.
+        table: String,
+        /// Up to where changes were applied.
+        position: u64,
+    },
     /// The database is older than what was applied.
     #[error("the database's log ends at {}, but changes up to {} were applied: the database was restored from a copy. Start a new namespace for the restored database", Lsn(*server), Lsn(*position))]
     Restored {
@@ -369,6 +379,13 @@ fn lost(slot: &str, why: &str, position: u64) -> String {
     format!("replication slot '{slot}' {why}: the changes after {} are gone", Lsn(position))
 }
 
+fn later(publication: &str, table: &str, position: u64) -> String {
+    format!(
+        "publication '{publication}' holds {table} only since after {}, up to where changes were applied: it was added to it, left it and came back, or was written into it anew with other columns or rows. What committed in it while it was not there was never sent",
+        Lsn(position)
+    )
+}
+
 fn moved(slot: &str, confirmed: u64, position: u64) -> String {
     format!(
         "replication slot '{slot}' stands at {}, but only the changes up to {} were applied: it was made anew, another reader took those between, or the store is an older copy",
@@ -389,6 +406,7 @@ impl PostgresError {
         match self {
             Self::SlotLost { slot, why, position } => lost(slot, why, *position),
             Self::SlotMoved { slot, confirmed, position } => moved(slot, *confirmed, *position),
+            Self::Later { publication, table, position } => later(publication, table, *position),
             other => other.to_string(),
         }
     }

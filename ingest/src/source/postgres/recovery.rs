@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn found(filter: Option<&str>) -> Found {
-        Found { id: 1, is_partitioned: false, filter: filter.map(str::to_owned) }
+        Found { id: 1, is_partitioned: false, filter: filter.map(str::to_owned), entry: None }
     }
 
     #[test]

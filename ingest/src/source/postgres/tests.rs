@@ -218,7 +218,7 @@ fn keys_that_rows_left_are_told_where_the_table_tells() {
 }
 
 fn partitioned(id: u32) -> Found {
-    Found { id, is_partitioned: true, filter: None }
+    Found { id, is_partitioned: true, filter: None, entry: None }
 }
 
 #[test]

@@ -20,7 +20,10 @@ use super::{Capture, Phase, or_stop};
 impl Capture {
     /// The slot no longer holds what comes behind the position: a snapshot takes its place, if that is wanted.
     pub(super) async fn lose(&mut self, control: &Control, lost: PostgresError) -> Result<(), PostgresError> {
-        let is_lost = matches!(lost, PostgresError::SlotLost { .. } | PostgresError::SlotMoved { .. });
+        let is_lost = matches!(
+            lost,
+            PostgresError::SlotLost { .. } | PostgresError::SlotMoved { .. } | PostgresError::Later { .. }
+        );
         if !is_lost || self.server.config().on_lost_slot == OnLostSlot::Stop {
             return Err(lost);
         }
@@ -32,7 +35,7 @@ impl Capture {
             slot = self.server.config().slot,
             after = %Lsn(after),
             why = %lost.told(),
-            "changes were lost with the replication slot; a snapshot takes their place, and what committed meanwhile is judged late"
+            "changes were lost; a snapshot takes their place, and what committed meanwhile is judged late"
         );
         self.metrics.lost_slots.inc();
         self.metrics.lost.set(wall_clock().since(Timestamp::from_micros(0)).seconds());
