@@ -331,7 +331,9 @@ impl Capture {
             let state = look(&control, &self.server).await?;
             self.held_at(state, start).map_err(|error| self.moved(error))?;
         }
-        self.identity = Some(identity);
+        if self.identity.replace(identity).is_none() {
+            checked.warn_of_partitions(self.changes.catalog().tables());
+        }
         self.changes.know_tables(checked.tables.clone());
         self.found.clone_from(&checked.tables);
         let watch =

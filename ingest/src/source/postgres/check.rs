@@ -56,6 +56,16 @@ pub(super) struct Entry {
 }
 
 impl Checked {
+    /// Says of partitioned tables what the server never tells.
+    pub(super) fn warn_of_partitions(&self, tables: &[Table]) {
+        for (table, _) in tables.iter().zip(&self.tables).filter(|(_, found)| found.is_partitioned) {
+            tracing::warn!(
+                %table,
+                "the table is partitioned: what a TRUNCATE, DROP, ATTACH or DETACH of one partition takes or brings is never sent"
+            );
+        }
+    }
+
     /// A table of which changes after those that the slot was confirmed for may never have been published.
     pub(super) fn came_later<'a>(&self, tables: &'a [Table]) -> Option<&'a Table> {
         let is_new = |found: &Found| found.entry.as_ref().is_some_and(|entry| entry.is_new);
