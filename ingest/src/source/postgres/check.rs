@@ -12,8 +12,8 @@ use super::error::PostgresError;
 use super::table::{Table, quote};
 use super::value::fits;
 
-/// The first version whose slots say whether they were lost.
-const VERSION_MIN: u64 = 130_000;
+/// The first version that sends logical messages, which the transport always asks for.
+const VERSION_MIN: u64 = 140_000;
 /// The first version with row filters.
 const VERSION_FILTERS: u64 = 150_000;
 
@@ -93,10 +93,8 @@ pub(super) async fn check(control: &Control, server: &Server, tables: &[Table]) 
     if row.text(0) != "logical" {
         return Err(PostgresError::WalLevel { found: row.text(0).to_owned() });
     }
-    if row.number(1) < VERSION_MIN {
-        return Err(PostgresError::Version { found: row.text(2).to_owned() });
-    }
     let (version, database) = (row.number(1), row.text(3).to_owned());
+    check_version(version, row.text(2))?;
     let mut found = Vec::with_capacity(tables.len());
     for table in tables {
         found.push(check_table(control, server, table).await?);
@@ -154,6 +152,13 @@ fn standing(server: &Server, tables: &[Table], found: &[Found], version: u64) ->
         ids.join(", "),
         literal(&server.config().publication)
     )
+}
+
+fn check_version(number: u64, found: &str) -> Result<(), PostgresError> {
+    match number {
+        VERSION_MIN.. => Ok(()),
+        _ => Err(PostgresError::Version { found: found.to_owned() }),
+    }
 }
 
 async fn check_table(control: &Control, server: &Server, table: &Table) -> Result<Found, PostgresError> {
@@ -367,5 +372,19 @@ pub(super) async fn published(
         }
         Some(row) => Ok(row.get(0).map(str::to_owned)),
         None => Err(PostgresError::NotPublished { publication: publication.clone(), table: table.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_sends_no_messages_is_too_old() {
+        let told = check_version(130_022, "13.22 (Debian)").unwrap_err().to_string();
+        assert!(told.contains("PostgreSQL 13.22 (Debian)") && told.contains("14 or newer"), "{told}");
+        for number in [140_000, 150_013, 180_001] {
+            check_version(number, "newer").unwrap();
+        }
     }
 }

@@ -102,7 +102,7 @@ pub enum PostgresError {
         found: String,
     },
     /// The server is too old.
-    #[error("the server is PostgreSQL {found}; capture needs 13 or newer")]
+    #[error("the server is PostgreSQL {found}; capture needs 14 or newer")]
     Version {
         /// Its version.
         found: String,
