@@ -13,7 +13,7 @@ use super::check::Found;
 use super::message::Relation;
 use super::value::fits;
 
-/// How many relations are remembered: far above the tables of a publication; a server that sends more is asked anew.
+/// How many relations are remembered before those that feed no stream (other tables, partitions) are forgotten: a server describes each but once.
 const RELATIONS_MAX: usize = 16_384;
 
 /// One captured table.
@@ -106,11 +106,13 @@ pub(super) struct Catalog {
     found: Vec<Found>,
     /// `None`: a table of the publication that feeds no stream.
     relations: HashMap<u32, Option<Arc<Places>>>,
+    /// Whether relations that feed no stream were forgotten: one that is not known is such a one.
+    are_forgotten: bool,
 }
 
 impl Catalog {
     pub(super) fn new(tables: Vec<Table>) -> Self {
-        Self { tables, found: Vec::new(), relations: HashMap::new() }
+        Self { tables, found: Vec::new(), relations: HashMap::new(), are_forgotten: false }
     }
 
     pub(super) fn tables(&self) -> &[Table] {
@@ -141,7 +143,8 @@ impl Catalog {
         let found = named.or(known);
         let places = found.map(|table| self.places(table, relation, lacking)).transpose()?;
         if self.relations.len() >= RELATIONS_MAX {
-            self.relations.clear();
+            self.relations.retain(|_, places| places.is_some());
+            self.are_forgotten = true;
         }
         self.relations.insert(relation.id, places.map(Arc::new));
         Ok(())
@@ -170,11 +173,13 @@ impl Catalog {
 
     /// The mapping of a relation: `None` where it was never described, `Some(None)` where it feeds no stream.
     pub(super) fn places_of(&self, relation: u32) -> Option<Option<&Arc<Places>>> {
-        self.relations.get(&relation).map(Option::as_ref)
+        let known = self.relations.get(&relation).map(Option::as_ref);
+        known.or(self.are_forgotten.then_some(None))
     }
 
     /// Forgets all relations: a new connection describes them anew.
     pub(super) fn forget(&mut self) {
         self.relations.clear();
+        self.are_forgotten = false;
     }
 }

@@ -353,3 +353,21 @@ fn streams_share_nothing_but_the_order_of_their_rows() {
     assert_eq!(names, ["transactions", "chargebacks", "transactions", "chargebacks"]);
     assert!(Arc::ptr_eq(delivery.batches[0].stream(), delivery.batches[2].stream()));
 }
+
+#[test]
+fn more_relations_than_are_remembered_cost_no_captured_table() {
+    let mut changes = changes();
+    changes.frame(&relation(7, "chargebacks", &CHARGEBACKS), Lacking::Mistake).unwrap();
+    for id in 100..40_000 {
+        changes.frame(&relation(id, "partition", &[("id", 20)]), Lacking::Mistake).unwrap();
+    }
+    changes.begin(100, 0);
+    changes.frame(&row(b'I', 7, &[(b'N', &cells(&["t", "-", "5"]))]), Lacking::Mistake).unwrap();
+    changes.frame(&row(b'I', 100, &[(b'N', &cells(&["1"]))]), Lacking::Mistake).unwrap();
+    let delivery = changes.take();
+    assert_eq!((delivery.records, delivery.skipped), (2, 1));
+    changes.reconnected();
+    changes.begin(200, 0);
+    let unknown = changes.frame(&row(b'I', 100, &[(b'N', &cells(&["1"]))]), Lacking::Mistake);
+    assert!(matches!(unknown, Err(Broken::Frame(_))), "a new connection describes what it sends");
+}
