@@ -105,7 +105,7 @@ impl RedisStore {
         let mut command = redis::Cmd::with_capacity(words + 16, bytes + 1024);
         scripts::COMMIT.call(layout, &mut command, &keys);
         let standing = flight.standing();
-        command.arg(standing.token).arg(standing.low).arg(standing.known);
+        command.arg(standing.token).arg(standing.turn).arg(standing.low).arg(standing.kept).arg(standing.known);
         command.arg(self.link.config().outbox_capacity);
         command.arg(body.oldest().map(|day| day.to_string()).unwrap_or_default());
         command.arg(self.link.config().work_capacity);

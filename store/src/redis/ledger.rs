@@ -1,14 +1,18 @@
 //! Which commits of this process are on their way or in doubt, so that one whose answer was lost can be made again.
 //!
 //! Every commit carries a number of this process, its token. The server keeps the answer under the token until the
-//! commit is settled; a commit that comes again under its token is answered from there. A token below the lowest one that
-//! is not settled is refused: what an old connection still holds comes too late to be made a second time.
+//! commit is settled; a commit that comes again under its token is answered from there. A token that is settled is
+//! refused: what an old connection still holds comes too late to be made a second time. Every commit says which tokens
+//! are settled: all below the lowest one that is made for the first time, but for those in doubt, which it names. So one
+//! in doubt that nobody makes again keeps its own answer at the server and no other.
 //!
 //! Invariants:
-//! - A token is settled once its answer is known, or once nobody can ask about it any more.
+//! - A token is settled once its answer is known, or once nobody can ask about it any more. It stays settled, so of two
+//!   things said the later one holds, in whichever order they arrive: each has a number, its turn.
 //! - At most [`DOUBTS_MAX`] commits are in doubt; of more, the oldest can no longer be asked about.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,9 +33,14 @@ pub(super) struct Ledger {
 #[derive(Default)]
 struct State {
     next: u64,
+    /// On their way for the first time.
     flying: BTreeSet<u64>,
+    /// On their way after they were in doubt.
+    again: BTreeSet<u64>,
     doubts: VecDeque<Doubt>,
     known: u64,
+    /// How often it was said which are settled.
+    turn: u64,
 }
 
 struct Doubt {
@@ -50,11 +59,15 @@ pub(super) struct Flight<'a> {
 }
 
 /// What a commit says of itself and of those before it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(super) struct Standing {
     pub(super) token: u64,
-    /// The lowest token that is not settled.
+    /// Later ones say more.
+    pub(super) turn: u64,
+    /// The tokens below are settled.
     pub(super) low: u64,
+    /// But for these, each between commas.
+    pub(super) kept: String,
     /// Number of the newest commit in the database that this process knows of.
     pub(super) known: u64,
 }
@@ -81,10 +94,12 @@ impl Ledger {
         };
         let doubted = doubted.and_then(|at| state.doubts.remove(at));
         let token = doubted.as_ref().map_or(state.next, |doubt| doubt.token);
-        if doubted.is_none() {
+        if doubted.is_some() {
+            state.again.insert(token);
+        } else {
             state.next += 1;
+            state.flying.insert(token);
         }
-        state.flying.insert(token);
         Flight { ledger: self, body, token: Some(token), was_in_doubt: doubted.is_some() }
     }
 
@@ -99,6 +114,14 @@ impl Ledger {
     }
 }
 
+impl State {
+    /// A commit is no longer on its way.
+    fn ends(&mut self, token: u64) {
+        self.flying.remove(&token);
+        self.again.remove(&token);
+    }
+}
+
 impl Flight<'_> {
     /// Whether it may stand in the database already.
     pub(super) fn was_in_doubt(&self) -> bool {
@@ -107,11 +130,17 @@ impl Flight<'_> {
 
     /// What the commit says when it is sent now.
     pub(super) fn standing(&self) -> Standing {
-        let state = self.ledger.state();
+        let mut state = self.ledger.state();
+        state.turn += 1;
         let token = self.token.expect("a flight is settled by value");
-        let doubted = state.doubts.iter().map(|doubt| doubt.token).min();
-        let low = state.flying.first().copied().into_iter().chain(doubted).min().unwrap_or(token);
-        Standing { token, low, known: state.known }
+        let low = state.flying.first().copied().unwrap_or(state.next);
+        let unsettled = state.doubts.iter().map(|doubt| doubt.token).chain(state.again.iter().copied());
+        let mut kept = String::new();
+        for token in unsettled.filter(|token| *token < low) {
+            let comma = if kept.is_empty() { "," } else { "" };
+            write!(kept, "{comma}{token},").expect("a text takes every text");
+        }
+        Standing { token, turn: state.turn, low, kept, known: state.known }
     }
 
     /// The commit is in the database, under this number.
@@ -127,7 +156,7 @@ impl Flight<'_> {
     fn settle(&mut self, sequence: u64) {
         if let Some(token) = self.token.take() {
             let mut state = self.ledger.state();
-            state.flying.remove(&token);
+            state.ends(token);
             state.known = state.known.max(sequence);
         }
     }
@@ -138,7 +167,7 @@ impl Drop for Flight<'_> {
         let Some(token) = self.token.take() else { return };
         let fingerprint = self.ledger.fingerprint(self.body);
         let mut state = self.ledger.state();
-        state.flying.remove(&token);
+        state.ends(token);
         if state.doubts.len() == DOUBTS_MAX {
             state.doubts.pop_front();
         }

@@ -24,18 +24,25 @@ local function stream_id(position)
   return string.format('1-%.0f', position)
 end
 
--- What the writer may ask about again, and what is too old to be answered.
-local token, low, known, capacity, oldest = take(), number(), number(), number(), take()
+-- What the writer may ask about again, and what is too old to be answered: tokens below `low` that are not in `kept`. Of
+-- what was said of this, the newest turn holds.
+local token, turn, low, kept, known, capacity, oldest = take(), number(), number(), take(), number(), number(), take()
 local work_capacity = number()
 keep_ms = take()
-local own = redis.call('HMGET', writer, token, 'low')
+local own = redis.call('HMGET', writer, token, 'turn', 'low', 'kept', 'left')
+if own[2] and turn < tonumber(own[2]) then
+  turn, low, kept = tonumber(own[2]), tonumber(own[3]), own[4]
+end
+local function is_settled(field)
+  return tonumber(field) < low and not string.find(kept, ',' .. field .. ',', 1, true)
+end
 if own[1] then
   -- A write, so that WAIT of this connection waits for what it asks about.
   redis.call('PEXPIRE', writer, WRITER_TTL_MS)
   local answer = cmsgpack.unpack(own[1])
   return { 'again', answer[1], answer[2], answer[3] }
 end
-if own[2] and tonumber(token) < tonumber(own[2]) then
+if is_settled(token) then
   return { 'settled' }
 end
 
@@ -246,15 +253,19 @@ if oldest ~= '' and head[4] and tonumber(oldest) < tonumber(head[4]) then
 end
 redis.call('HSET', meta, unpack(changed))
 
-redis.call('HSET', writer, 'low', low, token, cmsgpack.pack({ sequence + 1, remembered, starts }))
+local answer = cmsgpack.pack({ sequence + 1, remembered, starts })
+redis.call('HSET', writer, 'turn', string.format('%.0f', turn), 'low', string.format('%.0f', low), 'kept', kept, token, answer)
 redis.call('PEXPIRE', writer, WRITER_TTL_MS)
-if redis.call('HLEN', writer) > PENDING_SLACK then
+-- Not before there are twice as many as could not be removed the last time: a commit pays for a few fields.
+if redis.call('HLEN', writer) > math.max(PENDING_SLACK, 2 * tonumber(own[5] or 0)) then
   local fields = redis.call('HKEYS', writer)
+  local left = #fields
   for i = 1, #fields do
-    local settled = tonumber(fields[i])
-    if settled and settled < low then
+    if tonumber(fields[i]) and is_settled(fields[i]) then
       redis.call('HDEL', writer, fields[i])
+      left = left - 1
     end
   end
+  redis.call('HSET', writer, 'left', left)
 end
 return { 'done', sequence + 1, claims, starts }

@@ -174,6 +174,69 @@ fn a_commit_in_doubt_is_settled_when_its_caller_makes_it_again() {
 }
 
 #[test]
+fn a_commit_in_doubt_that_nobody_makes_again_keeps_its_own_answer_and_no_other() {
+    let server = Server::start(&["--save", ""]);
+    let proxy = Proxy::before(&server.socket());
+    let fields = |server: &Server| {
+        let count = "return redis.call('HLEN', redis.call('KEYS', ARGV[1])[1])";
+        server.say(&["EVAL", count, "0", "*:writer:*"]).trim().parse::<u64>().unwrap()
+    };
+    block_on(async {
+        let config = RedisConfig { wait: Duration::ZERO, ..proxy.config(&server) };
+        let store = RedisStore::connect(config).await.unwrap();
+        for number in [1, 2] {
+            proxy.set(Traffic::LosesAnAnswer);
+            store.commit(unguarded(number)).await.unwrap_err();
+        }
+        let mut most = 0;
+        for number in 0..1_000_u64 {
+            let states = vec![state(99, 1, &number.to_be_bytes())];
+            store.commit(Commit { states, ..Commit::default() }).await.unwrap();
+            most = most.max(fields(&server));
+        }
+        assert!(most <= 150, "{most} answers are kept");
+        for number in [2, 1] {
+            assert_eq!(store.commit(unguarded(number)).await.unwrap().appended, [number - 1], "it was made");
+        }
+        assert_eq!(input(&store).await, ["1", "2"]);
+        assert_eq!(store.commit(unguarded(1)).await.unwrap().appended, [2], "wanted a second time, it is made");
+    });
+}
+
+#[test]
+fn a_commit_in_doubt_that_arrives_late_takes_nothing_back() {
+    let server = Server::start(&["--save", ""]);
+    let proxy = Proxy::before(&server.socket());
+    block_on(async {
+        let config = proxy.config(&server);
+        let config = RedisConfig { wait: Duration::ZERO, response_timeout: Duration::from_millis(400), ..config };
+        let store = RedisStore::connect(config).await.unwrap();
+        proxy.set(Traffic::HoldsRequests);
+        store.commit(unguarded(1)).await.unwrap_err();
+        for number in 0..300_u64 {
+            let states = vec![state(99, 1, &number.to_be_bytes())];
+            store.commit(Commit { states, ..Commit::default() }).await.unwrap();
+        }
+        let standing =
+            "return table.concat(redis.call('HMGET', redis.call('KEYS', ARGV[1])[1], 'turn', 'low', 'kept'), ' ')";
+        let standing = || server.say(&["EVAL", standing, "0", "*:writer:*"]);
+        let before = standing();
+        assert!(before.contains(",1,"), "{before}");
+        proxy.set(Traffic::Passes);
+        tokio::time::timeout(Duration::from_secs(30), async {
+            while input(&store).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the held request arrives");
+        assert_eq!(standing(), before, "what was said later holds");
+        assert_eq!(store.commit(unguarded(1)).await.unwrap().appended, [0], "it was made");
+        assert_eq!(input(&store).await, ["1"]);
+    });
+}
+
+#[test]
 fn a_commit_stays_in_doubt_whatever_is_said_meanwhile() {
     let server = Server::start(&[]);
     let proxy = Proxy::before(&server.socket());
