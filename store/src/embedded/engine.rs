@@ -153,9 +153,7 @@ impl Engine {
     /// stay in this process's own buffer.
     pub(super) fn write(&self, batch: OwnedWriteBatch, durability: Durability) -> Result<(), StoreError> {
         self.make_room()?;
-        if self.journal.take_failed() {
-            self.db.persist(PersistMode::SyncData).map_err(|error| self.failure(error))?;
-        }
+        self.journal.catch_up(|| self.db.persist(PersistMode::SyncData).map_err(|error| self.failure(error)))?;
         let mode = match durability {
             Durability::Process => PersistMode::Buffer,
             Durability::Power => PersistMode::SyncData,
@@ -226,4 +224,29 @@ fn create(path: &Path, data: &Path, options: &EmbeddedOptions) -> Result<(), Sto
     File::open(path).and_then(|folder| folder.sync_all()).map_err(file("syncing the folder"))?;
     tracing::info!(path = %path.display(), format = layout::FORMAT, "new store made");
     Ok(())
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_left_to_the_journals_thread_and_makes_up_for_what_that_failed_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(folder.path(), &EmbeddedOptions::default()).unwrap();
+        engine.journal = Syncing::still();
+        let write = |engine: &Engine, durability| {
+            let mut batch = engine.batch(1);
+            batch.insert(&engine.meta, "key", "value");
+            engine.write(batch, durability).unwrap();
+        };
+        write(&engine, Durability::Power);
+        assert!(!engine.journal.is_written(), "it is on the disk");
+        write(&engine, Durability::Process);
+        assert!(engine.journal.is_written(), "the thread is to sync it");
+        engine.journal.fail();
+        write(&engine, Durability::Process);
+        assert_eq!(engine.journal.catch_up(|| Err(())), Ok(()), "the commit did what had failed");
+    }
 }

@@ -54,9 +54,31 @@ impl Syncing {
         }
     }
 
-    /// Whether a sync has failed since this was asked last.
-    pub(super) fn take_failed(&self) -> bool {
+    /// Has `sync` do what a sync has failed to do since this was called last.
+    pub(super) fn catch_up<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if self.take_failed() { sync() } else { Ok(()) }
+    }
+
+    fn take_failed(&self) -> bool {
         self.shared.is_failed.swap(false, Ordering::Relaxed)
+    }
+
+    /// One without a thread, which finds things as they were left.
+    #[cfg(test)]
+    pub(super) fn still() -> Self {
+        Self { shared: Arc::default(), stop: None, thread: None }
+    }
+
+    /// Whether something is to be synced.
+    #[cfg(test)]
+    pub(super) fn is_written(&self) -> bool {
+        self.shared.is_written.load(Ordering::Relaxed)
+    }
+
+    /// Lets a sync fail.
+    #[cfg(test)]
+    pub(super) fn fail(&self) {
+        self.shared.is_failed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -161,7 +183,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", folder.path().join("0.jnl")).unwrap();
         let syncing = Syncing::start(folder.path()).unwrap();
         syncing.written();
-        eventually("the sync fails", || syncing.take_failed());
-        assert!(!syncing.take_failed());
+        eventually("the sync fails", || syncing.catch_up(|| Err(())).is_err());
+        assert_eq!(syncing.catch_up(|| Err(())), Ok(()), "once");
     }
 }
