@@ -178,13 +178,19 @@ impl KafkaSource {
             return Err(TopicError::NoTopic { address: self.address.clone(), topic: self.topic.clone() });
         }
         self.partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
-        if let Some(stream) = self.bursts.clone().filter(|_| self.partitions > 1) {
-            return Err(TopicError::Bursts { topic: self.topic.clone(), partitions: self.partitions, stream });
-        }
+        self.shows_bursts(self.partitions)?;
         let cluster = consumer.client().fetch_cluster_id(ANSWER).unwrap_or_else(|| "kafka".to_owned());
         let mark = identity::mark(&self.settings, &self.group, &self.topic).map_err(|error| self.meaning(&error))?;
         self.marked = Some(now());
         Ok(format!("kafka/{cluster}/{}/{mark}", self.topic))
+    }
+
+    /// Whether bursts are seen in a topic of so many partitions, or need not be.
+    fn shows_bursts(&self, partitions: u32) -> Result<(), TopicError> {
+        match self.bursts.clone().filter(|_| partitions > 1) {
+            Some(stream) => Err(TopicError::Bursts { topic: self.topic.clone(), partitions, stream }),
+            None => Ok(()),
+        }
     }
 
     /// Says that there is nothing to read yet: a mistake in a name looks the same.
@@ -330,6 +336,8 @@ impl KafkaSource {
     }
 
     fn try_resume(&mut self, partition: u32, after: Option<u64>) -> Result<(), TopicError> {
+        // The topic may have grown since it was looked at.
+        self.shows_bursts(partition.saturating_add(1))?;
         let first = self.check_place(partition, after.map_or(0, |after| after + 1))?;
         let next = after.map_or(first, |after| after + 1);
         let (number, offset) = self.place(partition, next)?;
@@ -425,4 +433,48 @@ fn push(
     *place = Reading { next: offset + 1, newest: timestamp.or(place.newest) };
     decoder.push(partition, &TopicRecord { offset, timestamp, key: message.key(), value: message.payload() });
     Some(partition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::transactions;
+    use crate::source::config::topic::{Bursts, SESSION, TopicConfig};
+    use crate::source::config::{Format, Reading as Read};
+    use crate::topic::broker::{Broker, Tls};
+    use crate::topic::metrics::TopicMetrics;
+
+    #[test]
+    fn a_topic_that_has_grown_is_not_read_on_where_bursts_would_be_missed() {
+        let broker = KafkaBroker { brokers: "none:1".to_owned(), tls: Tls::default(), login: None };
+        let config = TopicConfig {
+            broker: Broker::Kafka(broker.clone()),
+            topic: "payments".to_owned(),
+            group: None,
+            format: Format::Debezium,
+            stream: None,
+            tables: Vec::new(),
+            reading: Read::default(),
+            bursts: Bursts::Seen,
+            session: SESSION,
+        };
+        let opening = Opening {
+            name: "payments",
+            namespace: "bank",
+            config: &config,
+            streams: &[transactions()],
+            environment: &|_| None,
+            metrics: TopicMetrics::default().of("payments"),
+            stop: Stop::default(),
+        };
+        let mut source = KafkaSource::open(&opening, &broker).unwrap();
+        source.bursts = Some("payments".to_owned());
+        let refused = source.try_resume(1, None).unwrap_err();
+        assert!(matches!(refused, TopicError::Bursts { partitions: 2, .. }), "{refused}");
+        assert_ne!(refused.class(), Class::Transient, "it is not tried again");
+        // Nothing is wrong with the first partition, nor with any where bursts need not be seen: only that no broker is there.
+        assert!(matches!(source.try_resume(0, None), Err(TopicError::Broker { .. })));
+        source.bursts = None;
+        assert!(matches!(source.try_resume(1, None), Err(TopicError::Broker { .. })));
+    }
 }
