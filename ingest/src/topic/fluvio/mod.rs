@@ -101,7 +101,8 @@ impl FluvioSource {
         }
         // Of two that begin at once both keep the mark that comes first by name.
         let mark = cluster.mark(&self.group).await?;
-        self.reader = Some(Reader::new(cluster, self.metrics.clone(), Patience { stall: STALL, retry: RETRY }));
+        let patience = Patience { stall: STALL, retry: RETRY };
+        self.reader = Some(Reader::new(cluster, self.metrics.clone(), patience, self.stop.clone()));
         Ok(mark)
     }
 

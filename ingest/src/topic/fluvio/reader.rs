@@ -1,6 +1,7 @@
 //! Reads partitions through streams that lose records and stall, without losing any.
 //!
-//! Invariants: those of [`super::place`]; and a partition that nothing comes of is asked about its end in bounded time.
+//! Invariants: those of [`super::place`]; a partition that nothing comes of is asked about its end in bounded time; and one that cannot be
+//! opened holds the others up by one attempt at a time, with more and more time between two.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use interdict_features::time::Timestamp;
 
+use crate::source::stop::Stop;
 use crate::topic::error::TopicError;
 use crate::topic::metrics::SourceMetrics;
 use crate::topic::now;
@@ -62,16 +64,28 @@ pub(super) struct Partition<R> {
     heard: Instant,
     /// When to open the stream again after it broke.
     again: Option<Instant>,
+    /// Attempts to open it that failed since it was open.
+    failures: u32,
     has_been_open: bool,
 }
+
+/// Between two attempts to open a partition lies at most the wait for the first one this often doubled: a minute for half a second.
+const DOUBLINGS_MAX: u32 = 7;
 
 /// How patient a reader is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     /// After how much silence a partition's end is asked for.
     pub(super) stall: Duration,
-    /// How long to wait before a stream that broke is opened again.
+    /// How long to wait before a stream that broke is opened again, doubled with every attempt that fails.
     pub(super) retry: Duration,
+}
+
+/// Whether partitions can be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Opening {
+    Goes,
+    Fails,
 }
 
 /// Reads partitions.
@@ -80,18 +94,21 @@ pub(super) struct Reader<F: Feed> {
     pub(super) partitions: BTreeMap<u32, Partition<F::Records>>,
     metrics: SourceMetrics,
     patience: Patience,
+    /// Told when nothing is to be read any more.
+    stop: Stop,
     /// The partition that is looked at first the next time, so that none starves.
     turn: u32,
 }
 
 impl<F: Feed> Reader<F> {
-    pub(super) fn new(feed: F, metrics: SourceMetrics, patience: Patience) -> Self {
-        Self { feed, partitions: BTreeMap::new(), metrics, patience, turn: 0 }
+    pub(super) fn new(feed: F, metrics: SourceMetrics, patience: Patience, stop: Stop) -> Self {
+        Self { feed, partitions: BTreeMap::new(), metrics, patience, stop, turn: 0 }
     }
 
     /// Reads a partition from `place` on.
     pub(super) fn begin(&mut self, partition: u32, place: Place, now: Instant) {
-        let begun = Partition { place, newest: None, records: None, heard: now, again: None, has_been_open: false };
+        let (records, again) = (None, None);
+        let begun = Partition { place, newest: None, records, heard: now, again, failures: 0, has_been_open: false };
         self.partitions.insert(partition, begun);
         self.metrics.partitions.set(i64::try_from(self.partitions.len()).unwrap_or(i64::MAX));
     }
@@ -111,8 +128,11 @@ impl<F: Feed> Reader<F> {
         wait: Duration,
     ) -> Result<(), TopicError> {
         let deadline = now() + wait;
-        while decoder.is_empty() {
-            self.open_streams().await?;
+        let mut opening = Opening::Goes;
+        while decoder.is_empty() && !self.stop.is_stopped() {
+            if opening == Opening::Goes {
+                opening = self.open_streams().await?;
+            }
             let left = deadline.saturating_duration_since(now());
             let Ok((partition, yielded)) = tokio::time::timeout(left, self.first()).await else { break };
             self.turn = partition + 1;
@@ -123,23 +143,33 @@ impl<F: Feed> Reader<F> {
         self.look_for_stalls().await
     }
 
-    async fn open_streams(&mut self) -> Result<(), TopicError> {
-        let now = now();
+    /// Opens what is not open, up to the first that fails: an attempt may take long, and the others have something to give meanwhile.
+    async fn open_streams(&mut self) -> Result<Opening, TopicError> {
+        let begun = now();
+        let mut opening = Opening::Goes;
         let mut is_back = false;
         for (number, partition) in &mut self.partitions {
-            if partition.records.is_some() || partition.again.is_some_and(|again| again > now) {
+            if partition.records.is_some() || partition.again.is_some_and(|again| again > begun) {
                 continue;
+            }
+            if self.stop.is_stopped() {
+                break;
             }
             match self.feed.open(*number, partition.place.expected(), partition.place.bytes()).await {
                 Ok(records) => {
                     is_back |= partition.again.take().is_some() && partition.has_been_open;
                     partition.has_been_open = true;
+                    partition.failures = 0;
                     partition.records = Some(records);
-                    partition.heard = now;
+                    partition.heard = now();
                 }
                 Err(error) if error.class() == interdict_store::error::Class::Transient => {
                     tracing::warn!(partition = number, %error, "the partition is opened again later");
-                    partition.again = Some(now + self.patience.retry);
+                    let wait = self.patience.retry * (1 << partition.failures.min(DOUBLINGS_MAX));
+                    partition.failures = partition.failures.saturating_add(1);
+                    partition.again = Some(now() + wait);
+                    opening = Opening::Fails;
+                    break;
                 }
                 Err(error) => return Err(error),
             }
@@ -147,7 +177,7 @@ impl<F: Feed> Reader<F> {
         if is_back {
             self.metrics.reconnects.inc();
         }
-        Ok(())
+        Ok(opening)
     }
 
     /// The first record that any partition yields; `None` of a partition whose stream ended. Nothing is lost when dropped.

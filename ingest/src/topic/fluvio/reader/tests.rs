@@ -24,6 +24,10 @@ struct Fake {
     /// Streams that break after so many records.
     breaks_after: Option<u64>,
     opened: u32,
+    /// A partition that is not opened, after this time.
+    hangs: Option<(u32, Duration)>,
+    /// How often that was tried.
+    hung: u32,
 }
 
 impl Fake {
@@ -51,7 +55,12 @@ impl Fake {
 impl Feed for Fake {
     type Records = BoxStream<'static, Result<Yielded, String>>;
 
-    async fn open(&mut self, _partition: u32, offset: u64, bytes: i32) -> Result<Self::Records, TopicError> {
+    async fn open(&mut self, partition: u32, offset: u64, bytes: i32) -> Result<Self::Records, TopicError> {
+        if let Some((_, time)) = self.hangs.filter(|(hangs, _)| *hangs == partition) {
+            self.hung += 1;
+            tokio::time::sleep(time).await;
+            return Err(self.broken("it does not answer".to_owned()));
+        }
         self.opened += 1;
         let (offsets, stalls) = self.yielded(offset, bytes);
         let yielded = |offset: u64| {
@@ -111,7 +120,7 @@ async fn read(fake: Fake, from: u64, bytes: i32) -> (Vec<u64>, u64, u64) {
     let patience = Patience { stall: Duration::from_millis(20), retry: Duration::from_millis(1) };
     let metrics = TopicMetrics::default().of("payments");
     let records = fake.records;
-    let mut reader = Reader::new(fake, metrics.clone(), patience);
+    let mut reader = Reader::new(fake, metrics.clone(), patience, Stop::default());
     reader.begin(0, Place::at(from, bytes), now());
     let mut decoder = decoder();
     let mut offsets = Vec::new();
@@ -127,7 +136,7 @@ async fn read(fake: Fake, from: u64, bytes: i32) -> (Vec<u64>, u64, u64) {
 }
 
 fn fake(batch: u64) -> Fake {
-    Fake { records: 100_000, batch, bytes_max: i32::MAX, breaks_after: None, opened: 0 }
+    Fake { records: 100_000, batch, bytes_max: i32::MAX, breaks_after: None, opened: 0, hangs: None, hung: 0 }
 }
 
 #[tokio::test]
@@ -166,4 +175,37 @@ async fn a_stream_that_breaks_goes_on_where_it_was() {
     (fake.records, fake.breaks_after) = (5_000, Some(700));
     let (offsets, _, _) = read(fake, 0, BYTES).await;
     assert_eq!(offsets, (0..5_000).collect::<Vec<u64>>());
+}
+
+/// A reader of as many partitions as are named, one of which is not opened.
+fn hanging(partitions: &[u32], hangs: u32, stop: &Stop) -> Reader<Fake> {
+    let mut fake = fake(54);
+    fake.hangs = Some((hangs, Duration::from_millis(50)));
+    let patience = Patience { stall: Duration::from_secs(60), retry: Duration::from_millis(20) };
+    let mut reader = Reader::new(fake, TopicMetrics::default().of("payments"), patience, stop.clone());
+    for &partition in partitions {
+        reader.begin(partition, Place::at(0, BYTES), now());
+    }
+    reader
+}
+
+#[tokio::test]
+async fn a_partition_that_cannot_be_opened_does_not_hold_up_the_others() {
+    let mut reader = hanging(&[0, 1, 2], 1, &Stop::default());
+    let mut decoder = decoder();
+    for _ in 0..30 {
+        reader.fill(&mut decoder, 100, Duration::from_millis(50)).await.unwrap();
+        assert_eq!(decoder.take().records, 100);
+    }
+    assert!(reader.feed.hung < 15, "it was tried {} times", reader.feed.hung);
+    assert!(reader.partitions[&2].records.is_some(), "what comes behind it is opened");
+}
+
+#[tokio::test]
+async fn who_is_told_to_stop_opens_nothing_any_more() {
+    let stop = Stop::default();
+    let mut reader = hanging(&[1], 1, &stop);
+    stop.stop();
+    reader.fill(&mut decoder(), 100, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(reader.feed.hung, 0);
 }
