@@ -18,7 +18,7 @@ use bytes::Bytes;
 use interdict_features::bytes::Damaged;
 use interdict_features::change::{Change, ChangeBatch, Op, Row};
 use interdict_features::definition::Definitions;
-use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan, RowImage};
+use interdict_features::engine::{Engine, Evaluate, Key, Output, OwnedKey, Plan, RowImage, Unwritten};
 use interdict_features::state::{AsOf, Readout, Scratch, StateError};
 use interdict_features::time::Timestamp;
 use interdict_features::value::UNCHANGED;
@@ -45,6 +45,11 @@ const MEMORY_LOOK: usize = 262_144;
 
 /// Memory of one change or key brought, by a rough guess: where the bound is small a look comes sooner.
 const CHANGE_BYTES: usize = 4_096;
+
+/// The most states and row records that are left unstored, and their bytes, before [`Pipeline::is_full`]: a store takes 250,000 writes and
+/// 128 MiB in one commit, and nothing is decided while it does.
+const UNSTORED_RECORDS: usize = 100_000;
+const UNSTORED_BYTES: usize = 32 * 1024 * 1024;
 
 /// Why a pipeline cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +259,12 @@ impl<S: Reader> Pipeline<S> {
         self.unstored
     }
 
+    /// Whether so much changed that it is to be stored before more is applied, however few changes it came of.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        is_full(self.engine.unwritten())
+    }
+
     /// Adds every dirty state and row record to `commit`, and the offset of every source that something was taken of: also where it did not
     /// move, so that nobody stores part of what another process has taken over. Call [`Self::stored`] once it went through.
     pub fn fill(&mut self, commit: &mut Commit) {
@@ -319,6 +330,10 @@ impl<S: Reader> Pipeline<S> {
             }
         }
     }
+}
+
+fn is_full(unwritten: Unwritten) -> bool {
+    unwritten.records >= UNSTORED_RECORDS || unwritten.bytes >= UNSTORED_BYTES
 }
 
 /// After which event time nothing can ask for a row any more: its own time and the retention of its stream. Labels without any time, of

@@ -206,7 +206,8 @@ impl<S: Store> Core<S> {
                 else => break End::Stopped,
             }
             // While there is work it goes first, up to a bound on the time and on the size of what is left behind.
-            let is_due = clock::instant() >= due || self.pipeline.unstored() >= CHECKPOINT_CHANGES;
+            let is_large = self.pipeline.unstored() >= CHECKPOINT_CHANGES || self.pipeline.is_full();
+            let is_due = clock::instant() >= due || is_large;
             if self.pipeline.is_ahead() && is_due {
                 self.checkpoint().await?;
             }

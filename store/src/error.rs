@@ -147,6 +147,9 @@ pub enum StoreError {
     },
 }
 
+/// What is called too large where a commit is refused for its size: the same in parts may be taken.
+pub const ONE_COMMIT: &str = "one commit";
+
 impl StoreError {
     /// How to react.
     #[must_use]

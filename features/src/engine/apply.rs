@@ -6,13 +6,13 @@ use crate::time::Timestamp;
 use crate::value::NULL;
 use crate::vector::Flags;
 
-use super::StateImage;
 use super::entities::{EntityTable, expires, newest};
 use super::mark;
 use super::plan::{Key, Plan, Route};
 use super::resolution::{Incoming, Resolved, RowPlace, VersionRef};
 use super::resolve::RowShard;
 use super::touch::{Coming, Effect, Touch};
+use super::{StateImage, Unwritten};
 
 /// How many touches ahead states are brought near.
 const NEAR_TOUCHES: usize = 32;
@@ -109,6 +109,10 @@ impl StateShard {
     /// Empties the states of a group (its place in the entity's list).
     pub(super) fn truncate(&mut self, entity: usize, group: usize, cleared: Version) {
         self.tables[entity].truncate(group, cleared);
+    }
+
+    pub(super) fn unwritten(&self) -> Unwritten {
+        self.tables.iter().map(EntityTable::unwritten).sum()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

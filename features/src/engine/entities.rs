@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 use crate::change::Version;
 use crate::state::{Program, State, StateError};
 
+use super::Unwritten;
 use super::mark;
 use super::plan::{Key, Plan, Route};
 
@@ -50,6 +51,8 @@ pub(super) struct EntityTable {
     states: Vec<State>,
     dirty: Vec<bool>,
     dirty_keys: Vec<(Box<[u8]>, u32)>,
+    /// Bytes of the states that are dirty, as they were when they became so.
+    dirty_bytes: usize,
     /// Per group, the newest truncation of its stream.
     cleared: Vec<Version>,
 }
@@ -62,6 +65,7 @@ impl EntityTable {
             states: Vec::new(),
             dirty: Vec::new(),
             dirty_keys: Vec::new(),
+            dirty_bytes: 0,
             cleared: vec![Version::REQUEST; groups],
         }
     }
@@ -117,6 +121,7 @@ impl EntityTable {
     pub(super) fn touch(&mut self, place: u32, key: impl FnOnce() -> Box<[u8]>) {
         if !std::mem::replace(&mut self.dirty[place as usize], true) {
             self.dirty_keys.push((key(), place));
+            self.dirty_bytes += self.states(place).iter().map(State::memory_bytes).sum::<usize>();
         }
     }
 
@@ -153,6 +158,7 @@ impl EntityTable {
 
     /// Visits the states that changed since the last visit.
     pub(super) fn drain_dirty(&mut self, mut visit: impl FnMut(&[u8], &[State])) {
+        self.dirty_bytes = 0;
         for (key, place) in std::mem::take(&mut self.dirty_keys) {
             self.dirty[place as usize] = false;
             visit(&key, self.states(place));
@@ -164,6 +170,11 @@ impl EntityTable {
         for (key, place) in self.index.iter() {
             visit(&key.to_bytes(), self.states(place));
         }
+    }
+
+    /// What changed since the last visit.
+    pub(super) fn unwritten(&self) -> Unwritten {
+        Unwritten { records: self.dirty_keys.len() * self.groups, bytes: self.dirty_bytes }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -118,6 +118,24 @@ pub struct RowImage {
     pub newest: Option<Timestamp>,
 }
 
+/// How much a checkpoint writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unwritten {
+    /// States and row records.
+    pub records: usize,
+    /// Their bytes in memory when they changed first, roughly.
+    pub bytes: usize,
+}
+
+impl std::iter::Sum for Unwritten {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, part| Self {
+            records: sum.records + part.records,
+            bytes: sum.bytes + part.bytes,
+        })
+    }
+}
+
 /// Row records and states in memory, and what happens to them.
 #[derive(Debug)]
 pub struct Engine {
@@ -386,6 +404,12 @@ impl Engine {
         }
         images.sort_by(|a, b| (a.entity, &a.key, a.group).cmp(&(b.entity, &b.key, b.group)));
         images
+    }
+
+    /// How much the next checkpoint writes.
+    #[must_use]
+    pub fn unwritten(&self) -> Unwritten {
+        self.rows.iter().map(RowShard::unwritten).chain(self.states.iter().map(StateShard::unwritten)).sum()
     }
 
     /// Bytes of memory behind row records and states, roughly.

@@ -13,7 +13,7 @@ use super::plan::{Key, Plan, key_of};
 use super::resolution::{Incoming, Resolution, Resolved, narrow};
 use super::rows::RowTable;
 use super::touch::{TouchPlace, Touches, Versions};
-use super::{Evaluate, RowImage, can_be_judged};
+use super::{Evaluate, RowImage, Unwritten, can_be_judged};
 
 /// The row records whose ids fall to one shard.
 #[derive(Debug)]
@@ -64,6 +64,10 @@ impl RowShard {
     /// Takes a truncation or loss of a stream, or the end of one.
     pub(super) fn clear_older(&mut self, stream: usize, cleared: Cleared) {
         self.tables[stream].cleared = cleared;
+    }
+
+    pub(super) fn unwritten(&self) -> Unwritten {
+        self.tables.iter().map(RowTable::unwritten).sum()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

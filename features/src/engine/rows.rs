@@ -6,6 +6,7 @@ use crate::row::{Cleared, RowRecord};
 use crate::time::Timestamp;
 
 use super::OwnedKey;
+use super::Unwritten;
 use super::entities::KeyIndex;
 use super::plan::Key;
 
@@ -29,6 +30,8 @@ pub(super) struct RowTable {
     bytes: Vec<u8>,
     dead: usize,
     dirty: Vec<(OwnedKey, u32)>,
+    /// Bytes of the records that are dirty, as they were when they became so.
+    dirty_bytes: usize,
     buffer: Vec<u8>,
     /// The stream's newest truncation or loss: older records give way to it when they are read.
     pub(super) cleared: Cleared,
@@ -121,6 +124,7 @@ impl RowTable {
         let entry = &mut self.entries[place as usize];
         entry.newest = newest.map_or(i64::MIN, Timestamp::micros);
         if !std::mem::replace(&mut entry.is_dirty, true) {
+            self.dirty_bytes += entry.len as usize;
             self.dirty.push((OwnedKey::from(*id), place));
         }
     }
@@ -155,12 +159,18 @@ impl RowTable {
 
     /// Visits the records that changed since the last visit.
     pub(super) fn drain_dirty(&mut self, mut visit: impl FnMut(&[u8], &[u8], Option<Timestamp>)) {
+        self.dirty_bytes = 0;
         for (id, place) in std::mem::take(&mut self.dirty) {
             let entry = &mut self.entries[place as usize];
             entry.is_dirty = false;
             let newest = (entry.newest != i64::MIN).then(|| Timestamp::from_micros(entry.newest));
             visit(&id.as_key().to_bytes(), &self.bytes[entry.offset..entry.offset + entry.len as usize], newest);
         }
+    }
+
+    /// What changed since the last visit.
+    pub(super) fn unwritten(&self) -> Unwritten {
+        Unwritten { records: self.dirty.len(), bytes: self.dirty_bytes }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -7,6 +7,7 @@
 //! - What the store holds is the outcome of the changes up to its offsets, of all of them and of no others, however many ingestors there are.
 //! - Of a topic's partition nothing is stored but under charge of it, which whoever reads it later has taken.
 //! - Every event that is to be judged leaves one piece of work, in the commit that moves the offset past it.
+//! - A micro-batch of several deliveries that is too large for one commit is applied in parts, each with its own offsets.
 //! - Dead letters are on disk before the offsets move past them, and in the log for sinks with the commit that moves them.
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use interdict_ingest::dead_letter::DeadLetter;
 use interdict_ingest::pipeline::Pipeline;
 use interdict_ingest::source::Delivery;
 use interdict_ingest::source::stop::Stop;
+use interdict_store::error::{ONE_COMMIT, StoreError};
 use interdict_store::port::{Commit, Durability, Offset, Query};
 use tokio::sync::mpsc;
 
@@ -36,7 +38,7 @@ use super::tracked::Tracked;
 use super::work::Work;
 
 /// Records applied in one commit at most, if more wait: a delivery is never split.
-const RECORDS: u64 = 4_096;
+pub(super) const RECORDS: u64 = 4_096;
 
 /// One of several that apply streams.
 pub(super) struct Ingestor {
@@ -52,6 +54,8 @@ pub(super) struct Ingestor {
     pub(super) confirming: Confirming,
     pub(super) charges: Charges,
     pub(super) stop: Stop,
+    /// As [`RECORDS`]; fewer once the store found a commit of them too large.
+    pub(super) records_max: u64,
 }
 
 /// What a source handed over, and when.
@@ -91,7 +95,7 @@ impl Ingestor {
                 None => self.confirm().await?,
                 Some(Intake::Delivery { source, delivery, read }) => {
                     let mut batch = vec![Given { source, delivery }];
-                    waiting = more(&mut batch, &mut intake);
+                    waiting = more(&mut batch, &mut intake, self.records_max);
                     self.take(&batch).await?;
                     self.fleet.applied(clock::instant() - read);
                 }
@@ -139,12 +143,39 @@ impl Ingestor {
         positions
     }
 
-    /// Applies and stores what sources delivered.
+    /// Applies and stores what sources delivered, in as many commits as it takes.
     async fn take(&mut self, batch: &[Given]) -> anyhow::Result<()> {
-        let start = clock::instant();
         for given in batch {
             self.letters.keep(&given.delivery.dead)?;
         }
+        let (mut rest, mut count) = (batch, batch.len());
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(count.min(rest.len()));
+            match self.take_together(part).await {
+                Err(error) if is_too_large(&error) && part.len() > 1 => {
+                    count = part.len() / 2;
+                    self.records_max = (records(part) / 2).max(1);
+                    tracing::warn!(
+                        error = crate::told::told(&error),
+                        records = self.records_max,
+                        "what was taken at once is too large for one commit; it is stored in parts, and less is taken from now on"
+                    );
+                }
+                Err(error) if is_too_large(&error) => {
+                    return Err(error.context("one delivery touches more than one commit of the store takes: fewer groups for its entities, or smaller transactions, make it smaller"));
+                }
+                taken => {
+                    taken?;
+                    rest = behind;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies and stores deliveries in one commit.
+    async fn take_together(&mut self, batch: &[Given]) -> anyhow::Result<()> {
+        let start = clock::instant();
         let confirms = self.confirming.is_due(start);
         let applied = loop {
             let mut applied = match self.applied(batch).await {
@@ -178,7 +209,7 @@ impl Ingestor {
     fn note(&self, batch: &[Given], applied: &Applied, start: Instant) {
         batch.iter().for_each(|given| self.letters.count(&given.delivery.dead));
         self.letters.count(&applied.refused);
-        self.stats.count_events(batch.iter().map(|given| given.delivery.records).sum());
+        self.stats.count_events(records(batch));
         self.stats.count_outcomes(&applied.outcomes);
         self.stats.count_late(applied.late);
         for Given { source, delivery } in batch {
@@ -296,12 +327,22 @@ impl Ingestor {
     }
 }
 
-/// Takes what else was delivered, as far as one commit takes it; what comes next if it is no delivery, or one too many.
-fn more(batch: &mut Vec<Given>, intake: &mut mpsc::Receiver<Intake>) -> Option<Intake> {
-    let mut records: u64 = batch.iter().map(|given| given.delivery.records).sum();
+fn records(batch: &[Given]) -> u64 {
+    batch.iter().map(|given| given.delivery.records).sum()
+}
+
+/// Whether the store refuses a commit for its size.
+fn is_too_large(error: &anyhow::Error) -> bool {
+    let refusal = error.downcast_ref();
+    matches!(refusal, Some(StoreError::TooLarge { what, .. } | StoreError::Invalid { what, .. }) if *what == ONE_COMMIT)
+}
+
+/// Takes what else was delivered, as far as one commit takes it: `records_max`; what comes next if it is no delivery, or one too many.
+fn more(batch: &mut Vec<Given>, intake: &mut mpsc::Receiver<Intake>, records_max: u64) -> Option<Intake> {
+    let mut records = records(batch);
     loop {
         match intake.try_recv().ok()? {
-            Intake::Delivery { source, delivery, .. } if records + delivery.records <= RECORDS => {
+            Intake::Delivery { source, delivery, .. } if records + delivery.records <= records_max => {
                 records += delivery.records;
                 batch.push(Given { source, delivery });
             }

@@ -8,7 +8,7 @@ use interdict_features::decision::ListKind;
 use interdict_features::time::Timestamp;
 
 use super::layout::{self, Layout};
-use crate::error::StoreError;
+use crate::error::{ONE_COMMIT, StoreError};
 use crate::port::{
     Append, Claim, Commit, Intent, ListEntry, ListWrite, Listed, LogName, Place, RowWrite, StateWrite, UNBLOCKS_KEPT,
     Unblock,
@@ -132,7 +132,7 @@ pub(super) fn body(layout: &Layout, commit: &Commit) -> Result<Body, StoreError>
     body.oldest = plain.oldest;
     let bytes = body.bytes.len();
     if bytes > COMMIT_BYTES_MAX {
-        return Err(StoreError::TooLarge { what: "one commit", bytes, limit: COMMIT_BYTES_MAX });
+        return Err(StoreError::TooLarge { what: ONE_COMMIT, bytes, limit: COMMIT_BYTES_MAX });
     }
     Ok(body)
 }
@@ -153,7 +153,7 @@ fn bound_writes(commit: &Commit) -> Result<(), StoreError> {
     if writes > COMMIT_WRITES_MAX {
         let why =
             format!("it has {writes} writes, at most {COMMIT_WRITES_MAX} can be made together; commit more often");
-        return Err(StoreError::Invalid { what: "one commit", why });
+        return Err(StoreError::Invalid { what: ONE_COMMIT, why });
     }
     Ok(())
 }

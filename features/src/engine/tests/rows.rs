@@ -3,7 +3,7 @@
 use crate::change::{Op, Version};
 use crate::config::ConfigFile;
 use crate::definition::Definitions;
-use crate::engine::{Evaluate, Key, Outcome, Refused};
+use crate::engine::{Evaluate, Key, Outcome, Refused, Unwritten};
 use crate::row::Ignored;
 use crate::state::{AsOf, Scratch};
 use crate::time::Timestamp;
@@ -410,6 +410,19 @@ fn a_tombstone_has_a_time_to_expire_by() {
     }
     assert_eq!(newest(&[at(delete.clone(), Some(NOON))], false), [Some(NOON)], "of a row that was never seen");
     assert_eq!(newest(&[delete], false), [None], "nothing is known of it");
+}
+
+#[test]
+fn what_is_unwritten_is_counted_until_it_is_written() {
+    let mut shell = shell("");
+    assert_eq!(shell.engine.unwritten(), Unwritten::default());
+    shell.deliver(&[insert(1, 1), insert(2, 1), insert(3, 1), insert(4, 1)], |_| Cut::Batch);
+    let unwritten = shell.engine.unwritten();
+    let (mut records, mut bytes) = (0, 0);
+    shell.engine.checkpoint(|_state| records += 1, |row| bytes += row.bytes.len());
+    assert_eq!(unwritten.records, records + 4, "states and rows");
+    assert!(unwritten.bytes > bytes, "{unwritten:?}");
+    assert_eq!(shell.engine.unwritten(), Unwritten::default());
 }
 
 /// The request lies behind the instant at which an event that its group does not take was judged.

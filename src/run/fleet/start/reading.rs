@@ -22,7 +22,7 @@ use super::super::super::system::{self, INTAKE};
 use super::super::super::{clock, republished, sinks, waiting};
 use super::super::charges::Charges;
 use super::super::confirming::Confirming;
-use super::super::ingest::Ingestor;
+use super::super::ingest::{Ingestor, RECORDS};
 use super::super::sharing::Shared;
 use super::super::tracked::Tracked;
 use super::Process;
@@ -115,6 +115,7 @@ impl Process<'_> {
             confirming,
             charges,
             stop: self.stop_taking.clone(),
+            records_max: RECORDS,
         };
         let sources = setup.sources.len();
         self.thread("ingestor", move || async move {
