@@ -7,6 +7,8 @@
 //! - Nothing is produced that a power failure or, with `[store] replicas`, a fail-over would take from the store: its place would be given to
 //!   another entry.
 //! - A broker that takes nothing stops no decision: the log grows on disk, and the lag is a metric.
+//! - A position whose commit was not answered is committed again as it was before anything else is produced: else a sink would take what it
+//!   did itself for another one's doing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +20,7 @@ use interdict_ingest::topic::error::TopicError;
 use interdict_ingest::topic::sink::{self, OneSink, Produced, SinkConfig, SinkMetrics, TopicSink, What};
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
-use interdict_store::port::{Commit, Durability, LogName, OffsetMove, Replicated, Store as _};
+use interdict_store::port::{Commit, Durability, LogName, OffsetMove, Replicated, Store};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -38,6 +40,8 @@ const TICK: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest wait: what a person must mend is tried again all the same, since nothing else tells that it was.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// For how long a sink leaves its topic to another process that produces to it, and looks whether that one still does.
+const YIELD: Duration = Duration::from_secs(5);
 
 /// What the names of sinks' positions begin with.
 pub(crate) const POSITIONS: &str = "sink/";
@@ -58,7 +62,7 @@ struct Place {
 
 impl Produce {
     /// Where the sinks of `setup` stand.
-    pub(crate) async fn read(setup: &Setup, store: &OnlineStore) -> Result<Self, StoreError> {
+    pub(crate) async fn read(setup: &Setup, store: &impl Store) -> Result<Self, StoreError> {
         let place = |config: &SinkConfig| Place {
             what: config.what,
             offset: offset_name(&config.name),
@@ -70,7 +74,7 @@ impl Produce {
     }
 
     /// Looks again where they stand: other processes produce too.
-    pub(crate) async fn refresh(&self, store: &OnlineStore) -> Result<(), StoreError> {
+    pub(crate) async fn refresh(&self, store: &impl Store) -> Result<(), StoreError> {
         for place in self.0.iter() {
             let stored = position_of(&store.positions(&place.offset).await?, 0);
             place.next.store(stored.map_or(0, |stored| stored + 1), Ordering::Release);
@@ -110,21 +114,46 @@ fn offset_name(sink: &str) -> String {
 }
 
 /// One sink, not at work.
-#[derive(Clone)]
-pub(crate) struct Feeder {
+pub(crate) struct Feeder<S = OnlineStore> {
     config: SinkConfig,
     produce: Produce,
-    store: Arc<OnlineStore>,
+    store: Arc<S>,
     metrics: OneSink,
     trims: Trims,
+    met: Met,
+}
+
+impl<S> Clone for Feeder<S> {
+    fn clone(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            produce: self.produce.clone(),
+            store: Arc::clone(&self.store),
+            metrics: self.metrics.clone(),
+            ..*self
+        }
+    }
 }
 
 /// One at work.
-struct Feeding {
-    feeder: Feeder,
+struct Feeding<S = OnlineStore> {
+    feeder: Feeder<S>,
     sink: Box<dyn TopicSink>,
-    /// Up to where it has produced.
+    /// Up to where it has produced, as the store has it.
     stored: Option<u64>,
+    /// Up to where it has produced, while the store did not say that it has it.
+    unconfirmed: Option<u64>,
+    /// Another process was found to produce.
+    yields: bool,
+}
+
+/// What a sink does that finds that another process has produced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Met {
+    /// Ends; a lease says when it works again.
+    Ends,
+    /// Lets it, and goes on where that one ceases.
+    GoesOn,
 }
 
 /// Whether a sink trims its log, or another part does that keeps it longer.
@@ -166,12 +195,12 @@ pub(crate) async fn start(
     registry: &mut Registry,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Produce, Vec<JoinHandle<anyhow::Result<End>>>)> {
-    let produce = Produce::read(setup, store).await?;
+    let produce = Produce::read(setup, &**store).await?;
     let metrics = SinkMetrics::register(registry);
     let until = Until::stopped(stop);
     let mut threads = Vec::new();
     for config in &setup.sinks {
-        let feeder = Feeder::open(setup, config, store, &produce, &metrics)?;
+        let feeder = Feeder { met: Met::GoesOn, ..Feeder::open(setup, config, store, &produce, &metrics)? };
         threads.push(feeder.start(until.clone()).await?);
     }
     Ok((produce, threads))
@@ -197,6 +226,7 @@ impl Feeder {
             store: Arc::clone(store),
             metrics: metrics.of(&config.name),
             trims: if is_monitored { Trims::Monitor } else { Trims::Itself },
+            met: Met::Ends,
         })
     }
 
@@ -206,16 +236,17 @@ impl Feeder {
         let sink = sink::open(&self.config.broker, &self.config.topic, &environment)?;
         let thread = std::thread::Builder::new().name(format!("sink-{}", self.config.name));
         let (runtime, stored) = (Handle::current(), position_of(&stored, 0));
-        let mut feeding = Feeding { feeder: self, sink, stored };
+        let mut feeding = Feeding { feeder: self, sink, stored, unconfirmed: None, yields: false };
         let work = move || {
             let ended = feeding.run(&runtime, &until);
-            feeding.feeder.metrics.lag.set(0);
-            if let Err(error) = &ended {
-                tracing::error!(
+            match &ended {
+                // Who ends at his own fault leaves the lag that he leaves.
+                Err(error) => tracing::error!(
                     sink = feeding.feeder.config.name,
                     error = crate::told::told(error),
                     "a sink has ended"
-                );
+                ),
+                Ok(_) => _ = feeding.feeder.metrics.lag.set(0),
             }
             ended
         };
@@ -223,7 +254,7 @@ impl Feeder {
     }
 }
 
-impl Feeding {
+impl<S: Store> Feeding<S> {
     fn next(&self) -> u64 {
         self.stored.map_or(0, |stored| stored + 1)
     }
@@ -241,14 +272,32 @@ impl Feeding {
             if !is_last && until.lost.is_cancelled() {
                 return Ok(End::Elsewhere);
             }
-            let pause = match self.step(runtime) {
-                Ok(0) if is_last => return Ok(End::Stopped),
-                Ok(0) => TICK,
-                Ok(_) => {
+            let pause = match self.turn(runtime) {
+                Ok(None) if is_last => return Ok(End::Stopped),
+                Ok(None) => YIELD,
+                Ok(Some(0)) if is_last => return Ok(End::Stopped),
+                Ok(Some(0)) => TICK,
+                Ok(Some(_)) => {
                     wait = RETRY;
                     continue;
                 }
-                Err(StepError::Store(StoreError::Fenced { .. })) => return Ok(End::Elsewhere),
+                Err(StepError::Store(StoreError::Fenced { .. })) if self.feeder.met == Met::Ends => {
+                    return Ok(End::Elsewhere);
+                }
+                Err(StepError::Store(StoreError::Fenced { stored, expected, .. })) => {
+                    let sink = &self.feeder.config.name;
+                    tracing::warn!(
+                        sink,
+                        stored,
+                        expected,
+                        "another process produces what this sink does; one is enough"
+                    );
+                    (self.stored, self.unconfirmed, self.yields) = (stored, None, true);
+                    if is_last {
+                        return Ok(End::Stopped);
+                    }
+                    YIELD
+                }
                 Err(StepError::Store(error)) if error.class() != Class::Transient => return Err(error.into()),
                 Err(error) => {
                     self.feeder.metrics.failures.inc();
@@ -271,8 +320,25 @@ impl Feeding {
         }
     }
 
+    /// Produces the next entries; how many. `None` while another process does.
+    fn turn(&mut self, runtime: &Handle) -> Result<Option<usize>, StepError> {
+        if self.yields {
+            let name = offset_name(&self.feeder.config.name);
+            let stored = position_of(&runtime.block_on(self.feeder.store.positions(&name))?, 0);
+            let has_moved = std::mem::replace(&mut self.stored, stored) != stored;
+            if has_moved {
+                return Ok(None);
+            }
+            self.yields = false;
+        }
+        self.step(runtime).map(Some)
+    }
+
     /// Produces the next entries; how many.
     fn step(&mut self, runtime: &Handle) -> Result<usize, StepError> {
+        if let Some(to) = self.unconfirmed {
+            runtime.block_on(self.produced_to(to))?;
+        }
         let log = log_of(self.feeder.config.what);
         let next = self.next();
         let entries = runtime.block_on(self.feeder.store.read_log(log, next, STEP))?;
@@ -283,21 +349,27 @@ impl Feeding {
         let records: Vec<Produced<'_>> =
             entries.iter().map(|(position, bytes)| produced(self.feeder.config.what, *position, bytes)).collect();
         self.sink.produce(&records)?;
-        let source = offset_name(&self.feeder.config.name);
-        let offsets = vec![OffsetMove { source, partition: 0, from: self.stored, to: *last }];
-        runtime.block_on(self.feeder.store.commit(Commit { offsets, ..Commit::default() }))?;
-        self.stored = Some(*last);
-        runtime.block_on(self.feeder.produce.refresh(&self.feeder.store))?;
-        if self.feeder.trims == Trims::Itself {
-            runtime.block_on(self.feeder.store.trim_log(log, self.feeder.produce.needed(self.feeder.config.what)))?;
-        }
         self.feeder.metrics.records.inc_by(records.len() as u64);
+        runtime.block_on(self.produced_to(*last))?;
         self.feeder.metrics.lag.set(i64::try_from(behind.saturating_sub(records.len() as u64)).unwrap_or(i64::MAX));
         Ok(records.len())
     }
-}
 
-impl Feeding {
+    /// Notes that everything up to `to` is produced, and forgets what no sink needs any more.
+    async fn produced_to(&mut self, to: u64) -> Result<(), StoreError> {
+        let Feeder { config, produce, store, trims, .. } = &self.feeder;
+        self.unconfirmed = Some(to);
+        let source = offset_name(&config.name);
+        let offsets = vec![OffsetMove { source, partition: 0, from: self.stored, to }];
+        store.commit(Commit { offsets, ..Commit::default() }).await?;
+        (self.stored, self.unconfirmed) = (Some(to), None);
+        produce.refresh(&**store).await?;
+        if *trims == Trims::Itself {
+            store.trim_log(log_of(config.what), produce.needed(config.what)).await?;
+        }
+        Ok(())
+    }
+
     /// What of `entries`, which were read from here on, nothing takes from the store any more: it is on disk and with the replicas.
     async fn lasting(&self, mut entries: Vec<(u64, Bytes)>) -> Result<Vec<(u64, Bytes)>, StoreError> {
         if entries.is_empty() {
@@ -357,3 +429,6 @@ fn produced(what: What, position: u64, bytes: &Bytes) -> Produced<'_> {
     let headers = vec![(name, value), ("log_position", position.to_string())];
     Produced { key, value: bytes, headers, partition: None }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -71,6 +72,9 @@ use super::{waiting, watching};
 /// Deliveries that wait for the engine at most, over all sources.
 pub(crate) const INTAKE: usize = 4;
 
+/// How often it is looked whether a thread beside the engine's has ended.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What runs.
 pub(crate) struct System {
     pub(crate) stats: Arc<Stats>,
@@ -80,9 +84,9 @@ pub(crate) struct System {
     stop_sources: Stop,
     stop_edge: CancellationToken,
     stop_rest: CancellationToken,
-    engine: std::thread::JoinHandle<anyhow::Result<End>>,
-    monitor_thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
-    sink_threads: Vec<std::thread::JoinHandle<anyhow::Result<sinks::End>>>,
+    engine: JoinHandle<anyhow::Result<End>>,
+    monitor_thread: Option<JoinHandle<anyhow::Result<()>>>,
+    sink_threads: Vec<JoinHandle<anyhow::Result<sinks::End>>>,
     health: watch::Receiver<Health>,
     tasks: JoinSet<anyhow::Result<()>>,
     archives: Archives,
@@ -332,7 +336,7 @@ impl System {
         })
     }
 
-    /// Waits until the engine has ended by itself, or a task that must not end has.
+    /// Waits until the engine has ended by itself, or a task or a thread that must not end has.
     pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
         let mut health = self.health.clone();
         tokio::select! {
@@ -341,6 +345,8 @@ impl System {
                 Ok(result) => result.and_then(|()| Err(anyhow!("a part of the process has ended by itself; see the log for what came before"))),
                 Err(error) => Err(error.into()),
             },
+            // Why, their threads say when they are joined.
+            () = one_ends(self.monitor_thread.as_ref(), &self.sink_threads) => Ok(()),
         }
     }
 
@@ -378,6 +384,13 @@ impl System {
             done??;
         }
         end
+    }
+}
+
+/// Waits until the monitor has ended, or a sink: a process of which a part has gone must not look as if it worked.
+async fn one_ends<M, T>(monitor: Option<&JoinHandle<M>>, sinks: &[JoinHandle<T>]) {
+    while !monitor.is_some_and(JoinHandle::is_finished) && !sinks.iter().any(JoinHandle::is_finished) {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -432,7 +445,7 @@ fn start_engine(
     open_sources: usize,
     ends_with_sources: bool,
     health: watch::Sender<Health>,
-) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<End>>> {
+) -> anyhow::Result<JoinHandle<anyhow::Result<End>>> {
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         let begun = || {

@@ -51,7 +51,7 @@ fn is_transient(error: &anyhow::Error) -> bool {
 /// Keeps `produce` at where the sinks of all processes stand, until `stop`.
 pub(super) async fn watch(produce: Produce, store: Arc<OnlineStore>, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
-        match produce.refresh(&store).await {
+        match produce.refresh(&*store).await {
             Err(error) if error.class() != Class::Transient => return Err(error.into()),
             Err(error) => tracing::debug!(%error, "where sinks stand is not to be had; it is asked again"),
             Ok(()) => {}

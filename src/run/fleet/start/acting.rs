@@ -46,7 +46,7 @@ impl Process<'_> {
 
     /// Starts the sinks of the roles played: ingestors produce dead letters, scorers decisions.
     pub(super) async fn produce(&mut self, roles: &[Role]) -> anyhow::Result<()> {
-        let produce = Produce::read(self.setup, &self.online).await?;
+        let produce = Produce::read(self.setup, &*self.online).await?;
         if produce.is_empty() {
             return Ok(());
         }

@@ -39,7 +39,7 @@ impl Process<'_> {
         let (opened, courier) = Monitor::open(config, reference, metrics)?;
         self.tasks.spawn(watching::alert(courier, self.stop_rest.clone()));
         let shown = Arc::new(Mutex::new(None));
-        let produce = Produce::read(self.setup, &self.online).await?;
+        let produce = Produce::read(self.setup, &*self.online).await?;
         if !produce.is_empty() {
             self.tasks.spawn(topics::watch(produce.clone(), Arc::clone(&self.online), self.stop_rest.clone()));
         }
