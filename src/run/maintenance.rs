@@ -15,17 +15,19 @@ use std::time::{Duration, Instant};
 
 use interdict_features::time::Timestamp;
 use interdict_ingest::pipeline::clocks::PartitionClock;
+use interdict_ingest::topic::sink::What;
 use interdict_store::error::StoreError;
-use interdict_store::port::{Query, Store};
+use interdict_store::port::{LogName, Query, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::setup::Setup;
+use crate::setup::{Setup, StoreSettings};
 
 use super::clock;
 use super::input_log;
 use super::pruning::Truncated;
 use super::trimming::{self, Keep};
+use super::{sinks, watching};
 
 /// How often the store is swept. What expired costs disk, nothing else.
 pub(crate) const SWEEP: Duration = Duration::from_secs(60);
@@ -34,6 +36,15 @@ pub(crate) const SWEEP: Duration = Duration::from_secs(60);
 /// would keep what expired in memory for a partition that nobody writes any more.
 const IDLE: Duration = Duration::from_secs(6 * 3_600);
 
+/// Who trims the log of decisions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Decisions {
+    /// The monitor, or the sinks of decisions: of this process or of others.
+    Others,
+    /// Nobody else, since nobody reads it.
+    Here,
+}
+
 /// What is swept by.
 #[derive(Clone, Debug)]
 pub(crate) struct Sweeping {
@@ -41,6 +52,8 @@ pub(crate) struct Sweeping {
     pub(crate) sources: Vec<String>,
     /// What is kept of the logs.
     pub(crate) keep: Keep,
+    /// What is kept of the log of decisions.
+    pub(crate) decisions: Decisions,
     /// How often.
     pub(crate) every: Duration,
     /// For how long a partition without rows counts.
@@ -55,7 +68,15 @@ impl Sweeping {
         let configured = setup.sources.iter().map(|source| source.name.clone());
         let sources = configured.chain(own).collect();
         let truncated = Truncated::of(&setup.definitions);
-        Self { sources, keep: setup.keep, every: SWEEP, idle: IDLE, truncated }
+        Self { sources, keep: setup.keep, decisions: Decisions::Others, every: SWEEP, idle: IDLE, truncated }
+    }
+
+    /// The same for a process that plays every role: what its configuration does not read nobody else does either. On a disk the log may
+    /// wait for a monitor that is configured later.
+    pub(crate) fn alone(self, setup: &Setup) -> Self {
+        let is_read = setup.monitor.is_some() || sinks::produces(setup, What::Decisions);
+        let is_on_disk = matches!(setup.store, StoreSettings::Embedded(_));
+        Self { decisions: if is_read || is_on_disk { Decisions::Others } else { Decisions::Here }, ..self }
     }
 }
 
@@ -119,6 +140,11 @@ pub(crate) async fn sweep<S: Store>(store: Arc<S>, by: Sweeping, stop: Cancellat
         let (logs, keep, runtime) = (Arc::clone(&store), by.keep, Handle::current());
         let trimmed = move || runtime.block_on(trimming::trim(&*logs, keep, clock::now()));
         told(tokio::task::spawn_blocking(trimmed).await?, "trimmed the logs of requests and of administrative acts");
+        if by.decisions == Decisions::Here {
+            let (log, runtime) = (Arc::clone(&store), Handle::current());
+            let forgotten = tokio::task::spawn_blocking(move || runtime.block_on(forget_decisions(&*log))).await?;
+            told(forgotten.map(|()| 0), "");
+        }
         let (states, runtime, until) = (Arc::clone(&store), Handle::current(), stop.clone());
         let prune = move || {
             let pruned = runtime.block_on(truncated.prune(&*states, &until));
@@ -140,6 +166,15 @@ pub(crate) async fn sweep<S: Store>(store: Arc<S>, by: Sweeping, stop: Cancellat
         let swept = tokio::task::spawn_blocking(move || runtime.block_on(expire(&*store, now, &until))).await?;
         told(swept, "forgot what nothing reads any more");
     }
+}
+
+/// Empties the log of decisions, which stay under their ids, unless a monitor has worked on it: it may be gone for a while only.
+async fn forget_decisions<S: Store>(store: &S) -> Result<(), StoreError> {
+    if watching::has_written(store).await? {
+        return Ok(());
+    }
+    let end = store.log_next(LogName::DECISIONS).await?;
+    store.trim_log(LogName::DECISIONS, end).await
 }
 
 /// Removes what expired before `now`, until `stop`: who goes on begins anew, since nothing says that all was looked at.

@@ -27,6 +27,7 @@ use super::sinks::{Produce, Until};
 use taking::{LOG_STEP, Publish, Taking};
 #[cfg(feature = "redis")]
 pub(crate) use written::POSITIONS;
+pub(crate) use written::has_written;
 
 /// How often the monitor looks after files that are due when nothing new comes.
 const TICK: Duration = Duration::from_millis(250);

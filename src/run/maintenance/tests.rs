@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use interdict_features::change::{Change, ChangeBatch, Op, Version};
 use interdict_features::config::ConfigFile;
 use interdict_features::definition::Definitions;
@@ -5,7 +6,8 @@ use interdict_features::engine::{Evaluate, Plan};
 use interdict_features::state::Readout;
 use interdict_ingest::pipeline::{Limits, Pipeline};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
-use interdict_store::port::Commit;
+use interdict_store::port::{Claim, Commit, OffsetMove};
+use uuid::Uuid;
 
 use super::*;
 
@@ -82,6 +84,7 @@ fn by(every: Duration) -> Sweeping {
     Sweeping {
         sources: vec![SOURCE.to_owned()],
         keep: Keep::default(),
+        decisions: Decisions::Others,
         every,
         idle: IDLE,
         truncated: Truncated::default(),
@@ -175,4 +178,36 @@ fn a_partition_that_gives_nothing_for_a_while_holds_nobody() {
     // It comes back, and holds again.
     check(13, &[clock_of("a", 0, 62, 13), clock_of("a", 1, 21, 11)], Some(21));
     check(40, &[clock_of("a", 0, 62, 13), clock_of("a", 1, 21, 11)], Some(62));
+}
+
+#[tokio::test]
+async fn a_log_of_decisions_that_nobody_reads_is_forgotten_and_no_other() {
+    let (_folder, store) = store();
+    let claim = |number: u64| Claim {
+        id: Uuid::from_u64_pair(7, number),
+        record: Bytes::from_static(b"{}"),
+        entities: Vec::new(),
+        intents: Vec::new(),
+        lists: Vec::new(),
+    };
+    let decide = async |number: u64| {
+        store.commit(Commit { claims: vec![claim(number)], ..Commit::default() }).await.unwrap();
+    };
+    let logged = async || store.read_log(LogName::DECISIONS, 0, 9).await.unwrap().len();
+    decide(0).await;
+    decide(1).await;
+    for (decisions, left) in [(Decisions::Others, 2), (Decisions::Here, 0)] {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        sweep(Arc::clone(&store), Sweeping { decisions, ..by(SWEEP) }, stop).await.unwrap();
+        assert_eq!(logged().await, left, "{decisions:?}");
+    }
+    assert!(store.decision(claim(0).id).await.unwrap().is_some(), "it stands under its id");
+    assert_eq!(store.log_next(LogName::DECISIONS).await.unwrap(), 2, "numbering goes on");
+    // A monitor has worked here, and may come back.
+    let written = OffsetMove { source: "monitor/decisions".to_owned(), partition: 0, from: None, to: 1 };
+    store.commit(Commit { offsets: vec![written], ..Commit::default() }).await.unwrap();
+    decide(2).await;
+    forget_decisions(&*store).await.unwrap();
+    assert_eq!(logged().await, 1);
 }

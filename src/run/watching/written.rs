@@ -61,6 +61,11 @@ impl Written {
     }
 }
 
+/// Whether any folder was ever said to hold decisions.
+pub(crate) async fn has_written(store: &impl Store) -> Result<bool, StoreError> {
+    Ok(position_of(&store.positions(DECISIONS).await?, 0).is_some())
+}
+
 fn behind(position: Option<u64>) -> u64 {
     position.map_or(0, |position| position.saturating_add(1))
 }
