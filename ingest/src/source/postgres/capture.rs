@@ -273,6 +273,9 @@ impl Capture {
             let pause = match &error {
                 PostgresError::SlotTaken { slot } => {
                     self.handle.stand_by();
+                    // What was measured last is another one's matter now.
+                    self.metrics.lag_bytes.set(0);
+                    self.metrics.lag_seconds.set(0.0);
                     if stood_by.is_zero() {
                         tracing::info!(slot, "another process reads from the slot; standing by for it");
                     }
