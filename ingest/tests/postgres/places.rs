@@ -187,6 +187,8 @@ fn a_call_that_waits_ends_when_it_is_told_to() {
         }
     });
     waiting.recv_timeout(PATIENCE).unwrap();
+    // It waits again by then.
+    world.sql("SELECT pg_sleep(0.3)");
     stop.stop();
     assert!(reader.join().unwrap());
 }
