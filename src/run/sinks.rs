@@ -141,8 +141,8 @@ struct Feeding<S = OnlineStore> {
     sink: Box<dyn TopicSink>,
     /// Up to where it has produced, as the store has it.
     stored: Option<u64>,
-    /// Up to where it has produced, while the store did not say that it has it.
-    unconfirmed: Option<u64>,
+    /// The last entry produced, while the store did not say that it has its place.
+    unconfirmed: Option<(u64, Bytes)>,
     /// Another process was found to produce.
     yields: bool,
 }
@@ -336,8 +336,13 @@ impl<S: Store> Feeding<S> {
 
     /// Produces the next entries; how many.
     fn step(&mut self, runtime: &Handle) -> Result<usize, StepError> {
-        if let Some(to) = self.unconfirmed {
-            runtime.block_on(self.produced_to(to))?;
+        if let Some((to, entry)) = self.unconfirmed.clone() {
+            if runtime.block_on(self.holds(to, &entry))? {
+                runtime.block_on(self.produced_to(to, entry))?;
+            } else {
+                // A fail-over took it, and its place goes to another entry, which is still to be produced.
+                self.unconfirmed = None;
+            }
         }
         let log = log_of(self.feeder.config.what);
         let next = self.next();
@@ -345,20 +350,30 @@ impl<S: Store> Feeding<S> {
         let behind = runtime.block_on(self.feeder.store.log_next(log))?.saturating_sub(next);
         self.feeder.metrics.lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
         let entries = runtime.block_on(self.lasting(entries))?;
-        let Some((last, _)) = entries.last() else { return Ok(0) };
+        let Some((last, entry)) = entries.last().cloned() else { return Ok(0) };
         let records: Vec<Produced<'_>> =
             entries.iter().map(|(position, bytes)| produced(self.feeder.config.what, *position, bytes)).collect();
         self.sink.produce(&records)?;
         self.feeder.metrics.records.inc_by(records.len() as u64);
-        runtime.block_on(self.produced_to(*last))?;
+        runtime.block_on(self.produced_to(last, entry))?;
         self.feeder.metrics.lag.set(i64::try_from(behind.saturating_sub(records.len() as u64)).unwrap_or(i64::MAX));
         Ok(records.len())
     }
 
-    /// Notes that everything up to `to` is produced, and forgets what no sink needs any more.
-    async fn produced_to(&mut self, to: u64) -> Result<(), StoreError> {
+    /// Whether the log still has, or had, `entry` at its place.
+    async fn holds(&self, place: u64, entry: &Bytes) -> Result<bool, StoreError> {
+        let (store, log) = (&self.feeder.store, log_of(self.feeder.config.what));
+        match store.read_log(log, place, 1).await?.first() {
+            Some((position, bytes)) if *position == place => Ok(bytes == entry),
+            // Trimmed, by whoever saw that it was produced.
+            _ => Ok(store.log_next(log).await? > place),
+        }
+    }
+
+    /// Notes that everything up to `entry` at `to` is produced, and forgets what no sink needs any more.
+    async fn produced_to(&mut self, to: u64, entry: Bytes) -> Result<(), StoreError> {
         let Feeder { config, produce, store, trims, .. } = &self.feeder;
-        self.unconfirmed = Some(to);
+        self.unconfirmed = Some((to, entry));
         let source = offset_name(&config.name);
         let offsets = vec![OffsetMove { source, partition: 0, from: self.stored, to }];
         store.commit(Commit { offsets, ..Commit::default() }).await?;

@@ -237,3 +237,12 @@ fn a_sink_that_finds_its_position_moved_goes_on_once_nobody_moves_it() {
     assert_eq!(bench.turn().unwrap(), Some(2), "it ceased");
     assert_eq!((bench.stored(), bench.produced()), (Some(5), vec![0, 1, 2, 3, 4, 5, 4, 5]));
 }
+
+#[test]
+fn a_place_that_was_given_to_another_entry_is_produced_anew() {
+    let mut bench = Bench::new();
+    bench.append(0..3);
+    bench.feeding.unconfirmed = Some((1, Bytes::from_static(b"lost")));
+    assert_eq!(bench.turn().unwrap(), Some(3));
+    assert_eq!((bench.stored(), bench.produced()), (Some(2), (0..3).collect()));
+}
