@@ -48,7 +48,7 @@ const CHANGE_BYTES: usize = 4_096;
 
 /// The most states and row records that are left unstored, and their bytes, before [`Pipeline::is_full`]: a store takes 250,000 writes and
 /// 128 MiB in one commit, and nothing is decided while it does.
-const UNSTORED_RECORDS: usize = 100_000;
+const UNSTORED_RECORDS: usize = 50_000;
 const UNSTORED_BYTES: usize = 32 * 1024 * 1024;
 
 /// Why a pipeline cannot go on.

@@ -17,6 +17,7 @@ use interdict_features::time::Timestamp;
 use interdict_ingest::pipeline::clocks::PartitionClock;
 use interdict_ingest::topic::sink::What;
 use interdict_store::error::StoreError;
+use interdict_store::online::OnlineStore;
 use interdict_store::port::{LogName, Query, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -73,10 +74,14 @@ impl Sweeping {
 
     /// The same for a process that plays every role: what its configuration does not read nobody else does either. On a disk the log may
     /// wait for a monitor that is configured later.
-    pub(crate) fn alone(self, setup: &Setup) -> Self {
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn alone(self, setup: &Setup, store: &OnlineStore) -> Result<Self, StoreError> {
         let is_read = setup.monitor.is_some() || sinks::produces(setup, What::Decisions);
         let is_on_disk = matches!(setup.store, StoreSettings::Embedded(_));
-        Self { decisions: if is_read || is_on_disk { Decisions::Others } else { Decisions::Here }, ..self }
+        let is_read = is_read || is_on_disk || sinks::has_another(setup, store).await?;
+        Ok(Self { decisions: if is_read { Decisions::Others } else { Decisions::Here }, ..self })
     }
 }
 
@@ -135,15 +140,18 @@ async fn stored<S: Store>(store: &S, sources: &[String]) -> Result<Vec<((String,
 
 /// Sweeps the store until `stop`: its logs and what truncations left at once, then everything again and again.
 pub(crate) async fn sweep<S: Store>(store: Arc<S>, by: Sweeping, stop: CancellationToken) -> anyhow::Result<()> {
-    let (mut clocks, mut truncated) = (Clocks::default(), by.truncated.clone());
+    let (mut clocks, mut truncated, mut decided) = (Clocks::default(), by.truncated.clone(), 0);
     loop {
         let (logs, keep, runtime) = (Arc::clone(&store), by.keep, Handle::current());
         let trimmed = move || runtime.block_on(trimming::trim(&*logs, keep, clock::now()));
         told(tokio::task::spawn_blocking(trimmed).await?, "trimmed the logs of requests and of administrative acts");
         if by.decisions == Decisions::Here {
             let (log, runtime) = (Arc::clone(&store), Handle::current());
-            let forgotten = tokio::task::spawn_blocking(move || runtime.block_on(forget_decisions(&*log))).await?;
-            told(forgotten.map(|()| 0), "");
+            let forget = move || runtime.block_on(forget_decisions(&*log, decided));
+            match tokio::task::spawn_blocking(forget).await? {
+                Ok(end) => decided = end,
+                Err(error) => told(Err(error), ""),
+            }
         }
         let (states, runtime, until) = (Arc::clone(&store), Handle::current(), stop.clone());
         let prune = move || {
@@ -168,13 +176,14 @@ pub(crate) async fn sweep<S: Store>(store: Arc<S>, by: Sweeping, stop: Cancellat
     }
 }
 
-/// Empties the log of decisions, which stay under their ids, unless a monitor has worked on it: it may be gone for a while only.
-async fn forget_decisions<S: Store>(store: &S) -> Result<(), StoreError> {
-    if watching::has_written(store).await? {
-        return Ok(());
-    }
+/// Takes decisions before `seen`, the end of their log at the last look, out of it, unless a monitor has worked on it: it may be gone for a
+/// while only. They stay under their ids. The end of the log now: what came since that look may be others' by now.
+async fn forget_decisions<S: Store>(store: &S, seen: u64) -> Result<u64, StoreError> {
     let end = store.log_next(LogName::DECISIONS).await?;
-    store.trim_log(LogName::DECISIONS, end).await
+    if seen > 0 && !watching::has_written(store).await? {
+        store.trim_log(LogName::DECISIONS, seen).await?;
+    }
+    Ok(end)
 }
 
 /// Removes what expired before `now`, until `stop`: who goes on begins anew, since nothing says that all was looked at.

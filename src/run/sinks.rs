@@ -20,6 +20,8 @@ use interdict_ingest::topic::error::TopicError;
 use interdict_ingest::topic::sink::{self, OneSink, Produced, SinkConfig, SinkMetrics, TopicSink, What};
 use interdict_store::error::{Class, StoreError};
 use interdict_store::online::OnlineStore;
+#[cfg(feature = "redis")]
+use interdict_store::port::Query;
 use interdict_store::port::{Commit, Durability, LogName, OffsetMove, Replicated, Store};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
@@ -100,6 +102,21 @@ pub(crate) fn produces(setup: &Setup, what: What) -> bool {
     setup.sinks.iter().any(|sink| sink.what == what)
 }
 
+/// Whether a sink that `setup` does not have has produced from this store: it may be gone for a while only.
+#[cfg_attr(
+    not(feature = "redis"),
+    expect(unused_variables, clippy::unused_async, reason = "a folder has no other readers")
+)]
+pub(crate) async fn has_another(setup: &Setup, store: &OnlineStore) -> Result<bool, StoreError> {
+    #[cfg(feature = "redis")]
+    if let Some(redis) = store.shared() {
+        let known = redis.snapshot(&Query::default()).await?.positions;
+        let is_another = |name: &str| !setup.sinks.iter().any(|sink| sink.name == name);
+        return Ok(known.iter().filter_map(|place| place.source.strip_prefix(POSITIONS)).any(is_another));
+    }
+    Ok(false)
+}
+
 /// The store's log of what a sink produces.
 fn log_of(what: What) -> LogName {
     match what {
@@ -145,6 +162,8 @@ struct Feeding<S = OnlineStore> {
     unconfirmed: Option<(u64, Bytes)>,
     /// Another process was found to produce.
     yields: bool,
+    /// The end of the log when it was last looked at what that one does.
+    waiting: u64,
 }
 
 /// What a sink does that finds that another process has produced.
@@ -236,7 +255,7 @@ impl Feeder {
         let sink = sink::open(&self.config.broker, &self.config.topic, &environment)?;
         let thread = std::thread::Builder::new().name(format!("sink-{}", self.config.name));
         let (runtime, stored) = (Handle::current(), position_of(&stored, 0));
-        let mut feeding = Feeding { feeder: self, sink, stored, unconfirmed: None, yields: false };
+        let mut feeding = Feeding { feeder: self, sink, stored, unconfirmed: None, yields: false, waiting: 0 };
         let work = move || {
             let ended = feeding.run(&runtime, &until);
             match &ended {
@@ -292,7 +311,7 @@ impl<S: Store> Feeding<S> {
                         expected,
                         "another process produces what this sink does; one is enough"
                     );
-                    (self.stored, self.unconfirmed, self.yields) = (stored, None, true);
+                    (self.stored, self.unconfirmed, self.yields, self.waiting) = (stored, None, true, 0);
                     if is_last {
                         return Ok(End::Stopped);
                     }
@@ -325,8 +344,11 @@ impl<S: Store> Feeding<S> {
         if self.yields {
             let name = offset_name(&self.feeder.config.name);
             let stored = position_of(&runtime.block_on(self.feeder.store.positions(&name))?, 0);
+            let end = runtime.block_on(self.feeder.store.log_next(log_of(self.feeder.config.what)))?;
             let has_moved = std::mem::replace(&mut self.stored, stored) != stored;
-            if has_moved {
+            let waiting = std::mem::replace(&mut self.waiting, end);
+            // Who has nothing to do has not ceased: something must have lain there since the last look.
+            if has_moved || self.next() >= waiting {
                 return Ok(None);
             }
             self.yields = false;

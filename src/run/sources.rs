@@ -40,7 +40,7 @@ use super::reached::Reached;
 use super::topics::{self, Among};
 
 /// Records of one delivery at most.
-pub(crate) const DELIVERY: usize = 4_096;
+pub(crate) const DELIVERY: usize = 2_048;
 /// How long a reader that has something else to do waits for the engine in one go.
 const PATIENCE: Duration = Duration::from_millis(200);
 

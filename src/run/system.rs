@@ -287,7 +287,8 @@ impl System {
         let open_sources = setup.sources.len() + start.sources.len();
         let archives = Archives::open(setup, Sharing::Alone, &mut registry, &stop_sources)?;
         core.archives = archives.clone();
-        let sweeping = Sweeping::of(setup, start.sources.iter().map(|own| own.name.clone())).alone(setup);
+        let sweeping = Sweeping::of(setup, start.sources.iter().map(|own| own.name.clone()));
+        let sweeping = sweeping.alone(setup, &store).await?;
         let reached = start_sources(setup, start.sources, intake, &stop_sources, &mut core, &mut registry).await?;
         delivering::start(setup, &core, &mut registry, &stop_rest, &mut tasks).await?;
         tasks.spawn(sweep(Arc::clone(&store), sweeping, stop_rest.clone()));

@@ -185,9 +185,10 @@ impl EntityTable {
         self.dirty.len()
     }
 
-    /// Forgets everything; only what the store holds remains.
+    /// Forgets everything, also what was not written; only what the store holds remains.
     pub(super) fn clear(&mut self) {
-        debug_assert!(self.dirty_keys.is_empty(), "a checkpoint writes what is dirty first");
+        self.dirty_keys.clear();
+        self.dirty_bytes = 0;
         self.index.clear();
         self.states.clear();
         self.dirty.clear();

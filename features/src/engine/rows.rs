@@ -178,7 +178,6 @@ impl RowTable {
     }
 
     pub(super) fn clear(&mut self) {
-        debug_assert!(self.dirty.is_empty(), "a checkpoint writes what is dirty first");
         // The memory goes too: kept, it would count as used, and every checkpoint would forget everything again.
         *self = Self { cleared: self.cleared, ..Self::default() };
     }

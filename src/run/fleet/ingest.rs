@@ -54,7 +54,7 @@ pub(super) struct Ingestor {
     pub(super) confirming: Confirming,
     pub(super) charges: Charges,
     pub(super) stop: Stop,
-    /// As [`RECORDS`]; fewer once the store found a commit of them too large.
+    /// As [`RECORDS`]; fewer for a while once the store found a commit of them too large.
     pub(super) records_max: u64,
 }
 
@@ -158,15 +158,16 @@ impl Ingestor {
                     tracing::warn!(
                         error = crate::told::told(&error),
                         records = self.records_max,
-                        "what was taken at once is too large for one commit; it is stored in parts, and less is taken from now on"
+                        "what was taken at once is too large for one commit; it is stored in parts, and less is taken for a while"
                     );
                 }
                 Err(error) if is_too_large(&error) => {
-                    return Err(error.context("one delivery touches more than one commit of the store takes: fewer groups for its entities, or smaller transactions, make it smaller"));
+                    return Err(error.context("one delivery touches more than one commit of the store takes: fewer groups for its entities make it smaller"));
                 }
                 taken => {
                     taken?;
                     rest = behind;
+                    self.records_max = (self.records_max + self.records_max / 16 + 1).min(RECORDS);
                 }
             }
         }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use interdict_features::engine::Plan;
 use interdict_ingest::source::stop::Stop;
 use interdict_monitor::metrics::Metrics as MonitorMetrics;
@@ -164,6 +164,11 @@ impl<'a> Process<'a> {
     ) -> anyhow::Result<Begun> {
         let plays = |role: Role| roles.contains(&role);
         let setup = self.setup;
+        let watching = match &setup.monitor {
+            _ if !plays(Role::Monitor) => None,
+            Some(config) => Some((config.clone(), MonitorMetrics::register(&mut self.registry))),
+            None => bail!("--role monitor has nothing to write: the configuration has no [monitor]"),
+        };
         let reached = match (plays(Role::Ingest), plays(Role::Republish)) {
             (true, _) => self.ingest(until_end)?,
             (_, true) => self.republish()?,
@@ -173,7 +178,6 @@ impl<'a> Process<'a> {
             self.sweep();
         }
         let model = if plays(Role::Scorer) || plays(Role::Monitor) { system::load_model(setup)? } else { None };
-        let watching = plays(Role::Monitor).then(|| MonitorMetrics::register(&mut self.registry));
         self.produce(roles).await?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let judging = if plays(Role::Scorer) { Some(self.score(model.as_ref(), queue).await?) } else { None };
@@ -192,10 +196,10 @@ impl<'a> Process<'a> {
             drop(commands);
             tracing::info!(?roles, "running");
         }
-        let Some(metrics) = watching else { return Ok(Begun::Works) };
+        let Some(watching) = watching else { return Ok(Begun::Works) };
         let is_alone = roles.iter().all(|role| *role == Role::Monitor);
         health.send_replace(if is_alone { Health::StandingBy } else { Health::Working });
-        let is_mine = self.monitor(model.as_ref(), metrics, told_to_stop).await?;
+        let is_mine = self.monitor(model.as_ref(), watching, told_to_stop).await?;
         Ok(if is_mine { Begun::Works } else { Begun::IsTold })
     }
 
@@ -325,7 +329,7 @@ async fn joined(threads: Vec<Named>) -> anyhow::Result<anyhow::Result<()>> {
 #[cfg(not(all(feature = "kafka", feature = "postgres")))]
 impl Process<'_> {
     fn republish(&mut self) -> anyhow::Result<Reached> {
-        anyhow::bail!(
+        bail!(
             "this program was built without Kafka or PostgreSQL, which --role republish needs: build it with --features kafka,postgres"
         )
     }

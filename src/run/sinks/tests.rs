@@ -177,7 +177,7 @@ impl Bench {
         };
         let topic = Topic::default();
         let sink = Box::new(topic.clone());
-        let feeding = Feeding { feeder, sink, stored: None, unconfirmed: None, yields: false };
+        let feeding = Feeding { feeder, sink, stored: None, unconfirmed: None, yields: false, waiting: 0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { _folder: folder, runtime, store, topic, feeding }
     }
@@ -232,10 +232,13 @@ fn a_sink_that_finds_its_position_moved_goes_on_once_nobody_moves_it() {
     let handle = bench.runtime.handle().clone();
     assert_eq!(bench.feeding.run(&handle, &Until::stopped(&stop)).unwrap(), End::Stopped);
     assert_eq!((bench.feeding.stored, bench.feeding.yields), (Some(1), true));
-    moved(&bench, Some(1), 3);
+    moved(&bench, Some(1), 5);
     assert_eq!(bench.turn().unwrap(), None, "another one is at work");
+    assert_eq!(bench.turn().unwrap(), None, "it has nothing to do");
+    bench.append(6..8);
+    assert_eq!(bench.turn().unwrap(), None, "this may have come just now");
     assert_eq!(bench.turn().unwrap(), Some(2), "it ceased");
-    assert_eq!((bench.stored(), bench.produced()), (Some(5), vec![0, 1, 2, 3, 4, 5, 4, 5]));
+    assert_eq!((bench.stored(), bench.produced()), (Some(7), vec![0, 1, 2, 3, 4, 5, 6, 7]));
 }
 
 #[test]

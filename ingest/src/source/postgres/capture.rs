@@ -224,7 +224,9 @@ impl Capture {
     }
 
     fn hand_over(&mut self, delivery: Delivery) -> Delivery {
-        self.backoff = Duration::ZERO;
+        if delivery.records > 0 {
+            self.backoff = Duration::ZERO;
+        }
         let rows: usize = delivery.batches.iter().map(interdict_features::change::ChangeBatch::len).sum();
         self.metrics.rows.inc_by(rows as u64);
         self.metrics.dead.inc_by(delivery.dead.len() as u64);

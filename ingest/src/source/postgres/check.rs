@@ -260,7 +260,7 @@ pub(super) async fn gone(control: &Control, table: &Table, columns: &[String]) -
 }
 
 /// Updates and deletes carry the columns of the replica identity: the id must be among them. Every partition has an identity of its own, and the
-/// server writes its rows as if they had that of the whole table.
+/// server writes its rows as if they had that of the whole table. No partition is locked for it: somebody may be at work on one for long.
 async fn check_identity(control: &Control, table: &Table, oid: &str) -> Result<(), PostgresError> {
     let id = &table.stream.columns[table.stream.id].name;
     // The server takes no index that is looked at only at the end of a transaction.
@@ -271,7 +271,10 @@ async fn check_identity(control: &Control, table: &Table, oid: &str) -> Result<(
         "SELECT c.oid = {oid}, n.nspname || '.' || c.relname, c.relreplident = 'f', EXISTS (SELECT {index}), \
            EXISTS (SELECT {index} AND a.attname = {}) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.oid = {oid} OR (c.relkind = 'r' AND c.oid IN (SELECT relid FROM pg_partition_tree({oid}) WHERE isleaf)) \
+         WHERE c.oid = {oid} OR (c.relkind = 'r' AND c.relispartition AND c.oid IN ( \
+           WITH RECURSIVE tree (relid) AS (SELECT {oid}::oid \
+             UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relid WHERE NOT i.inhdetachpending) \
+           SELECT relid FROM tree)) \
          ORDER BY c.oid <> {oid}, 2",
         literal(id)
     );

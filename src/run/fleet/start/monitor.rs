@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
+use interdict_monitor::config::MonitorConfig;
 use interdict_monitor::metrics::Metrics as MonitorMetrics;
 use interdict_monitor::monitor::Monitor;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +18,9 @@ impl Process<'_> {
     pub(super) async fn monitor(
         &mut self,
         model: Option<&Model>,
-        metrics: MonitorMetrics,
+        (config, metrics): (MonitorConfig, MonitorMetrics),
         told_to_stop: impl Future<Output = ()>,
     ) -> anyhow::Result<bool> {
-        let config = self.setup.monitor.clone();
-        let config = config.context("--role monitor has nothing to write: the configuration has no [monitor]")?;
         let claimant = self.claimant("monitor");
         let told = CancellationToken::new();
         let is_mine = tokio::select! {

@@ -209,11 +209,11 @@ fn a_commit_in_doubt_that_arrives_late_takes_nothing_back() {
     let proxy = Proxy::before(&server.socket());
     block_on(async {
         let config = proxy.config(&server);
-        let config = RedisConfig { wait: Duration::ZERO, response_timeout: Duration::from_millis(400), ..config };
+        let config = RedisConfig { wait: Duration::ZERO, response_timeout: Duration::from_secs(3), ..config };
         let store = RedisStore::connect(config).await.unwrap();
         proxy.set(Traffic::HoldsRequests);
         store.commit(unguarded(1)).await.unwrap_err();
-        for number in 0..300_u64 {
+        for number in 0..150_u64 {
             let states = vec![state(99, 1, &number.to_be_bytes())];
             store.commit(Commit { states, ..Commit::default() }).await.unwrap();
         }
