@@ -93,6 +93,19 @@ fn a_table_that_leaves_the_publication_and_comes_back_at_once_is_told() {
 }
 
 #[test]
+fn a_table_that_was_away_while_nobody_read_is_told_whatever_it_comes_back_with() {
+    let world = World::new("away");
+    let mut puller = world.puller();
+    puller.until("the snapshot", |puller| puller.position > 0);
+    world.sql("ALTER PUBLICATION interdict DROP TABLE chargebacks; INSERT INTO chargebacks VALUES (2, true)");
+    // Some heartbeats, as while intake is held back.
+    world.sql("SELECT pg_sleep(2)");
+    world.sql("ALTER PUBLICATION interdict ADD TABLE chargebacks (id, is_fraud)");
+    let error = refused(&mut puller);
+    assert!(error.contains("holds public.chargebacks only since after"), "{error}");
+}
+
+#[test]
 fn a_table_that_is_declared_later_is_told() {
     let world = World::new("later");
     world.sql("INSERT INTO chargebacks VALUES (1, true)");

@@ -72,6 +72,8 @@ pub(super) struct Capture {
     identity: Option<String>,
     /// What the tables were when the last connection was made.
     found: Vec<Found>,
+    /// A table was seen to be missing in the publication since then.
+    was_missing: bool,
     /// The heartbeat of the last idle position.
     beat: u64,
     /// How long is waited before the next connection: it grows until something was delivered again.
@@ -99,8 +101,23 @@ impl Capture {
         let handle = PostgresHandle::default();
         let (phase, gap, link, identity) = (Phase::Fresh, None, None, None);
         let (floor, beat, backoff) = (0, 0, Duration::ZERO);
-        let found = Vec::new();
-        Self { server, changes, handle, metrics, stop, phase, gap, floor, link, identity, found, beat, backoff }
+        let (found, was_missing) = (Vec::new(), false);
+        Self {
+            server,
+            changes,
+            handle,
+            metrics,
+            stop,
+            phase,
+            gap,
+            floor,
+            link,
+            identity,
+            found,
+            was_missing,
+            beat,
+            backoff,
+        }
     }
 
     pub(super) fn handle(&self) -> &PostgresHandle {
@@ -243,7 +260,8 @@ impl Capture {
 
     /// Drops the connections; the server lets go of the slot.
     fn unlink(&mut self) {
-        if self.link.take().is_some() {
+        if let Some(link) = self.link.take() {
+            self.was_missing |= link.watch.saw_one_missing();
             self.metrics.owner.set(0);
         }
         self.changes.reconnected();
@@ -323,7 +341,8 @@ impl Capture {
         if is_streaming && let Err(error) = self.held_at(state.clone(), start) {
             self.lose(&control, self.moved(error)).await?;
         }
-        let back = checked.came_back(self.changes.catalog().tables(), &self.found).map(|table| self.later(table));
+        let back = checked.came_back(self.changes.catalog().tables(), &self.found, self.was_missing);
+        let back = back.map(|table| self.later(table));
         if let Some(later) = back.filter(|_| matches!(self.phase, Phase::Streaming)) {
             self.lose(&control, later).await?;
         }
@@ -341,6 +360,7 @@ impl Capture {
         }
         self.changes.know_tables(checked.tables.clone());
         self.found.clone_from(&checked.tables);
+        self.was_missing = false;
         let watch =
             Watch::start(Arc::clone(&control), &self.server, &checked, self.handle.clone(), self.metrics.clone());
         Ok(Link { control, watch, checked, session })

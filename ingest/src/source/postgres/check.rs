@@ -26,7 +26,7 @@ pub(super) struct Checked {
     pub(super) tables: Vec<Found>,
     /// The server's version, as it numbers them.
     pub(super) version: u64,
-    /// Asks how the publication stands, as one text.
+    /// Asks how the publication stands, as one text, and how many of the tables it holds.
     pub(super) question: String,
     /// How it stood before it was checked.
     pub(super) standing: String,
@@ -72,10 +72,11 @@ impl Checked {
         tables.iter().zip(&self.tables).find(|(_, found)| is_new(found)).map(|(table, _)| table)
     }
 
-    /// A table that has left the publication and come back since `before`.
-    pub(super) fn came_back<'a>(&self, tables: &'a [Table], before: &[Found]) -> Option<&'a Table> {
+    /// A table that has left the publication and come back since `before`. One with other columns or rows was altered at once, unless a
+    /// table was seen to be missing.
+    pub(super) fn came_back<'a>(&self, tables: &'a [Table], before: &[Found], was_missing: bool) -> Option<&'a Table> {
         let is_another = |(now, before): (&Found, &Found)| match (&now.entry, &before.entry) {
-            (Some(now), Some(before)) => now.id != before.id && now.parts == before.parts,
+            (Some(now), Some(before)) => now.id != before.id && (was_missing || now.parts == before.parts),
             _ => false,
         };
         tables.iter().zip(self.tables.iter().zip(before)).find(|(_, pair)| is_another(*pair)).map(|(table, _)| table)
@@ -141,16 +142,19 @@ fn standing(server: &Server, tables: &[Table], found: &[Found], version: u64) ->
         tables.iter().map(|table| format!("({}, {})", literal(&table.schema), literal(&table.name))).collect();
     let ids: Vec<String> = found.iter().map(|found| found.id.to_string()).collect();
     let parts = if version >= VERSION_FILTERS { "r.oid, r.prattrs, r.prqual" } else { "r.oid" };
+    let publication = literal(&server.config().publication);
+    let published = format!(
+        "FROM pg_publication_tables t WHERE t.pubname = {publication} AND (t.schemaname, t.tablename) IN ({})",
+        names.join(", ")
+    );
     format!(
         "SELECT coalesce((SELECT concat_ws(' ', p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, \
            (SELECT string_agg(concat_ws('.', t.schemaname, t.tablename), ', ' ORDER BY t.schemaname, t.tablename) \
-            FROM pg_publication_tables t WHERE t.pubname = p.pubname AND (t.schemaname, t.tablename) IN ({})), \
+            {published}), \
            (SELECT string_agg(concat_ws(' ', r.prrelid, {parts}), ', ' ORDER BY r.oid) \
             FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid IN ({}))) \
-         FROM pg_publication p WHERE p.pubname = {}), '')",
-        names.join(", "),
-        ids.join(", "),
-        literal(&server.config().publication)
+         FROM pg_publication p WHERE p.pubname = {publication}), ''), (SELECT count(*) {published})",
+        ids.join(", ")
     )
 }
 

@@ -1,6 +1,7 @@
 //! Looks after a capture at every heartbeat: measures the slot's lag and sees that the server still answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use interdict_features::time::Timestamp;
 use tokio::task::JoinHandle;
@@ -19,6 +20,8 @@ use super::progress::PostgresHandle;
 #[derive(Debug)]
 pub(super) struct Watch {
     task: JoinHandle<()>,
+    /// A table was not in the publication.
+    is_missing: Arc<AtomicBool>,
 }
 
 impl Watch {
@@ -32,14 +35,17 @@ impl Watch {
         let mut beat = tokio::time::interval(server.config().heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sql = question(server, &checked.question);
-        let standing = checked.standing.clone();
+        let (standing, tables) = (checked.standing.clone(), checked.tables.len() as u64);
+        let is_missing = Arc::new(AtomicBool::new(false));
+        let missing = Arc::clone(&is_missing);
         let task = tokio::spawn(async move {
             loop {
                 beat.tick().await;
                 match control.ask("measure the slot's lag", &sql).await {
                     Ok(rows) => {
                         note(&rows, &handle, &metrics);
-                        if rows.first().is_some_and(|row| row.text(0) != standing) {
+                        if let Some(row) = rows.first().filter(|row| row.text(0) != standing) {
+                            missing.store(row.number(1) < tables, Ordering::Release);
                             tracing::warn!("the publication was altered; the capture connects anew");
                             break;
                         }
@@ -55,7 +61,12 @@ impl Watch {
                 handle.beat();
             }
         });
-        Self { task }
+        Self { task, is_missing }
+    }
+
+    /// Whether a table had left the publication when it was found altered.
+    pub(super) fn saw_one_missing(&self) -> bool {
+        self.is_missing.load(Ordering::Acquire)
     }
 
     /// Whether the capture is to connect anew.
