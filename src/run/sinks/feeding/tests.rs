@@ -1,16 +1,21 @@
 //! A sink over a store that makes commits and loses its answers.
 
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use interdict_features::decision::EntityRef;
 use interdict_features::time::Timestamp;
+use interdict_ingest::topic::broker::{Broker, KafkaBroker, Tls};
+use interdict_ingest::topic::sink::{SinkConfig, SinkMetrics};
 use interdict_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use interdict_store::port::{
-    Append, Committed, Fetched, Intent, ListEntry, Offset, OutboxPlace, Query, Registered, RegistryEntry,
+    Append, Committed, Fetched, Intent, ListEntry, LogName, Offset, OutboxPlace, Query, Registered, RegistryEntry,
     StoredDecision,
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
+use super::super::{Place, Produce};
 use super::*;
 
 /// A store whose answers to commits of positions may be lost. A commit that comes again as it was is answered, as the adapters do.
@@ -159,11 +164,7 @@ impl Bench {
         let folder = TempDir::new().unwrap();
         let inner = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
         let store = Arc::new(Losing { inner, state: Mutex::default() });
-        let broker = interdict_ingest::topic::broker::Broker::Kafka(interdict_ingest::topic::broker::KafkaBroker {
-            brokers: "none:1".to_owned(),
-            tls: interdict_ingest::topic::broker::Tls::default(),
-            login: None,
-        });
+        let broker = Broker::Kafka(KafkaBroker { brokers: "none:1".to_owned(), tls: Tls::default(), login: None });
         let what = What::DeadLetters;
         let config = SinkConfig { name: "letters".to_owned(), what, broker, topic: "letters".to_owned() };
         let place = Place { what, offset: offset_name("letters"), next: AtomicU64::new(0) };
@@ -177,7 +178,7 @@ impl Bench {
         };
         let topic = Topic::default();
         let sink = Box::new(topic.clone());
-        let feeding = Feeding { feeder, sink, stored: None, unconfirmed: None, yields: false, waiting: 0 };
+        let feeding = Feeding::new(feeder, sink, None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { _folder: folder, runtime, store, topic, feeding }
     }
