@@ -13,6 +13,8 @@
 //! - A row that moves to another partition comes as a delete and an insert of the same id, one behind the other: it is one update. So the delete
 //!   of a row of a partitioned table is held back until the next row comes, or the end of its transaction, and counts as not delivered.
 
+mod held;
+
 use std::sync::Arc;
 
 use interdict_features::change::{Change, Op, Version};
@@ -31,6 +33,7 @@ use super::recovery::Taking;
 use super::row::{is_moved, read_row};
 use super::table::{Catalog, Lacking, Places, Unfit};
 use super::value::{set, unavailable};
+use held::Held;
 
 /// Microseconds from 1970 to 2000, where PostgreSQL begins to count.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -80,23 +83,6 @@ struct Numbered {
     /// `None`: its table feeds no stream.
     places: Option<Arc<Places>>,
     change: Change,
-}
-
-/// A delete that may be the first half of a row's way to another partition.
-struct Held {
-    relation: u32,
-    places: Arc<Places>,
-    change: Change,
-    frame: Box<[u8]>,
-}
-
-impl Held {
-    fn old(&self) -> Option<Old<'_>> {
-        match parse(&self.frame) {
-            Ok(Message::Delete { old, .. }) => Some(old),
-            _ => None,
-        }
-    }
 }
 
 /// Why a frame stops the source.
@@ -255,7 +241,7 @@ impl Changes {
             }),
             Message::Delete { relation, old } => match self.number(relation)? {
                 Some(Numbered { places: Some(places), change }) if self.catalog.is_partitioned(places.table) => {
-                    self.held = Some(Held { relation, places, change, frame: frame.into() });
+                    self.held = Some(Held::new(relation, (places, change), frame));
                     Ok(())
                 }
                 Some(row) => {
@@ -311,31 +297,6 @@ impl Changes {
                 take(self, &places, change);
             }
         }
-    }
-
-    /// Delivers the delete that is held back: what follows is no second half of it.
-    fn release(&mut self) {
-        if let Some(held) = self.held.take()
-            && let Some(old) = held.old()
-        {
-            let row = Numbered { places: Some(Arc::clone(&held.places)), change: held.change };
-            self.take_row(row, |changes, places, change| changes.delete(places, change, old));
-        }
-    }
-
-    /// The delete that is held back, if the row was inserted again in another partition; otherwise it is delivered.
-    fn take_moved(&mut self, relation: u32, new: Tuple<'_>) -> Option<Held> {
-        let held = self.held.take()?;
-        let id = held.places.columns[self.stream(&held.places).id];
-        let old = held.old().zip(id).and_then(|(old, id)| old.tuple().cell(id));
-        let is_same = held.relation == relation
-            && matches!((old, id.and_then(|id| new.cell(id))), (Some(Cell::Text(old)), Some(Cell::Text(new))) if old == new);
-        self.held = Some(held);
-        if is_same {
-            return self.held.take();
-        }
-        self.release();
-        None
     }
 
     fn insert(&mut self, places: &Places, change: Change, new: Tuple<'_>) {

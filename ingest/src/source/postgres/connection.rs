@@ -15,7 +15,8 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::source::config::postgres::{Address, PostgresConfig, TlsMode};
 
-use super::error::{Peer, PostgresError};
+use super::error::PostgresError;
+use super::peer::Peer;
 
 /// How long a server may take to answer a connection.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);

@@ -23,6 +23,7 @@ pub(crate) mod fuzz;
 mod left;
 mod message;
 pub mod metrics;
+mod peer;
 pub mod progress;
 mod recovery;
 mod row;

@@ -7,7 +7,8 @@
 use pgwire_replication::{Lsn as WireLsn, ReplicationClient, ReplicationEvent};
 
 use super::connection::{CONNECT, Control, Server, literal};
-use super::error::{PostgresError, REPLICATE};
+use super::error::PostgresError;
+use super::peer::REPLICATE;
 
 /// What the server says of a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
