@@ -10,26 +10,72 @@ use std::time::Duration;
 use fluvio::metadata::customspu::CustomSpuSpec;
 use fluvio::metadata::spu::SpuSpec;
 use fluvio::metadata::topic::TopicSpec;
-use fluvio::{Fluvio, FluvioAdmin, FluvioClusterConfig};
+use fluvio::{Fluvio, FluvioClusterConfig};
 
 type Failure = Box<dyn std::error::Error>;
 
 /// How long servers that were started just now are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer is waited for: a controller under load may never give one.
+const ANSWER: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is to be there.
+enum Wanted {
+    Unit(CustomSpuSpec),
+    Topic { name: String, partitions: u32 },
+}
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let work = async {
-        match arguments.as_slice() {
-            ["unit", controller, id, public, private] => register(controller, &unit(id, public, private)?).await,
-            ["topic", controller, name, partitions] => create(controller, name, partitions.parse()?).await,
-            _ => Err("usage: fluvio_setup unit CONTROLLER ID PUBLIC PRIVATE | topic CONTROLLER NAME PARTITIONS".into()),
+    let (controller, wanted) = match arguments.as_slice() {
+        ["unit", controller, id, public, private] => (*controller, Wanted::Unit(unit(id, public, private)?)),
+        ["topic", controller, name, partitions] => {
+            (*controller, Wanted::Topic { name: (*name).to_owned(), partitions: partitions.parse()? })
+        }
+        _ => {
+            return Err(
+                "usage: fluvio_setup unit CONTROLLER ID PUBLIC PRIVATE | topic CONTROLLER NAME PARTITIONS".into()
+            );
         }
     };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await? })
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, insist(controller, &wanted)).await })?;
+    Ok(())
+}
+
+/// Tries again until it is there, on a new connection each time: servers may not be up yet, no unit connected, or its leader not told.
+async fn insist(controller: &str, wanted: &Wanted) {
+    loop {
+        match tokio::time::timeout(ANSWER, provide(controller, wanted)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => eprintln!("not yet: {error}"),
+            Err(_elapsed) => eprintln!("not yet: {controller} does not answer"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn provide(controller: &str, wanted: &Wanted) -> Result<(), Failure> {
+    let client = Fluvio::connect_with_config(&FluvioClusterConfig::new(controller)).await?;
+    let admin = client.admin().await;
+    match wanted {
+        Wanted::Unit(unit) => {
+            let units = admin.list::<CustomSpuSpec, _>(Vec::<String>::new()).await?;
+            if !units.iter().any(|known| known.spec.id == unit.id) {
+                admin.create(format!("custom-spu-{}", unit.id), false, unit.clone()).await?;
+            }
+        }
+        Wanted::Topic { name, partitions } => {
+            let topics = admin.list::<TopicSpec, _>(vec![name.clone()]).await?;
+            if !topics.iter().any(|known| known.name == *name) {
+                admin.create(name.clone(), false, TopicSpec::new_computed(*partitions, 1, None)).await?;
+            }
+            client.topic_producer(name).await?;
+        }
+    }
+    Ok(())
 }
 
 fn unit(id: &str, public: &str, private: &str) -> Result<CustomSpuSpec, Failure> {
@@ -41,41 +87,6 @@ fn unit(id: &str, public: &str, private: &str) -> Result<CustomSpuSpec, Failure>
         private_endpoint: SpuSpec::new_private_addr(id, private_port, private).private_endpoint,
         ..CustomSpuSpec::default()
     })
-}
-
-async fn connect(controller: &str) -> Result<Fluvio, Failure> {
-    Ok(Fluvio::connect_with_config(&FluvioClusterConfig::new(controller)).await?)
-}
-
-async fn register(controller: &str, unit: &CustomSpuSpec) -> Result<(), Failure> {
-    let admin = connect(controller).await?.admin().await;
-    if !has_unit(&admin, unit).await? {
-        admin.create(format!("custom-spu-{}", unit.id), false, unit.clone()).await?;
-    }
-    Ok(())
-}
-
-async fn has_unit(admin: &FluvioAdmin, unit: &CustomSpuSpec) -> Result<bool, Failure> {
-    let units = admin.list::<CustomSpuSpec, _>(Vec::<String>::new()).await?;
-    Ok(units.iter().any(|known| known.spec.id == unit.id))
-}
-
-async fn create(controller: &str, name: &str, partitions: u32) -> Result<(), Failure> {
-    let client = connect(controller).await?;
-    let admin = client.admin().await;
-    let is_there = admin.list::<TopicSpec, _>(vec![name.to_owned()]).await?.iter().any(|known| known.name == name);
-    // No unit is connected yet, or its leader has not heard of the topic.
-    while !is_there
-        && let Err(error) = admin.create(name.to_owned(), false, TopicSpec::new_computed(partitions, 1, None)).await
-    {
-        eprintln!("{name} is not made yet: {error:#}");
-        tokio::time::sleep(PAUSE).await;
-    }
-    while let Err(error) = client.topic_producer(name).await {
-        eprintln!("{name} takes nothing yet: {error:#}");
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(())
 }
 
 fn address(text: &str) -> Result<(String, u16), Failure> {

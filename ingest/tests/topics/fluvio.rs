@@ -49,7 +49,7 @@ impl Real {
                     Ok(Err(error)) => format!("{error:#}"),
                     Err(elapsed) => elapsed.to_string(),
                 };
-                if error.to_lowercase().contains("exist") {
+                if error.contains("already exists") {
                     break;
                 }
                 assert!(began.elapsed() < Duration::from_secs(30), "{error}");
